@@ -1,0 +1,132 @@
+/* Page tables of four levels: the kernel's half, which all address spaces share, and walks through the user half.
+   Simplified: the direct map lets the kernel write all RAM, its own text too (through the other address). */
+#include "arch.h"
+#include "console.h"
+#include "frames.h"
+
+#define LEVELS 4
+#define ENTRIES 512
+#define USER_ENTRIES 256 /* of the top table: the lower half */
+#define LARGE_PAGE (2 * MIB)
+
+extern char text_start[], text_end[], rodata_end[], data_start[], image_end[]; /* kernel.ld */
+
+static u64 kernel_root;
+
+void pte_write(pte *slot, pte value) { *(volatile pte *)slot = value; }
+
+/* Which entry of its table `address` uses; level 3 is the top table, level 0 the last. */
+static u64 entry_index(u64 address, int level) { return address >> (12 + 9 * level) & (ENTRIES - 1); }
+
+static pte *table_at(pte entry) { return phys_to_virt(pte_frame(entry)); }
+
+/* The slot for `address` in the table of `level`. Makes the tables above it if `create`; NULL if there are none. */
+static pte *find_slot(u64 root, u64 address, int level, bool create)
+{
+    pte *table = table_at(root);
+    for (int above = LEVELS - 1; above > level; above--) {
+        pte *slot = &table[entry_index(address, above)];
+        if (!pte_present(*slot)) {
+            u64 frame = create ? frame_alloc() : 0;
+            if (!frame)
+                return NULL;
+            /* The leaf alone decides who may do what. */
+            pte_write(slot, frame | PTE_PRESENT | PTE_WRITE | (address < USER_TOP ? PTE_USER : 0));
+        }
+        table = table_at(*slot);
+    }
+    return &table[entry_index(address, level)];
+}
+
+pte *arch_leaf_slot(u64 root, u64 address, bool create) { return find_slot(root, address, 0, create); }
+
+/* The slot of the first page that is present at or after *address and before `end`; *address becomes its address.
+   Steps over whole tables that do not exist. */
+pte *arch_next_page(u64 root, u64 *address, u64 end)
+{
+    while (*address < end) {
+        int level = LEVELS - 1;
+        pte *slot = &table_at(root)[entry_index(*address, level)];
+        while (pte_present(*slot) && level > 0) {
+            level--;
+            slot = &table_at(*slot)[entry_index(*address, level)];
+        }
+        if (pte_present(*slot))
+            return slot;
+        u64 span = PAGE_SIZE << (9 * level);
+        *address = round_down(*address, span) + span;
+    }
+    return NULL;
+}
+
+/* Maps a range of the kernel's half, with pages of 2 MiB where it can. */
+static void map_kernel(u64 address, u64 physical, u64 end, u32 prot)
+{
+    while (physical < end) {
+        bool large = physical % LARGE_PAGE == 0 && address % LARGE_PAGE == 0 && end - physical >= LARGE_PAGE;
+        pte *slot = find_slot(kernel_root, address, large ? 1 : 0, true);
+        if (!slot)
+            panic("no memory for the kernel's page tables");
+        pte_write(slot, pte_make(physical, prot) | (large ? PTE_LARGE : 0));
+        u64 size = large ? LARGE_PAGE : PAGE_SIZE;
+        address += size;
+        physical += size;
+    }
+}
+
+static void map_image(const char *start, const char *end, u32 prot)
+{
+    map_kernel((u64)start, image_to_phys(start), image_to_phys(end), prot);
+}
+
+u64 arch_image_end(void) { return image_to_phys(image_end); }
+
+void arch_paging_init(const struct memory_map *map)
+{
+    kernel_root = frame_alloc();
+    for (u32 i = 0; i < map->count; i++)
+        map_kernel(DIRECT_MAP + map->range[i].start, map->range[i].start, map->range[i].end, PROT_READ | PROT_WRITE);
+    map_image(text_start, text_end, PROT_READ | PROT_EXEC);
+    map_image(text_end, rodata_end, PROT_READ);
+    map_image(data_start, image_end, PROT_READ | PROT_WRITE);
+    find_slot(kernel_root, SLOT_SCRATCH, 0, true);
+    cpu_write_cr3(kernel_root);
+}
+
+void arch_unmap_kernel_page(u64 address)
+{
+    pte_write(find_slot(kernel_root, address, 0, false), 0);
+    arch_flush_page(address);
+}
+
+pte *arch_scratch_slot(void) { return find_slot(kernel_root, SLOT_SCRATCH, 0, false); }
+void *arch_scratch_page(void) { return (void *)SLOT_SCRATCH; }
+
+/* A new address space: an empty user half, and the kernel's half, whose top entries never change after boot. */
+u64 arch_space_create(void)
+{
+    u64 root = frame_alloc();
+    for (int i = USER_ENTRIES; root && i < ENTRIES; i++)
+        if (pte_present(table_at(kernel_root)[i]))
+            pte_write(&table_at(root)[i], table_at(kernel_root)[i]);
+    return root;
+}
+
+static void free_tables(pte *table, int level, int entries)
+{
+    for (int i = 0; level > 0 && i < entries; i++) {
+        if (pte_present(table[i])) {
+            free_tables(table_at(table[i]), level - 1, ENTRIES);
+            frame_release(pte_frame(table[i]));
+        }
+    }
+}
+
+/* Frees the tables of the user half; the pages that they map must be gone already. */
+void arch_space_free(u64 root)
+{
+    free_tables(table_at(root), LEVELS - 1, USER_ENTRIES);
+    frame_release(root);
+}
+
+void arch_space_load(u64 root) { cpu_write_cr3(root); }

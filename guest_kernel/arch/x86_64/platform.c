@@ -1,0 +1,48 @@
+/* What the machine is, and its two switches: the ACPI power-off port and the panic device. */
+#include "arch.h"
+#include "console.h"
+
+#define ACPI_CONTROL_PORT 0x604 /* PIIX4 power management: PM1a control */
+#define ACPI_SLEEP_ENABLE 0x2000 /* with sleep type 0: soft off */
+#define PANIC_PORT 0x505         /* the pvpanic device */
+#define PANIC_HAPPENED 1
+
+#define LEAF_FEATURES 1
+#define FEATURE_HYPERVISOR (1u << 31) /* in ECX */
+#define LEAF_HYPERVISOR 0x40000000
+
+void arch_print_platform(void)
+{
+    if (!(cpu_cpuid(LEAF_FEATURES).ecx & FEATURE_HYPERVISOR)) {
+        kprintf("running on: bare metal\n");
+        return;
+    }
+    struct cpuid r = cpu_cpuid(LEAF_HYPERVISOR);
+    union {
+        u32 words[3];
+        char text[12];
+    } signature = {{r.ebx, r.ecx, r.edx}};
+    kprintf("running under: ");
+    for (int i = 0; i < 12 && signature.text[i]; i++)
+        kprintf("%c", signature.text[i]);
+    kprintf("\n");
+}
+
+static __attribute__((noreturn)) void stop(void)
+{
+    cpu_cli();
+    for (;;)
+        cpu_hlt();
+}
+
+void arch_power_off(void)
+{
+    cpu_outw(ACPI_CONTROL_PORT, ACPI_SLEEP_ENABLE);
+    stop();
+}
+
+void arch_report_panic(void)
+{
+    cpu_outb(PANIC_PORT, PANIC_HAPPENED);
+    stop();
+}

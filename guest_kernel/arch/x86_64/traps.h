@@ -1,0 +1,7 @@
+/* Interrupt vectors above the CPU's own 32 exceptions. A vector's upper four bits are its priority (CR8). */
+#pragma once
+
+#define EXCEPTIONS 32
+#define VECTOR_TIMER 0x40
+#define VECTOR_SERIAL 0x50
+#define VECTOR_SPURIOUS 0xFF

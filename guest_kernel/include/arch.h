@@ -1,0 +1,45 @@
+/* All that the kernel asks of an instruction set. arch/<isa>/ provides it; kernel/, drivers/ and user/ know no other.
+   isa.h, from arch/<isa>/, adds what is a type or a single instruction: pte, trap_frame, arch_this_cpu(),
+   arch_irq_enable() and arch_irq_disable(), arch_io_read() ... */
+#pragma once
+
+#include "isa.h"
+#include "types.h"
+
+struct memory_map;
+struct process;
+
+/* Start-up, in this order. */
+void arch_traps_init(void);
+void arch_read_memory_map(u64 boot_info, struct memory_map *map);
+u64 arch_image_end(void); /* physical address after the kernel's image */
+void arch_paging_init(const struct memory_map *map);
+void arch_interrupts_init(void);
+void arch_print_platform(void);
+
+/* Page tables. A leaf slot is written with pte_write() alone. */
+u64 arch_space_create(void);
+void arch_space_free(u64 root);
+void arch_space_load(u64 root);
+pte *arch_leaf_slot(u64 root, u64 address, bool create);
+pte *arch_next_page(u64 root, u64 *address, u64 end);
+void arch_unmap_kernel_page(u64 address);
+pte *arch_scratch_slot(void); /* of one kernel page that is mapped to nothing yet */
+void *arch_scratch_page(void);
+
+/* Processes. */
+void arch_process_prepare(struct process *process, u64 entry, u64 stack);
+void arch_process_prepare_fork(struct process *child, const struct trap_frame *parent);
+void arch_process_recover(struct process *process, enum fault_cause cause, u64 address);
+u64 arch_process_instruction(const struct process *process);
+void arch_switch(struct process *from, struct process *to);
+
+/* Time and the end of it. */
+void arch_tick_start(void);
+void arch_tick_stop(void);
+__attribute__((noreturn)) void arch_power_off(void);
+__attribute__((noreturn)) void arch_report_panic(void);
+
+/* Called by the architecture. */
+__attribute__((noreturn)) void kmain(u64 boot_info);
+i64 syscall(u64 number, u64 a, u64 b, u64 c);

@@ -1,0 +1,33 @@
+/* What the two halves of a benchmark operation share: the probes in the kernel and the kernel's own operations. */
+#pragma once
+
+#include "types.h"
+
+/* A probe is a place in a kernel path. Armed for N iterations, it executes the begin mark at its occurrence 0 and
+   the end mark at its occurrence N, so that exactly N whole cycles lie between, whatever an entry or a return costs. */
+enum probe {
+    PROBE_NONE,
+    PROBE_GETPID,
+    PROBE_DEMAND_ZERO,
+    PROBE_RECOVER,
+    PROBE_MMAP,
+    PROBE_SWITCH,
+    PROBE_FORK,
+};
+
+enum kernel_operation {
+    BENCH_COMPUTE,
+    BENCH_CALLRET,
+    BENCH_CPUID,
+    BENCH_IRQ_MASK,
+    BENCH_IN,
+    BENCH_CR8WR,
+    BENCH_PTEMOD,
+    BENCH_KERNEL_OPERATIONS, /* how many */
+};
+
+struct bench_report {
+    u64 cycles; /* between the marks */
+    u64 hits;   /* occurrences of the probe: N + 1, or the round was not whole; 0 for a kernel operation */
+    u64 digest; /* of a kernel operation's payload */
+};

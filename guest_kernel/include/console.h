@@ -1,0 +1,13 @@
+/* The console: printing from the kernel, bytes to and from user programs. */
+#pragma once
+
+#include "types.h"
+
+void console_init(void);
+void console_listen(bool on);
+void console_receive(char c);
+i64 console_read(u64 buffer, u64 length);
+i64 console_write(u64 buffer, u64 length);
+
+__attribute__((format(printf, 1, 2))) void kprintf(const char *text, ...);
+__attribute__((format(printf, 1, 2), noreturn)) void panic(const char *text, ...);

@@ -1,0 +1,101 @@
+/* Measuring: the marks and what happens at them. The host watches the two marks and counts what lies between them;
+   nothing else tells it of a measurement. The guest's own figure, cycles, is taken just outside the marks. */
+#include "kernel_bench.h"
+
+#include "console.h"
+#include "digest.h"
+#include "frames.h"
+#include "process.h"
+
+/* From arch/<isa>/marks.S. */
+void hv_mark_begin(void);
+void hv_mark_end(void);
+
+enum probe armed_probe; /* PROBE_NONE: nothing is measured */
+
+static u64 iterations_armed;
+static u64 started_at;
+static struct bench_report report; /* of the last round */
+
+void measure_begin(void)
+{
+    started_at = arch_cycles();
+    hv_mark_begin();
+}
+
+void measure_end(void)
+{
+    hv_mark_end();
+    report.cycles = arch_cycles() - started_at;
+}
+
+/* The armed probe's path has come by. */
+void probe_hit(void)
+{
+    u64 occurrence = report.hits++;
+    if (occurrence == 0) {
+        measure_begin();
+    } else if (occurrence == iterations_armed) {
+        measure_end();
+        armed_probe = PROBE_NONE;
+        frames_fresh_first(false);
+    }
+}
+
+/* Nothing but the operation may run between the marks: no tick, no console interrupt, no other process. */
+i64 bench_open(void)
+{
+    if (!process_is_alone())
+        return -EBUSY;
+    scheduler_hold_tick(true);
+    console_listen(false);
+    return 0;
+}
+
+i64 bench_close(void)
+{
+    armed_probe = PROBE_NONE; /* if the process that was measured died half way */
+    frames_fresh_first(false);
+    console_listen(true);
+    scheduler_hold_tick(false);
+    return 0;
+}
+
+i64 bench_arm(u64 point, u64 iterations, bool fresh)
+{
+    report = (struct bench_report){0};
+    iterations_armed = iterations;
+    frames_fresh_first(fresh);
+    armed_probe = (enum probe)point;
+    return 0;
+}
+
+i64 bench_kernel(u64 operation, u64 iterations, u64 seed)
+{
+    if (operation >= BENCH_KERNEL_OPERATIONS)
+        return -EINVAL;
+    report = (struct bench_report){0};
+    report.digest = run_kernel_operation((enum kernel_operation)operation, iterations, seed);
+    return 0;
+}
+
+i64 bench_report(u64 address)
+{
+    return vm_write(&current_process()->space, address, &report, sizeof report) ? 0 : -EFAULT;
+}
+
+/* The first two words and the last of each page, read through the kernel's own mapping of the frame. */
+i64 bench_pages(u64 address, u64 pages, u64 digest_address)
+{
+    static const u64 offsets[] = {0, 8, PAGE_SIZE - 8};
+    struct space *space = &current_process()->space;
+    u64 digest = DIGEST_START, word;
+    for (u64 i = 0; i < pages; i++) {
+        for (u64 j = 0; j < sizeof offsets / sizeof *offsets; j++) {
+            if (!vm_read(space, &word, address + i * PAGE_SIZE + offsets[j], sizeof word))
+                return -EFAULT;
+            digest = digest_add(digest, word);
+        }
+    }
+    return vm_write(space, digest_address, &digest, sizeof digest) ? 0 : -EFAULT;
+}

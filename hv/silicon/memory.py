@@ -1,0 +1,83 @@
+"""Physical memory: regions of RAM, each one mapping of the host, known to the CPU at its physical address.
+
+All writes to RAM from outside the CPU (a loader, a device's DMA, the hypervisor) go through here, because a CPU that
+has translated code from a frame must hear that the frame has changed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import struct
+from collections.abc import Callable
+
+import msgspec
+
+PAGE = 0x1000
+
+
+class BusError(Exception):
+    """An access from outside the CPU to a physical address at which there is no RAM."""
+
+
+class Region(msgspec.Struct, frozen=True):
+    """RAM of `size` bytes at physical address `base`. `data` is the host's mapping, `offset` the part of it used."""
+
+    name: str
+    base: int
+    size: int
+    data: mmap.mmap
+    offset: int
+
+    def host_address(self) -> int:
+        """Address in this process. The mapping stays exported, so it can never be closed under the CPU."""
+        return ctypes.addressof(ctypes.c_char.from_buffer(self.data, self.offset))
+
+
+def anonymous(size: int) -> mmap.mmap:
+    """Zero-filled host memory; a page of it exists once it has been touched."""
+    return mmap.mmap(-1, size)
+
+
+class Memory:
+    """The physical address space as everything but the CPU sees it."""
+
+    def __init__(self) -> None:
+        self.regions: list[Region] = []
+        self.on_map: Callable[[Region], None] = lambda region: None
+        self.on_write: Callable[[Region, int, int], None] = lambda region, at, size: None
+
+    def add(self, region: Region) -> Region:
+        """Put RAM at an address. Raises ValueError when it would overlap other RAM or is not whole pages."""
+        if region.base % PAGE or region.size % PAGE or region.size <= 0:
+            raise ValueError(f"{region.name} is not whole pages")
+        for other in self.regions:
+            if region.base < other.base + other.size and other.base < region.base + region.size:
+                raise ValueError(f"{region.name} overlaps {other.name}")
+        self.regions.append(region)
+        self.on_map(region)
+        return region
+
+    def find(self, address: int, size: int) -> tuple[Region, int]:
+        """The region that holds [address, address + size) and the offset in its host mapping."""
+        for region in self.regions:
+            if region.base <= address and address + size <= region.base + region.size:
+                return region, address - region.base + region.offset
+        raise BusError(f"no RAM at physical {address:#x}")
+
+    def read(self, address: int, size: int) -> bytes:
+        region, at = self.find(address, size)
+        return region.data[at : at + size]
+
+    def write(self, address: int, data: bytes) -> None:
+        region, at = self.find(address, len(data))
+        region.data[at : at + len(data)] = data
+        self.on_write(region, address - region.base, len(data))
+
+    def read_u64(self, address: int) -> int:
+        region, at = self.find(address, 8)
+        value: int = struct.unpack_from("<Q", region.data, at)[0]
+        return value
+
+    def write_u64(self, address: int, value: int) -> None:
+        self.write(address, struct.pack("<Q", value))

@@ -1,0 +1,563 @@
+"""One CPU: virtual time, the guest that runs in it, what the silicon does for that guest, and the exits that it does not.
+
+The hypervisor owns a VMCB and leaves it in physical memory. The CPU runs a copy of it, with more intercepts than the
+hypervisor asked for: those of RDTSC, CPUID, MSRs and the like are assists (assists.py) and never reach the hypervisor.
+A bare-metal guest is the same thing with a VMCB that intercepts nothing.
+
+Simplified: the world switch is lazy. After a #VMEXIT the guest's registers stay in the CPU, where the hypervisor reads
+and changes them through `state`; only when it has changed the VMCB's control area, or calls leave(), does the real
+switch happen. The time of a switch is charged for every exit all the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections import Counter
+from collections.abc import Callable
+
+import msgspec
+
+from hv.silicon.assists import ASSISTS
+from hv.silicon.timing import MILLI, Timing
+from hv.silicon.x86_64 import svm
+from hv.silicon.x86_64.cpuid import cpuid
+from hv.silicon.x86_64.engine import ALL_MSRS, NO_PORTS, STUB, Engine
+from hv.silicon.x86_64.microcode import EVENTS
+from hv.silicon.x86_64.msr import BadMsr, read_msr, write_msr
+from hv.silicon.x86_64.paging import walk
+from hv.silicon.x86_64.state import HF_CPL, HF_INHIBIT_IRQ, IF, RAX, RCX, RDX, RF
+from hv.silicon.x86_64.svm import Vmcb, intercepts
+
+NEVER = (1 << 63) - 1
+CONTROL_AREA = 0x0C0  # bytes of the VMCB that a hypervisor writes to command the CPU
+UD, DF, GP, PF = 6, 8, 13, 14
+EVENT_ERROR_VECTORS = frozenset((8, 10, 11, 12, 13, 14, 17))
+
+# What the silicon needs to see of every guest, beyond the hypervisor's wishes.
+ASSISTED = intercepts(
+    svm.RDTSC, svm.RDTSCP, svm.CPUID, svm.MSR, svm.HLT, svm.SHUTDOWN, svm.TR_WRITE, svm.RDPMC, svm.INVLPGA, svm.VMRUN,
+    svm.VMMCALL, svm.VMLOAD, svm.VMSAVE, svm.STGI, svm.CLGI, svm.SKINIT, svm.MONITOR, svm.MWAIT, svm.IRET, svm.INVLPG,
+)  # fmt: skip
+OBSERVED_CR = 0x11D  # CR0, CR2, CR3, CR4, CR8: only timed, by the microcode
+ASSISTED_DR_WRITE = 1 << 7
+
+
+class Exit(msgspec.Struct):
+    """A #VMEXIT that the hypervisor must handle. RIP is at the instruction; `next_rip` only after IOIO."""
+
+    code: int  # APM vol. 2, appendix C
+    info1: int
+    info2: int
+    int_info: int = 0  # the event whose delivery was cut short (APM vol. 2, 15.7.2); inject it again
+    int_error: int = 0
+
+
+class Shutdown(Exception):
+    """The guest can not go on (a triple fault, or worse). The message is one line for the user."""
+
+
+class Cpu:
+    """A CPU with its clock. Only one CPU's guest is loaded in the engine at a time."""
+
+    def __init__(self, engine: Engine, timing: Timing, index: int, chip_identity_ncr3: int) -> None:
+        self.engine, self.timing, self.index = engine, timing, index
+        self.state = engine.state
+        self.m = engine.microcode
+        self.assists: Counter[str] = Counter()
+        self.halted = False
+        self.msrs: dict[int, int] = {}
+        self.window = False  # an interrupt waits for IF
+        self.host_timer: int | None = None  # when the hypervisor's own timer interrupts
+        self.host_interrupt = False  # a physical interrupt waits for the hypervisor
+        self.entered = False  # the guest is in the CPU
+        self.vmcb: Vmcb | None = None
+        self.on_metal = True
+        self.identity_ncr3 = chip_identity_ncr3
+        self.page = engine.alloc()
+        region, at = engine.memory.find(self.page, 0x1000)
+        self.physical = Vmcb.from_buffer(region.data, at)
+        self._control = b""
+        self._booted = False
+        m = self.m
+        m.retired = 2  # VMLOAD and VMRUN of the first entry, taken off again there
+        m.cpi = timing.cpi
+        m.deadline = NEVER
+        m.stop = NEVER
+
+    # --- time -------------------------------------------------------------------------------------------------
+
+    @property
+    def now(self) -> int:
+        """Virtual time of this CPU in millicycles."""
+        return self.m.retired * self.m.cpi + self.m.extra
+
+    @property
+    def parked_now(self) -> int:
+        """The same while another CPU's guest is in the engine."""
+        return self._parked_now
+
+    def charge(self, millicycles: int) -> None:
+        """Let time pass that is not plain instructions."""
+        self.m.extra += millicycles
+        self._set_stop()
+
+    def set_deadline(self, when: int) -> None:
+        """The slice ends at the first instruction boundary at or after this time."""
+        self.m.deadline = when
+        self._set_stop()
+
+    def _set_stop(self) -> None:
+        m = self.m
+        left = -(-(m.deadline - m.extra) // m.cpi) if m.deadline > m.extra else 0
+        m.stop = max(left, m.retired)
+
+    def stop_soon(self) -> None:
+        """End the slice in front of the next instruction; safe inside a chip's register access."""
+        self.m.deadline = 0
+        self.m.stop = self.m.retired
+
+    def tsc(self) -> int:
+        """The time-stamp counter: whole cycles of virtual time."""
+        return self.now // MILLI
+
+    # --- the guest's world ------------------------------------------------------------------------------------
+
+    def load(self, vmcb: Vmcb, *, on_metal: bool) -> None:
+        """Take a guest: its initial state and, for a hypervisor, its wishes. Read again at the next slice."""
+        self.leave()
+        self.vmcb, self.on_metal = vmcb, on_metal
+        nested = not on_metal
+        t = self.timing
+        # The costs of the events that the microcode charges, in the order of microcode.EVENTS.
+        walks = t.walk * (t.walk_nested if nested else t.walk_levels)
+        for i, cost in enumerate(
+            (t.port_io, t.cr_access, t.cr8_access, t.invlpg, t.iret, t.syscall, t.exception, walks)
+        ):
+            self.m.cost[i] = cost
+        self.walk_cost = walks
+
+    def _enter(self, injection: int | None = None) -> None:
+        """VMRUN: copy the hypervisor's VMCB, add the silicon's own intercepts. `injection` replaces its event."""
+        vmcb, p = self.vmcb, self.physical
+        assert vmcb is not None
+        if not vmcb.tr.attrib & 0x80 or vmcb.cr0 & 0xFFFF_FFFF_0000_0000 or vmcb.efer >> 16:
+            raise Shutdown("VMRUN refused the VMCB: invalid guest state")
+        ctypes.memmove(ctypes.addressof(p), ctypes.addressof(vmcb), 0x1000)
+        self._control = bytes(vmcb)[:CONTROL_AREA]
+        m = self.m
+        m.want, m.want_cr_read, m.want_cr_write = vmcb.intercept, vmcb.intercept_cr_read, vmcb.intercept_cr_write
+        p.intercept |= ASSISTED
+        p.intercept_cr_read |= OBSERVED_CR
+        p.intercept_cr_write |= OBSERVED_CR
+        p.intercept_dr_write |= ASSISTED_DR_WRITE
+        p.msrpm_base_pa = ALL_MSRS
+        if not p.intercept & intercepts(svm.IOIO):
+            p.iopm_base_pa = NO_PORTS
+        p.efer |= 1 << 12
+        p.asid = 1
+        p.np_enable = 1
+        if not vmcb.np_enable:
+            p.n_cr3 = self.identity_ncr3
+        p.int_ctl = vmcb.int_ctl & svm.V_TPR | svm.V_INTR_MASKING
+        if self.window or vmcb.int_ctl & svm.V_IRQ:
+            p.int_ctl |= svm.V_IRQ | svm.V_IGN_TPR
+            p.intercept |= intercepts(svm.VINTR)
+        if injection is not None:
+            p.eventinj = injection
+        else:
+            if p.eventinj & svm.EVENT_VALID:
+                self._count_injection(p.eventinj)
+            vmcb.eventinj = 0
+        self._control = bytes(vmcb)[:CONTROL_AREA]
+        self.state.regs[RAX] = self.page
+        m.retired -= 1  # VMRUN is microcode, not the guest's
+        if not self._booted:
+            m.retired -= 1
+        m.pc = (1 << 64) - 1
+        self.entered = True
+
+    def _count_injection(self, event: int) -> None:
+        """Delivery of an injected event: Unicorn does an interrupt by itself, the microcode counts the others."""
+        if event & svm.EVENT_TYPE == svm.EVENT_INTR:
+            self.assists["interrupt"] += 1
+            self.m.extra += self.timing.exception
+
+    def leave(self, code: int = 0, info1: int = 0) -> None:
+        """The whole world switch: the guest's state is in the VMCB afterwards, and may be changed there."""
+        if not self.entered:
+            return
+        self.engine.world_switch(code, info1)
+        self._left()
+
+    def _left(self) -> None:
+        vmcb, p = self.vmcb, self.physical
+        assert vmcb is not None
+        control = ctypes.string_at(ctypes.addressof(vmcb), 0x400)
+        ctypes.memmove(ctypes.addressof(vmcb), ctypes.addressof(p), 0x1000)
+        ctypes.memmove(ctypes.addressof(vmcb), control, 0x400)
+        vmcb.int_state = p.int_state
+        vmcb.efer &= ~(1 << 12)
+        vmcb.int_ctl = vmcb.int_ctl & ~svm.V_TPR | p.int_ctl & svm.V_TPR
+        self.entered = False
+
+    def run_slice(self) -> Exit | None:
+        """Run until the deadline, a mark, or an exit that only the hypervisor can handle (returned)."""
+        m = self.m
+        if self.entered and self._stale():
+            self.leave()
+        m.exit_valid = 0
+        m.mark_hit = 0
+        if not self.entered:
+            self._enter()
+            self._vmrun()
+            self._settle()
+        if not m.exit_valid:
+            self._run(self.state.eip)
+            self._settle()
+        return self._exit() if m.exit_valid else None
+
+    def _vmrun(self) -> None:
+        """Execute VMRUN, the first time VMLOAD before it, and stop in front of the guest's next instruction."""
+        m = self.m
+        event = self.physical.eventinj
+        m.injecting = int(event & (svm.EVENT_VALID | svm.EVENT_TYPE) == svm.EVENT_VALID | svm.EVENT_INTR)
+        m.stop = m.retired + (1 if self._booted else 2)
+        self._run(STUB + 3 if self._booted else STUB)
+        self._booted = True
+        m.injecting = 0
+        self._set_stop()
+
+    def _run(self, address: int) -> None:
+        error = self.engine.run(address)
+        if error:
+            raise Shutdown(error)
+
+    def _settle(self) -> None:
+        """Nothing: the native hooks have done everything. PortableCpu has more to do."""
+
+    def _stale(self) -> bool:
+        """The hypervisor has written to the control area since VMRUN: the CPU must read it again."""
+        vmcb = self.vmcb
+        assert vmcb is not None
+        return ctypes.string_at(ctypes.addressof(vmcb), CONTROL_AREA) != self._control
+
+    # --- exits ------------------------------------------------------------------------------------------------
+
+    def _exit(self) -> Exit | None:
+        """Sort a #VMEXIT: an assist of the silicon (None), or the hypervisor's."""
+        m, p, state = self.m, self.physical, self.state
+        code, info1 = m.exit_code, m.exit_info1
+        if m.exit_left:
+            self._left()
+            self.window = False
+            assert self.vmcb is not None
+            if self.vmcb.int_ctl & svm.V_IRQ:
+                self.charge(self.timing.vmexit + self.timing.vmentry)
+                return Exit(code, 0, 0)
+            return None
+        out = Exit(code, info1, p.exitinfo2)
+        if p.eventinj & svm.EVENT_VALID:
+            out.int_info, out.int_error = p.eventinj, p.eventinj_err
+            p.eventinj = 0
+            if out.int_info & svm.EVENT_TYPE == svm.EVENT_SOFT:
+                state.eip = state.exception_next_eip
+        state.exception_is_int = 0
+        if code >= svm.CR0_READ and self._wanted(code, info1):
+            self.charge(self.timing.vmexit + self.timing.vmentry)
+            return out
+        handler = _ASSIST_OF.get(code)
+        if handler is None:
+            raise Shutdown(f"the silicon has no answer to exit {code:#x} at RIP {state.eip:#x}")
+        handler(self, out)
+        return None
+
+    def _wanted(self, code: int, info1: int) -> bool:
+        """Does the hypervisor's own VMCB intercept this?"""
+        vmcb = self.vmcb
+        assert vmcb is not None
+        if self.on_metal:
+            return False
+        if code == svm.NPF:
+            return bool(vmcb.np_enable)
+        if code == svm.MSR:
+            return bool(vmcb.intercept & intercepts(svm.MSR)) and self._msr_intercepted(vmcb, info1)
+        if code >= svm.INTR:
+            bit = svm.RDTSCP if code == svm.RDTSC and self.instruction_bytes(3)[1:3] == b"\x01\xf9" else code
+            return bool(vmcb.intercept >> (bit - svm.INTR) & 1)
+        if code >= svm.EXCEPTION:
+            return bool(vmcb.intercept_exceptions >> (code - svm.EXCEPTION) & 1)
+        if code >= svm.DR0_WRITE:
+            return bool(vmcb.intercept_dr_write >> (code - svm.DR0_WRITE) & 1)
+        if code >= svm.DR0_READ:
+            return bool(vmcb.intercept_dr_read >> (code - svm.DR0_READ) & 1)
+        return True
+
+    def _msr_intercepted(self, vmcb: Vmcb, info1: int) -> bool:
+        """The hypervisor's MSR permission map (APM vol. 2, 15.11): two bits an MSR, read then write."""
+        number = self.state.regs[RCX] & 0xFFFF_FFFF
+        for start, base in ((0, 0), (0xC000_0000, 0x800), (0xC001_0000, 0x1000)):
+            if start <= number < start + 0x2000:
+                bit = (number - start) * 2 + info1
+                byte = self.engine.memory.read(vmcb.msrpm_base_pa + base + bit // 8, 1)[0]
+                return bool(byte >> bit % 8 & 1)
+        return True
+
+    # --- what a handler does to the guest ---------------------------------------------------------------------
+
+    @property
+    def cpl(self) -> int:
+        return self.state.hflags & HF_CPL
+
+    @property
+    def rip(self) -> int:
+        if self.entered:
+            return self.state.eip
+        assert self.vmcb is not None
+        return self.vmcb.rip
+
+    @property
+    def event_pending(self) -> bool:
+        """Something is to be delivered at the next entry already."""
+        assert self.vmcb is not None
+        return bool(self.vmcb.eventinj & svm.EVENT_VALID)
+
+    @property
+    def interruptible(self) -> bool:
+        """IF is set and the guest is not in the shadow of STI or MOV SS."""
+        if self.entered:
+            return bool(self.state.eflags & IF) and not self.state.hflags & HF_INHIBIT_IRQ
+        assert self.vmcb is not None
+        return bool(self.vmcb.rflags & IF) and not self.vmcb.int_state & 1
+
+    @property
+    def tpr(self) -> int:
+        """CR8, the task priority class."""
+        if self.entered:
+            return self.state.v_tpr & 0xF
+        assert self.vmcb is not None
+        return self.vmcb.int_ctl & 0xF
+
+    @tpr.setter
+    def tpr(self, value: int) -> None:
+        if self.entered:
+            self.state.v_tpr = value & 0xF
+        assert self.vmcb is not None
+        self.vmcb.int_ctl = self.vmcb.int_ctl & ~svm.V_TPR | value & 0xF
+        self._control = ctypes.string_at(ctypes.addressof(self.vmcb), CONTROL_AREA) if self.entered else b""
+
+    def skip(self, length: int) -> None:
+        """The instruction at RIP is done: go to the next one."""
+        state = self.state
+        state.eip = (state.eip + length) & 0xFFFF_FFFF_FFFF_FFFF
+        state.eflags &= ~RF
+        state.hflags &= ~HF_INHIBIT_IRQ
+        self.m.retired += 1
+        self._set_stop()
+
+    def inject(self, event: int, error: int = 0) -> None:
+        """Deliver an event at the next entry (EVENTINJ format, APM vol. 2, 15.20)."""
+        vmcb = self.vmcb
+        assert vmcb is not None
+        vmcb.eventinj = event | svm.EVENT_VALID
+        vmcb.eventinj_err = error
+
+    def fault(self, vector: int, error: int = 0) -> None:
+        """Raise an exception at the current instruction."""
+        kind = svm.EVENT_EXCEPTION | vector
+        self.inject(kind | svm.EVENT_HAS_ERROR if vector in EVENT_ERROR_VECTORS else kind, error)
+
+    def open_window(self) -> None:
+        """Ask for an end of the slice as soon as the guest takes interrupts."""
+        if not self.window:
+            self.window = True
+            self.leave()
+
+    def guest_physical(self, gpa: int) -> int | None:
+        """Host-physical address behind a guest-physical one."""
+        vmcb = self.vmcb
+        assert vmcb is not None
+        root = vmcb.n_cr3 if vmcb.np_enable else self.identity_ncr3
+        return walk(self.engine.memory.read_u64, root, gpa)
+
+    def linear(self, address: int) -> int | None:
+        """Guest-physical address of a linear address under the guest's own tables, or None."""
+        cr0, cr3 = self.control_registers()
+        if not cr0 >> 31:
+            return address
+
+        def read(gpa: int) -> int:
+            hpa = self.guest_physical(gpa)
+            return 0 if hpa is None else self.engine.memory.read_u64(hpa)
+
+        return walk(read, cr3, address)
+
+    def control_registers(self) -> tuple[int, int]:
+        """CR0 and CR3 of the guest."""
+        if self.entered:
+            return self.state.cr[0], self.state.cr[3]
+        assert self.vmcb is not None
+        return self.vmcb.cr0, self.vmcb.cr3
+
+    def read_linear(self, address: int, size: int) -> bytes:
+        """Bytes at a linear address of the guest; fewer where a page is not mapped."""
+        out = b""
+        while len(out) < size:
+            at = address + len(out)
+            chunk = min(size - len(out), 0x1000 - at % 0x1000)
+            gpa = self.linear(at & 0xFFFF_FFFF_FFFF_FFFF)
+            hpa = None if gpa is None else self.guest_physical(gpa)
+            if hpa is None:
+                break
+            try:
+                out += self.engine.memory.read(hpa, chunk)
+            except LookupError:
+                break
+        return out
+
+    def instruction_bytes(self, size: int = 15) -> bytes:
+        return self.read_linear(self.state.eip + self.state.segs[1].base, size)
+
+    # --- assists ----------------------------------------------------------------------------------------------
+
+    def _assist(self, name: str, cost: int) -> None:
+        self.assists[name] += 1
+        self.m.extra += cost
+
+    def _rdtsc(self, exit: Exit) -> None:
+        rdtscp = self.instruction_bytes(3)[1:3] == b"\x01\xf9"
+        self._assist("rdtsc", self.timing.rdtsc)
+        assert self.vmcb is not None
+        self.skip(3 if rdtscp else 2)
+        value = (self.tsc() + self.vmcb.tsc_offset) & 0xFFFF_FFFF_FFFF_FFFF
+        self.state.regs[RAX], self.state.regs[RDX] = value & 0xFFFF_FFFF, value >> 32
+        if rdtscp:
+            self.state.regs[RCX] = read_msr(self, 0xC000_0103) & 0xFFFF_FFFF
+
+    def _cpuid(self, exit: Exit) -> None:
+        self._assist("cpuid", self.timing.cpuid)
+        self.state.regs[0:4] = self._cpuid_in_register_order()
+        self.skip(2)
+
+    def _cpuid_in_register_order(self) -> list[int]:
+        regs = self.state.regs
+        eax, ebx, ecx, edx = cpuid(regs[RAX] & 0xFFFF_FFFF, regs[RCX] & 0xFFFF_FFFF, self.index, self.timing)
+        return [eax, ecx, edx, ebx]
+
+    def _msr(self, exit: Exit) -> None:
+        self._assist("msr", self.timing.msr)
+        regs = self.state.regs
+        number = regs[RCX] & 0xFFFF_FFFF
+        if self.cpl:
+            self.fault(GP)
+            return
+        try:
+            if exit.info1:
+                value = (regs[RDX] & 0xFFFF_FFFF) << 32 | regs[RAX] & 0xFFFF_FFFF
+                self.skip(2)
+                write_msr(self, number, value)
+            else:
+                value = read_msr(self, number)
+                regs[RAX], regs[RDX] = value & 0xFFFF_FFFF, value >> 32
+                self.skip(2)
+        except BadMsr:
+            if exit.info1:
+                self.state.eip -= 2
+                self.m.retired -= 1
+            self.fault(GP)
+
+    def _hlt(self, exit: Exit) -> None:
+        self._assist("hlt", 0)
+        self.skip(1)
+        self.halted = True
+
+    def _shutdown(self, exit: Exit) -> None:
+        raise Shutdown("triple fault: an exception could not be delivered, and neither could the double fault")
+
+    def _undefined(self, exit: Exit) -> None:
+        self._assist("reserved", 0)
+        self.fault(UD)
+
+    def _rdpmc(self, exit: Exit) -> None:
+        self._assist("reserved", 0)
+        self.fault(GP)
+
+    def _ltr(self, exit: Exit) -> None:
+        """Unicorn takes a null or 16-bit selector here and would abort at the next stack switch (APM vol. 3, LTR)."""
+        selector = self._ltr_operand()
+        if selector is None or selector & 0xFFFC == 0:
+            self._assist("reserved", 0)
+            self.fault(GP)
+            return
+        self.step(exit.code)
+
+    def _ltr_operand(self) -> int | None:
+        code = self.instruction_bytes()
+        rex = 0
+        while code and (code[0] == 0x66 or 0x40 <= code[0] <= 0x4F):
+            rex = code[0] if code[0] != 0x66 else rex
+            code = code[1:]
+        if len(code) < 3 or code[2] >> 6 != 3:
+            return None  # a memory operand: nobody uses it, and the CPU here refuses it
+        return self.state.regs[code[2] & 7 | (8 if rex & 1 else 0)] & 0xFFFF
+
+    def step(self, code: int) -> None:
+        """Let the CPU itself execute the intercepted instruction, with that intercept off for just this one."""
+        m, state = self.m, self.state
+        m.armed, m.armed_cr_read, m.armed_cr_write = (
+            state.intercept, state.intercept_cr_read, state.intercept_cr_write,
+        )  # fmt: skip
+        state.intercept &= ~intercepts(code)
+        m.stepping = 1
+        m.pc = (1 << 64) - 1
+        m.stop = m.retired
+
+    def _dr7_write(self, exit: Exit) -> None:
+        """Simplified: DR7 keeps its value, but hardware breakpoints never fire."""
+        code = self.instruction_bytes(4)
+        rex = code[0] if 0x40 <= code[0] <= 0x4F else 0
+        modrm = code[3] if rex else code[2]
+        self._assist("reserved", 0)
+        self.state.dr[7] = self.state.regs[modrm & 7 | (8 if rex & 1 else 0)] & 0xFFFF_2300 | 0x400
+        self.skip(4 if rex else 3)
+
+    def _npf(self, exit: Exit) -> None:
+        raise Shutdown(f"access to physical address {exit.info2:#x}, beyond the 40 bits of this CPU")
+
+    def assist_counts(self) -> Counter[str]:
+        """All assists of this CPU since reset, those of the microcode included."""
+        counts = Counter(self.assists)
+        for event, count in zip(EVENTS, self.m.count, strict=True):
+            if event in ASSISTS and count:
+                counts[event] += count
+        return counts
+
+    def park(self) -> None:
+        """Take the guest out of the engine, so that another CPU can have it."""
+        self.leave()
+        self._parked = (self.engine.save(), bytes(self.m))
+        self._parked_now = self.now
+
+    def unpark(self) -> None:
+        """Put the guest back as it was parked."""
+        state, microcode = self._parked
+        self.engine.load(state)
+        ctypes.memmove(ctypes.addressof(self.m), microcode, len(microcode))
+
+
+_ASSIST_OF: dict[int, Callable[[Cpu, Exit], None]] = {
+    svm.RDTSC: Cpu._rdtsc,
+    svm.RDTSCP: Cpu._rdtsc,
+    svm.CPUID: Cpu._cpuid,
+    svm.MSR: Cpu._msr,
+    svm.HLT: Cpu._hlt,
+    svm.SHUTDOWN: Cpu._shutdown,
+    svm.TR_WRITE: Cpu._ltr,
+    svm.RDPMC: Cpu._rdpmc,
+    svm.DR0_WRITE + 7: Cpu._dr7_write,
+    svm.NPF: Cpu._npf,
+    **{
+        code: Cpu._undefined
+        for code in (svm.INVLPGA, svm.VMRUN, svm.VMMCALL, svm.VMLOAD, svm.VMSAVE, svm.STGI, svm.CLGI, svm.SKINIT,
+                     svm.MONITOR, svm.MWAIT)
+    },
+}  # fmt: skip

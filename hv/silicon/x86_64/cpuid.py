@@ -1,0 +1,49 @@
+"""What CPUID says on the silicon: a small family-17h part with just what Unicorn's core really has (APM vol. 3, app. E).
+
+Left out although Unicorn's model lists them: RDRAND and RDSEED (host randomness), XSAVE, AVX, SMEP, SMAP, FSGSBASE,
+MONITOR, SMX. SVM is there (a hypervisor needs it).
+"""
+
+from __future__ import annotations
+
+from hv.silicon.timing import Timing
+
+VENDOR = b"AuthenticAMD"
+BRAND = b"hv silicon on Unicorn 2.1.4".ljust(48, b"\0")
+
+# Leaf 1 EDX and 8000_0001 EDX share most bits.
+_COMMON = sum(1 << bit for bit in (0, 2, 3, 4, 5, 6, 8, 9, 13, 15, 17, 23, 24))  # FPU DE PSE TSC MSR PAE CX8 APIC PGE
+_LEAF1_EDX = _COMMON | 1 << 11 | 1 << 16 | 1 << 25 | 1 << 26  # CMOV PSE36 MMX FXSR above; SEP PAT SSE SSE2
+_LEAF1_ECX = 1 << 0 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 23  # SSE3 SSSE3 CX16 SSE4.1 SSE4.2 POPCNT
+_EXT1_EDX = _COMMON | 1 << 11 | 1 << 20 | 1 << 26 | 1 << 27 | 1 << 29  # SYSCALL NX 1 GiB pages RDTSCP long mode
+_EXT1_ECX = 1 << 0 | 1 << 2 | 1 << 4 | 1 << 5  # LAHF in long mode, SVM, CR8 in legacy mode, LZCNT
+SIGNATURE = 0x0080_0F12  # family 17h model 1 stepping 2
+
+
+def _words(text: bytes) -> list[int]:
+    return [int.from_bytes(text[i : i + 4], "little") for i in range(0, len(text), 4)]
+
+
+def cpuid(leaf: int, subleaf: int, apic_id: int, timing: Timing) -> tuple[int, int, int, int]:
+    """EAX, EBX, ECX, EDX for a leaf. A leaf above the highest one gives zeros, as on AMD."""
+    vendor = _words(VENDOR)
+    if leaf in (0, 0x8000_0000):
+        return (0x16 if leaf == 0 else 0x8000_000A), vendor[0], vendor[2], vendor[1]
+    if leaf in (1, 0x8000_0001):
+        if leaf == 1:
+            return SIGNATURE, apic_id << 24 | 1 << 16 | 8 << 8, _LEAF1_ECX, _LEAF1_EDX
+        return SIGNATURE, 0, _EXT1_ECX, _EXT1_EDX
+    if leaf == 0x15:  # TSC rate as a ratio of the APIC timer's clock; in reality Intel's leaf
+        return timing.apic_hz, timing.tsc_hz, timing.apic_hz, 0
+    if leaf == 0x16:
+        return timing.tsc_hz // 1_000_000, timing.tsc_hz // 1_000_000, timing.apic_hz // 1_000_000, 0
+    if 0x8000_0002 <= leaf <= 0x8000_0004:
+        a, b, c, d = _words(BRAND)[(leaf - 0x8000_0002) * 4 :][:4]
+        return a, b, c, d
+    if leaf == 0x8000_0007:
+        return 0, 0, 0, 1 << 8  # invariant TSC
+    if leaf == 0x8000_0008:
+        return 48 << 8 | 40, 0, 0, 0  # 48-bit linear, 40-bit physical addresses
+    if leaf == 0x8000_000A:
+        return 1, 16, 0, 1  # SVM revision 1, 16 ASIDs, nested paging
+    return 0, 0, 0, 0

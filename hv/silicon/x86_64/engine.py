@@ -1,0 +1,253 @@
+"""Unicorn as a piece of hardware: one engine for all CPUs of a machine.
+
+An engine is brought up in long mode at ring 0, with SVM on, in a little memory of its own (the microcode's RAM), where
+it waits at a stub of one instruction: VMRUN. Every guest runs inside that VMRUN, on metal too, because only a guest's
+RDTSC, MSRs, HLT and control registers can be seen (SILICON.md, fact 8).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Callable
+from ctypes import c_int, c_uint32, c_uint64, c_void_p
+from typing import Any
+
+import unicorn
+from unicorn import x86_const as x86
+from unicorn.unicorn_py3.unicorn import uclib
+
+from hv.silicon.memory import Memory, Region, anonymous
+from hv.silicon.x86_64.layout import CR0, CR4, EFER_VALUE, SiliconError, measure
+from hv.silicon.x86_64.microcode import Microcode
+from hv.silicon.x86_64.state import State, state_type
+
+# The microcode's RAM: out of reach of any guest, whose second-level tables never map it.
+PRIVATE_BASE = 0xFD_0000_0000
+PRIVATE_SIZE = 0x20_0000
+(HOST_PML4, HOST_PDPT, HOST_PD, HOST_GDT, HSAVE, STUB, NO_PORTS, ALL_MSRS, FREE) = (
+    PRIVATE_BASE + offset for offset in (0x1000, 0x2000, 0x3000, 0x4000, 0x5000, 0x6000, 0x8000, 0xB000, 0x10000)
+)
+# Physical addresses without RAM or chip: reads give all ones, writes are lost. 1 GiB, mapped wherever nothing is.
+VOID_BASE = 0xFE_0000_0000
+VOID_SIZE = 1 << 30
+
+FAR_CALL = bytes.fromhex("6a08488d05030000005048cb")  # push 8; lea rax,[rip+3]; push rax; retfq
+VMRUN = bytes.fromhex("0f01d8")
+VMLOAD = bytes.fromhex("0f01da")
+HLT = b"\xf4"
+
+ERRORS = {
+    unicorn.UC_ERR_OK: "",
+    unicorn.UC_ERR_FETCH_UNMAPPED: "instruction fetch from an address where there is no memory",
+    unicorn.UC_ERR_READ_UNMAPPED: "read from an address where there is no memory",
+    unicorn.UC_ERR_WRITE_UNMAPPED: "write to an address where there is no memory",
+}
+
+for _name in ("uc_emu_start", "uc_emu_stop", "uc_reg_read", "uc_reg_write"):
+    getattr(uclib, _name).restype = c_int
+
+
+def exported(name: str) -> int:
+    """Address of a function of Unicorn's x86-64 core. Raises SiliconError when this build does not export it."""
+    try:
+        address = ctypes.cast(getattr(uclib, f"{name}_x86_64"), c_void_p).value
+    except AttributeError:
+        raise SiliconError(f"this build of Unicorn does not export {name}") from None
+    assert address is not None
+    return address
+
+
+class Engine:
+    """The CPU core. `state` is its live register file, `microcode` the counters that its hooks keep."""
+
+    def __init__(self, memory: Memory) -> None:
+        layout = measure()
+        self.memory = memory
+        self.uc = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
+        self.uc.ctl_set_cpu_model(x86.UC_CPU_X86_EPYC)
+        self.handle = c_void_p(self.uc._uch.value)
+        self.error: BaseException | None = None
+        self._callbacks: list[Any] = []
+        self._ram_offset: dict[int, int] = {}
+        self._ram_total = 0
+        self._invalidate = ctypes.CFUNCTYPE(None, c_void_p, c_uint64, c_uint64)(exported("tb_invalidate_phys_range"))
+        memory.on_map = self._map
+        memory.on_write = self._written
+        self.private = memory.add(Region("microcode", PRIVATE_BASE, PRIVATE_SIZE, anonymous(PRIVATE_SIZE), 0))
+        self._free = FREE
+        self.uc.mmio_map(VOID_BASE, VOID_SIZE, lambda *_: (1 << 64) - 1, None, lambda *_: None, None)
+        handle: int = self.uc._uch.value
+        self.cpu = c_uint64.from_address(handle + layout.cpu).value
+        self.env = self.cpu + layout.env
+        self.microcode = Microcode()
+        self._bring_up()
+        self.state: State = state_type().from_address(self.env)
+        self._connect()
+
+    def alloc(self, pages: int = 1) -> int:
+        """Physical address of zeroed pages of the microcode's RAM."""
+        at = self._free
+        self._free += pages * 0x1000
+        if self._free > PRIVATE_BASE + PRIVATE_SIZE:
+            raise SiliconError("the microcode's RAM is full")
+        return at
+
+    def _bring_up(self) -> None:
+        write = self.memory.write_u64
+        slot = PRIVATE_BASE >> 30
+        write(HOST_PML4 + 8 * (slot >> 9), HOST_PDPT | 7)
+        write(HOST_PDPT + 8 * (slot & 511), HOST_PD | 7)
+        write(HOST_PD, PRIVATE_BASE | 0xE7)
+        write(HOST_GDT + 8, 0x00AF_9B00_0000_FFFF)
+        write(HOST_GDT + 16, 0x00CF_9300_0000_FFFF)
+        self.memory.write(ALL_MSRS, b"\xff" * 0x2000)
+        uc = self.uc
+        uc.reg_write(x86.UC_X86_REG_CR3, HOST_PML4)
+        uc.reg_write(x86.UC_X86_REG_CR4, CR4)
+        uc.reg_write(x86.UC_X86_REG_MSR, (0xC000_0080, EFER_VALUE))
+        uc.reg_write(x86.UC_X86_REG_CR0, CR0)
+        uc.reg_write(x86.UC_X86_REG_MSR, (0xC001_0117, HSAVE))
+        uc.reg_write(x86.UC_X86_REG_GDTR, (0, HOST_GDT, 0x17, 0))
+        uc.reg_write(x86.UC_X86_REG_RSP, STUB)
+        uc.ctl_exits_enabled(True)
+        self.memory.write(STUB, FAR_CALL + HLT)
+        uc.emu_start(STUB, 0)
+        self.memory.write(STUB, VMLOAD + VMRUN + HLT)
+
+    def _connect(self) -> None:
+        """Fill in the addresses that the hooks need."""
+        m, layout = self.microcode, measure()
+        env = self.env
+        places = {
+            "uc": self.handle.value, "cpu": self.cpu, "env": env, "regs": env + layout.regs, "eip": env + layout.eip,
+            "efer": env + layout.efer, "star": env + layout.star, "lstar": env + layout.lstar,
+            "cstar": env + layout.cstar, "fmask": env + layout.fmask, "next_eip": env + layout.error_code + 8,
+            "hflags": env + layout.hflags, "error_code": env + layout.error_code, "is_int": env + layout.error_code + 4,
+            "cs": env + layout.segs + 24, "ss": env + layout.segs + 48, "intercept": env + layout.intercept,
+            "intercept_cr_read": env + layout.intercept + 8, "intercept_cr_write": env + layout.intercept + 10,
+            "do_interrupt": exported("x86_cpu_do_interrupt"), "do_vmexit": exported("do_vmexit"),
+            "raise_exception": exported("raise_exception"), "check_port0": exported("helper_check_iob"),
+            "check_port1": exported("helper_check_iow"), "check_port2": exported("helper_check_iol"),
+            "check_ioio": exported("helper_svm_check_io"),
+        }  # fmt: skip
+        for name in ("emu_stop", "reg_read", "reg_write"):
+            places[name] = ctypes.cast(getattr(uclib, f"uc_{name}"), c_void_p).value
+        for name, value in places.items():
+            setattr(m, name, value)
+        m.pc = m.delivering = (1 << 64) - 1
+        self.state.old_exception = -1
+        self._vmexit = ctypes.CFUNCTYPE(None, c_void_p, c_uint32, c_uint64)(exported("do_vmexit"))
+
+    def set_ports(self, port_in: Callable[[int, int], int], port_out: Callable[[int, int, int], None]) -> None:
+        """What an IN or OUT that no hypervisor intercepts reaches."""
+        self.port_in, self.port_out = self.guard(port_in), self.guard(port_out)
+        into = self.callback(ctypes.CFUNCTYPE(c_uint32, c_uint32, c_uint32), port_in)
+        out = self.callback(ctypes.CFUNCTYPE(None, c_uint32, c_uint32, c_uint32), port_out)
+        self.microcode.port_in = ctypes.cast(into, c_void_p).value
+        self.microcode.port_out = ctypes.cast(out, c_void_p).value
+
+    def map_chip(
+        self, address: int, read: Callable[[int, int], int], write: Callable[[int, int, int], None]
+    ) -> None:
+        """One page of registers: read(offset, size) and write(offset, size, value)."""
+        safe_read, safe_write = self.guard(read), self.guard(write)
+        self.uc.mmio_map(
+            address, 0x1000, lambda uc, at, size, _: safe_read(at, size) or 0, None,
+            lambda uc, at, size, value, _: safe_write(at, size, value), None,
+        )  # fmt: skip
+
+    def guard(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A version that keeps an exception for run() to raise: it may not pass through Unicorn's C frames."""
+
+        def guarded(*args: Any) -> Any:
+            try:
+                return function(*args)
+            except BaseException as error:
+                self.error = self.error or error
+                uclib.uc_emu_stop(self.handle)
+                return 0
+
+        return guarded
+
+    def callback(self, kind: Any, function: Callable[..., Any]) -> Any:
+        """A C function pointer to guard(function), kept alive as long as the engine."""
+        pointer = kind(self.guard(function))
+        self._callbacks.append(pointer)
+        return pointer
+
+    def hook(self, kind: int, function: Any, *extra: int) -> None:
+        """Add a hook that is a C function pointer (from zig or from callback()). Its user data is the microcode."""
+        handle = ctypes.c_size_t()
+        error = uclib.uc_hook_add(
+            self.handle, ctypes.byref(handle), c_int(kind), ctypes.cast(function, c_void_p),
+            ctypes.byref(self.microcode), c_uint64(1), c_uint64(0), *(c_int(value) for value in extra),
+        )  # fmt: skip
+        if error:
+            raise SiliconError(f"Unicorn refused a hook (error {error})")
+
+    def run(self, address: int) -> str:
+        """Run from `address` until a hook stops it. Returns what went wrong, or nothing."""
+        error = uclib.uc_emu_start(self.handle, c_uint64(address), c_uint64(0), c_uint64(0), ctypes.c_size_t(0))
+        if self.error is not None:
+            raised, self.error = self.error, None
+            raise raised
+        if error:
+            return ERRORS.get(error, f"Unicorn stopped with error {error}")
+        return ""
+
+    def stop(self) -> None:
+        """End the slice; from a hook only."""
+        uclib.uc_emu_stop(self.handle)
+
+    def world_switch(self, code: int, info1: int) -> None:
+        """#VMEXIT: the guest's state goes to the VMCB in use, the host's comes back (APM vol. 2, 15.6)."""
+        self._vmexit(self.env, code, info1)
+
+    def flush_tlb(self) -> None:
+        self.uc.ctl(unicorn.UC_CTL_TLB_FLUSH, unicorn.UC_CTL_IO_WRITE)
+
+    def _map(self, region: Region) -> None:
+        self.uc.mem_map_ptr(region.base, region.size, unicorn.UC_PROT_ALL, region.host_address())
+        # Unicorn knows RAM by its place in the order of mapping, not by its physical address.
+        self._ram_offset[region.base] = self._ram_total
+        self._ram_total += region.size
+
+    def _written(self, region: Region, at: int, size: int) -> None:
+        """RAM was written from outside: forget translations of those bytes. Unicorn tracks the executed frames."""
+        start = self._ram_offset[region.base] + at
+        self._invalidate(self.handle, start, start + size)
+
+    def save(self) -> bytes:
+        """The CPU's whole register file as bytes; only this Unicorn understands them."""
+        return ctypes.string_at(self.env, measure().size)
+
+    def load(self, blob: bytes) -> None:
+        """Put back what save() gave, in this or another process."""
+        if len(blob) != measure().size:
+            raise SiliconError("the snapshot was made with another Unicorn")
+        ctypes.memmove(self.env, blob, len(blob))
+        self.flush_tlb()
+
+    def close(self) -> None:
+        """Give Unicorn's memory back. The engine cannot be used afterwards."""
+        self.uc.__del__()
+
+
+def native_hooks(engine: Engine) -> None:
+    """The fast path: the hooks of microcode.c."""
+    from hv.silicon.x86_64.microcode import load
+
+    library = load()
+    engine.hook(unicorn.UC_HOOK_CODE, library.hook_code)
+    engine.hook(unicorn.UC_HOOK_INTR, library.hook_intr)
+    engine.hook(unicorn.UC_HOOK_INSN_INVALID, library.hook_invalid)
+    engine.hook(unicorn.UC_HOOK_INSN, library.hook_syscall, x86.UC_X86_INS_SYSCALL)
+    engine.hook(unicorn.UC_HOOK_INSN, library.hook_sysenter, x86.UC_X86_INS_SYSENTER)
+    engine.hook(unicorn.UC_HOOK_INSN, library.hook_in, x86.UC_X86_INS_IN)
+    engine.hook(unicorn.UC_HOOK_INSN, library.hook_out, x86.UC_X86_INS_OUT)
+
+
+def u64(data: bytes, at: int = 0) -> int:
+    value: int = struct.unpack_from("<Q", data, at)[0]
+    return value

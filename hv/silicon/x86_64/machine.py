@@ -1,0 +1,404 @@
+"""The x86-64 machine without a hypervisor: CPUs, RAM, the physical board, and the loop that lets time pass.
+
+`run()` interleaves the CPUs' slices by their virtual time and lets the chips act when they are due. It returns only
+when somebody above has something to do: an exit for the hypervisor, a mark-free end, or nothing left that could happen.
+The end of a slice is nobody's business and leaves no trace in any count.
+
+The physical board (bare metal only): a local APIC a CPU, an I/O APIC, a 16550 on its pin 4, the power-off register of
+the PIIX4 (ACPI PM1a control) and QEMU's pvpanic port. Simplified: RAM begins at 0 and has a hole from 3 to 4 GiB.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable
+
+import msgspec
+
+from hv.silicon.bus import PortBus
+from hv.silicon.memory import Memory, Region, anonymous
+from hv.silicon.probe import Probe
+from hv.silicon.timing import MILLI, Timing
+from hv.silicon.uart16550 import Uart
+from hv.silicon.x86_64 import svm
+from hv.silicon.x86_64.cpu import NEVER, Cpu, Exit, Shutdown
+from hv.silicon.x86_64.engine import VOID_BASE, Engine, native_hooks
+from hv.silicon.x86_64.ioapic import Ioapic
+from hv.silicon.x86_64.lapic import Lapic
+from hv.silicon.x86_64.svm import Vmcb
+
+GIB = 1 << 30
+HOLE, HOLE_END = 3 * GIB, 4 * GIB  # chips live here
+IOAPIC_BASE, LAPIC_BASE = 0xFEC0_0000, 0xFEE0_0000
+COM1, COM1_PIN, PANIC_PORT, POWER_PORT = 0x3F8, 4, 0x505, 0x604
+SLEEP_ENABLE = 1 << 13  # PM1a control, SLP_EN
+SLICE = 100_000_000 * MILLI  # longest time between two looks at the world outside
+WATCHDOG = 400_000_000 * MILLI  # this long without a moment in which interrupts are on is a dead guest
+
+
+class Trap(msgspec.Struct):
+    """A guest left for the hypervisor."""
+
+    cpu: Cpu
+    exit: Exit
+
+
+class Wake(msgspec.Struct):
+    """The hypervisor's timer went off, or a line changed, while the CPU waited for it in a HLT exit."""
+
+    cpu: Cpu
+
+
+class Idle(msgspec.Struct):
+    """All CPUs wait, and nothing in the machine will ever wake them: only the outside world can."""
+
+
+class Paused(msgspec.Struct):
+    """The budget is used up, or somebody asked for a pause."""
+
+
+class Ended(msgspec.Struct):
+    """The machine has stopped for good. `cause` is "power-off", "panic" or "crash"."""
+
+    cause: str
+    report: str
+
+
+Outcome = Trap | Wake | Idle | Paused | Ended
+
+
+class PowerButton:
+    """PM1a control: setting SLP_EN ends the machine."""
+
+    def __init__(self, end: Callable[[str, str], None]) -> None:
+        self.end = end
+
+    def port_read(self, offset: int, size: int) -> int:
+        return 0
+
+    def port_write(self, offset: int, size: int, value: int) -> None:
+        if value & SLEEP_ENABLE:
+            self.end("power-off", "the guest powered the machine off")
+
+
+class PanicPort:
+    """pvpanic: bit 0 says that the guest's kernel has panicked."""
+
+    def __init__(self, end: Callable[[str, str], None]) -> None:
+        self.end = end
+
+    def port_read(self, offset: int, size: int) -> int:
+        return 1
+
+    def port_write(self, offset: int, size: int, value: int) -> None:
+        if value & 1:
+            self.end("panic", "the guest's kernel panicked")
+
+
+class Machine:
+    """RAM at `ram_base` for one guest, and CPUs. On metal the board is the machine's own."""
+
+    def __init__(self, timing: Timing, ram_size: int, *, ram_base: int = 0, cpus: int = 1, portable: bool = False) -> None:
+        self.timing = timing
+        self.memory = Memory()
+        self.engine = Engine(self.memory)
+        self.ram = anonymous(ram_size)
+        self.ram_base, self.ram_size = ram_base, ram_size
+        self.memory.add(Region("RAM", ram_base, min(ram_size, HOLE), self.ram, 0))
+        if ram_size > HOLE:
+            self.memory.add(Region("RAM above 4 GiB", ram_base + HOLE_END, ram_size - HOLE, self.ram, HOLE))
+        self.probe = Probe()
+        self.ports = PortBus()
+        self.engine.set_ports(self.ports.read, self.ports.write)
+        self.ended: Ended | None = None
+        self.pause_requested = False
+        root = self._identity_tables()
+        kind: type[Cpu] = Cpu
+        if portable:
+            from hv.silicon.x86_64.portable import PortableCpu, PortableHooks
+
+            kind = PortableCpu
+            self.hooks = PortableHooks(self.engine)
+        else:
+            native_hooks(self.engine)
+        self.portable = portable
+        self.cpus = [kind(self.engine, timing, 0, root)]
+        for index in range(1, cpus):
+            self.cpus[-1].park()
+            self.cpus.append(kind(self.engine, timing, index, root))
+        self._loaded = self.cpus[-1]
+        self._load(self.cpus[0])
+        self.lapics: list[Lapic] = []
+        self.ioapic: Ioapic | None = None
+        self._uart: Uart | None = None
+        self._irq_off_since: int | None = None
+
+    # --- building ---------------------------------------------------------------------------------------------
+
+    def _identity_tables(self) -> int:
+        """Second-level tables for a guest on metal: RAM where it is, the chips, and the void everywhere else."""
+        engine, memory = self.engine, self.memory
+        pml4, void_pdpt, pdpt = engine.alloc(), engine.alloc(), engine.alloc()
+        for i in range(512):
+            memory.write_u64(pml4 + 8 * i, void_pdpt | 7)
+            memory.write_u64(void_pdpt + 8 * i, VOID_BASE | 0x87)
+            memory.write_u64(pdpt + 8 * i, VOID_BASE | 0x87)
+        memory.write_u64(pml4, pdpt | 7)
+        for region in memory.regions[1:]:
+            first = region.base - self.ram_base
+            for gib in range(first // GIB, -(-(first + region.size) // GIB)):
+                memory.write_u64(pdpt + 8 * gib, self._gib_table(gib * GIB, region, first) | 7)
+        chips = engine.alloc()
+        for i in range(512):
+            memory.write_u64(chips + 8 * i, VOID_BASE + (i << 21) | 0x87)
+        memory.write_u64(pdpt + 8 * 3, chips | 7)
+        for base in (IOAPIC_BASE, LAPIC_BASE):
+            table = engine.alloc()
+            for i in range(512):
+                memory.write_u64(table + 8 * i, VOID_BASE + (i << 12) | 7)
+            memory.write_u64(table, base | 7)
+            memory.write_u64(chips + 8 * (base >> 21 & 511), table | 7)
+        return pml4
+
+    def _gib_table(self, start: int, region: Region, first: int) -> int:
+        """A page directory for the GiB at guest-physical `start`, with what `region` has of it."""
+        engine, memory = self.engine, self.memory
+        directory = engine.alloc()
+        for i in range(512):
+            at = start + (i << 21)
+            inside = min(first + region.size - at, 1 << 21)
+            if at < first or inside <= 0:
+                memory.write_u64(directory + 8 * i, VOID_BASE + (i << 21) | 0x87)
+            elif inside == 1 << 21:
+                memory.write_u64(directory + 8 * i, self.ram_base + at | 0x87)
+            else:
+                table = engine.alloc()
+                for page in range(512):
+                    ram = page << 12 < inside
+                    base = self.ram_base + at if ram else VOID_BASE
+                    memory.write_u64(table + 8 * page, base + (page << 12) | 7)
+                memory.write_u64(directory + 8 * i, table | 7)
+        return directory
+
+    def build_board(self, sink: Callable[[int], None]) -> Uart:
+        """The board of a machine without hypervisor. Returns the serial port, whose output goes to `sink`."""
+        tick = self.timing.tsc_hz * MILLI // self.timing.apic_hz
+        self.ioapic = ioapic = Ioapic(lambda vector, target, level: self.lapics[0].raise_vector(vector, level))
+        for cpu in self.cpus:
+            self.lapics.append(
+                Lapic(cpu.index, tick, self._clock, self._send_ipi, self._changed, ioapic.end_of_interrupt)
+            )
+        self.engine.map_chip(LAPIC_BASE, self._lapic_read, self._lapic_write)
+        self.engine.map_chip(IOAPIC_BASE, self._ioapic_read, self._ioapic_write)
+        uart = Uart(lambda level: ioapic.pin(COM1_PIN, level), sink)
+        self._uart = uart
+        self.ports.add(COM1, 8, uart)
+        self.ports.add(POWER_PORT, 2, PowerButton(self.end))
+        self.ports.add(PANIC_PORT, 1, PanicPort(self.end))
+        return uart
+
+    def start_on_metal(self, cpu: Cpu, prepare: Callable[[Vmcb], None]) -> None:
+        """Give a CPU to a guest that owns it. `prepare` writes the state to start in."""
+        page = self.engine.alloc()
+        region, at = self.memory.find(page, 0x1000)
+        vmcb = Vmcb.from_buffer(region.data, at)
+        prepare(vmcb)
+        cpu.load(vmcb, on_metal=True)
+
+    # --- the chips' wires -------------------------------------------------------------------------------------
+
+    def _clock(self) -> int:
+        return self._loaded.now
+
+    def _changed(self) -> None:
+        """A chip's state may have made an interrupt deliverable or moved a deadline: look again at once."""
+        self._loaded.stop_soon()
+
+    def _send_ipi(self, icr: int) -> None:
+        """Carry an interrupt command: fixed delivery, all destinations of xAPIC (APM vol. 2, 16.5)."""
+        shorthand, target = icr >> 18 & 3, icr >> 56
+        if icr >> 8 & 7:
+            return  # simplified: only fixed delivery
+        for lapic in self.lapics:
+            itself = lapic is self.lapics[self._loaded.index]
+            if (shorthand == 0 and target in (lapic.state.id, 0xFF)) or (shorthand == 1 and itself) or (
+                shorthand == 2 or (shorthand == 3 and not itself)
+            ):
+                lapic.raise_vector(icr & 0xFF)
+
+    def _mmio(self) -> None:
+        self._loaded.assists["mmio"] += 1
+        self._loaded.charge(self.timing.mmio)
+
+    def _lapic_read(self, offset: int, size: int) -> int:
+        self._mmio()
+        lapic = self.lapics[self._loaded.index]
+        _sync_tpr(self._loaded, lapic)
+        return lapic.read(offset)
+
+    def _lapic_write(self, offset: int, size: int, value: int) -> None:
+        self._mmio()
+        lapic = self.lapics[self._loaded.index]
+        lapic.write(offset, value)
+        if offset == 0x80:
+            self._loaded.state.v_tpr = value >> 4 & 0xF
+
+    def _ioapic_read(self, offset: int, size: int) -> int:
+        self._mmio()
+        assert self.ioapic is not None
+        return self.ioapic.read(offset)
+
+    def _ioapic_write(self, offset: int, size: int, value: int) -> None:
+        self._mmio()
+        assert self.ioapic is not None
+        self.ioapic.write(offset, value)
+
+    def end(self, cause: str, report: str) -> None:
+        """Stop for good; the first cause counts."""
+        if self.ended is None:
+            self.ended = Ended(cause, report)
+        self._loaded.stop_soon()
+
+    # --- running ----------------------------------------------------------------------------------------------
+
+    def _load(self, cpu: Cpu) -> None:
+        if cpu is not self._loaded:
+            self._loaded.park()
+            cpu.unpark()
+            self._loaded = cpu
+        if self.portable:
+            self.hooks.cpu = cpu
+            cpu.hooks = self.hooks  # type: ignore[attr-defined]
+
+    def run(self, budget: int = NEVER) -> Outcome:
+        """Let the machine run, at most until `budget` (virtual time, in millicycles, of the slowest CPU)."""
+        while self.ended is None:
+            cpu = self._next_cpu()
+            if cpu is None:
+                return Idle()
+            self._load(cpu)
+            if cpu.now >= budget or self.pause_requested:
+                self.pause_requested = False
+                return Paused()
+            outcome = self._run_one(cpu, budget)
+            if outcome is not None:
+                return outcome
+        return self.ended
+
+    def _next_cpu(self) -> Cpu | None:
+        """The CPU whose next instant comes first; a waiting CPU's is its next event."""
+        best: Cpu | None = None
+        best_time = NEVER
+        for cpu in self.cpus:
+            if cpu.vmcb is None:
+                continue
+            when = self._next_event(cpu) if cpu.halted else self._time(cpu)
+            if when < best_time:
+                best, best_time = cpu, when
+        return best
+
+    def _time(self, cpu: Cpu) -> int:
+        return cpu.now if cpu is self._loaded else cpu.parked_now
+
+    def _next_event(self, cpu: Cpu) -> int:
+        """When something will happen to this CPU by itself."""
+        if cpu.on_metal:
+            lapic = self.lapics[cpu.index] if self.lapics else None
+            if lapic is None:
+                return NEVER
+            if lapic.pending() is not None:
+                return self._time(cpu)
+            return NEVER if lapic.state.expiry is None else max(lapic.state.expiry, self._time(cpu))
+        if cpu.host_interrupt:
+            return self._time(cpu)
+        return NEVER if cpu.host_timer is None else max(cpu.host_timer, self._time(cpu))
+
+    def _run_one(self, cpu: Cpu, budget: int) -> Outcome | None:
+        """One slice of one CPU, with the interrupts that are due before it."""
+        if cpu.halted:
+            when = self._next_event(cpu)
+            if when > cpu.now:
+                cpu.charge(when - cpu.now)  # the CPU slept
+        if cpu.on_metal:
+            self._interrupt_on_metal(cpu)
+        elif self._host_interrupt_due(cpu):
+            cpu.host_interrupt = False
+            if cpu.halted:
+                return Wake(cpu)
+            cpu.charge(self.timing.vmexit + self.timing.vmentry)
+            return Trap(cpu, Exit(svm.INTR, 0, 0))
+        if cpu.halted:
+            return None
+        event = self._next_event(cpu)
+        cpu.set_deadline(min(budget, event, cpu.now + SLICE))
+        try:
+            exit = cpu.run_slice()
+            self._watch(cpu)
+        except Shutdown as crash:
+            self.end("crash", str(crash))
+            return None
+        m = cpu.m
+        if m.mark_hit:
+            self.probe.hit(m.mark_hit, m.retired, cpu.now, cpu.assist_counts())
+            m.mark_pass = 1
+        return None if exit is None else Trap(cpu, exit)
+
+    def _host_interrupt_due(self, cpu: Cpu) -> bool:
+        """A physical interrupt for the hypervisor: its timer, or a line from outside."""
+        if cpu.host_timer is not None and cpu.host_timer <= cpu.now:
+            cpu.host_timer = None
+            cpu.host_interrupt = True
+        return cpu.host_interrupt
+
+    def _interrupt_on_metal(self, cpu: Cpu) -> None:
+        """The local APIC's timer, and the interrupt that it has for the CPU."""
+        if not self.lapics:
+            return
+        lapic = self.lapics[cpu.index]
+        cpu.assists["timer"] += lapic.advance(cpu.now)
+        _sync_tpr(cpu, lapic)
+        if lapic.pending() is None:
+            cpu.m.watch_tpr = bool(lapic.state.irr)
+            return
+        cpu.m.watch_tpr = 0
+        cpu.halted = False
+        if cpu.interruptible and not cpu.event_pending:
+            cpu.inject(svm.EVENT_INTR | lapic.acknowledge())
+        else:
+            cpu.open_window()
+
+    def _watch(self, cpu: Cpu) -> None:
+        """End a guest that spins with interrupts off for ever."""
+        if cpu.interruptible or cpu.halted:
+            self._irq_off_since = None
+        elif self._irq_off_since is None:
+            self._irq_off_since = cpu.now
+        elif cpu.now - self._irq_off_since > WATCHDOG:
+            raise Shutdown(f"CPU {cpu.index} ran {WATCHDOG // MILLI} cycles with interrupts off, at RIP {cpu.rip:#x}")
+
+    def watch_marks(self, begin: int, end: int) -> None:
+        """Let the probe look at two addresses."""
+        self._loaded.m.mark[0], self._loaded.m.mark[1] = begin, end
+
+    # --- snapshots --------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+def _sync_tpr(cpu: Cpu, lapic: Lapic) -> None:
+    """CR8 is the upper half of the task priority register (APM vol. 2, 16.6.4)."""
+    if lapic.state.tpr >> 4 != cpu.tpr:
+        lapic.state.tpr = cpu.tpr << 4
+
+
+def ram_pages(ram: mmap.mmap) -> dict[int, bytes]:
+    """The pages of RAM that are not all zero, by their offset."""
+    zero = bytes(0x1000)
+    view: dict[int, bytes] = {}
+    for at in range(0, len(ram), 0x1000):
+        page = ram[at : at + 0x1000]
+        if page != zero:
+            view[at] = page
+    return view
+

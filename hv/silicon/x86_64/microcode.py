@@ -1,0 +1,90 @@
+"""`struct microcode` of microcode.c for Python, and the library that zig built from it."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import MutableSequence
+from ctypes import c_uint64, c_void_p
+from pathlib import Path
+
+from hv.silicon.x86_64.layout import SiliconError
+
+# The silicon events that microcode.c counts, in the order of its `enum event`.
+EVENTS = ("port_io", "cr_access", "cr8_access", "invlpg", "iret", "syscall", "exception", "tlb_fill")
+
+NOWHERE = (1 << 64) - 1
+
+_WORDS = "retired stop extra deadline cpi pc length"
+_EXITS = (
+    "exit_valid exit_code exit_info1 exit_left want want_cr_read want_cr_write stepping armed armed_cr_read "
+    "armed_cr_write watch_tpr injecting delivering"
+)
+_POINTERS = (
+    "uc cpu regs eip efer star lstar cstar fmask next_eip hflags error_code is_int cs ss intercept intercept_cr_read "
+    "intercept_cr_write do_interrupt do_vmexit raise_exception check_port0 check_port1 check_port2 check_ioio env "
+    "emu_stop reg_read reg_write port_in port_out"
+)
+
+
+class Microcode(ctypes.Structure):
+    """The counters and switches that the hooks work on. See microcode.c for what each one means."""
+
+    _fields_ = (
+        *((name, c_uint64) for name in _WORDS.split()),
+        ("mark", c_uint64 * 2),
+        ("mark_hit", c_uint64),
+        ("mark_pass", c_uint64),
+        ("count", c_uint64 * len(EVENTS)),
+        ("cost", c_uint64 * len(EVENTS)),
+        *((name, c_uint64) for name in _EXITS.split()),
+        *((name, c_void_p) for name in _POINTERS.split()),
+    )
+    retired: int
+    stop: int
+    extra: int
+    deadline: int
+    cpi: int
+    pc: int
+    length: int
+    mark: MutableSequence[int]
+    mark_hit: int
+    mark_pass: int
+    count: MutableSequence[int]
+    cost: MutableSequence[int]
+    exit_valid: int
+    exit_code: int
+    exit_info1: int
+    exit_left: int
+    want: int
+    want_cr_read: int
+    want_cr_write: int
+    stepping: int
+    armed: int
+    armed_cr_read: int
+    armed_cr_write: int
+    watch_tpr: int
+    injecting: int
+    delivering: int
+
+
+def library_path() -> Path | None:
+    """Where the built microcode is, or None on a platform that it was not built for."""
+    built = Path(__file__).parents[2] / "_built"
+    for name in ("microcode.so", "microcode.dylib"):
+        if (built / name).exists():
+            return built / name
+    return None
+
+
+@functools.cache
+def load() -> ctypes.CDLL:
+    """The microcode library. Raises SiliconError when it is missing or was built from another source."""
+    path = library_path()
+    if path is None:
+        raise SiliconError("the microcode library was not built for this platform; use --portable")
+    library = ctypes.CDLL(str(path))
+    library.microcode_size.restype = c_uint64
+    if library.microcode_size() != ctypes.sizeof(Microcode):
+        raise SiliconError("the microcode library is older than its source; run make again")
+    return library

@@ -1,0 +1,356 @@
+"""The hooks of microcode.c once more, in Python, for a platform on which it was not built. Same counts, a tenth of the
+speed. Read microcode.c first: the functions here have the same names and do the same steps.
+
+What differs is the way out of a hook. C code may leave by longjmp, so there Unicorn's own functions raise exceptions and
+deliver them. Python may not. Here a hook only notes what has to happen (`Pending`), and PortableCpu does it after the
+slice: an exception is delivered by the CPU itself as an injected *interrupt* (Unicorn performs that one inside VMRUN),
+with the error code pushed afterwards; a port access that must exit or fault is undone register by register.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from ctypes import c_int, c_int64, c_uint32, c_uint64, c_void_p
+
+import msgspec
+import unicorn
+from unicorn import x86_const as x86
+from unicorn.unicorn_py3.unicorn import uclib
+
+from hv.silicon.x86_64 import svm
+from hv.silicon.x86_64.cpu import EVENT_ERROR_VECTORS, GP, PF, UD, Cpu
+from hv.silicon.x86_64.engine import Engine
+from hv.silicon.x86_64.microcode import EVENTS, NOWHERE
+from hv.silicon.x86_64.state import (
+    CS,
+    HF_ADDSEG,
+    HF_CPL,
+    HF_CS32,
+    HF_CS64,
+    HF_SS32,
+    RCX,
+    RF,
+    RSP,
+    SS,
+)
+
+PORT_IO, CR_ACCESS, CR8_ACCESS, INVLPG, IRET, SYSCALL, EXCEPTION, TLB_FILL = range(len(EVENTS))
+R11 = 11
+EFER_SCE = 1
+
+
+class Pending(msgspec.Struct):
+    """An exception that PortableCpu has to deliver after the slice."""
+
+    vector: int
+    error: int
+    soft: bool  # `int n`
+
+
+class Undo(msgspec.Struct):
+    """The registers before an IN or OUT that turns out not to happen."""
+
+    regs: list[int]
+    eip: int
+
+
+class PortableHooks:
+    """microcode.c in Python. `pending` and `undo` say what the CPU must do when the slice has ended."""
+
+    cpu: Cpu  # the one whose guest is in the engine
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.m, self.state = engine, engine.microcode, engine.state
+        self.pending: Pending | None = None
+        self.undo: Undo | None = None
+        void, word = None, c_uint32
+        for kind, result, arguments, function, *extra in (
+            (unicorn.UC_HOOK_CODE, void, (c_void_p, c_uint64, word, c_void_p), self.hook_code),
+            (unicorn.UC_HOOK_INTR, void, (c_void_p, word, c_void_p), self.hook_intr),
+            (unicorn.UC_HOOK_INSN_INVALID, ctypes.c_bool, (c_void_p, c_void_p), self.hook_invalid),
+            (unicorn.UC_HOOK_INSN, void, (c_void_p, c_void_p), self.hook_syscall, x86.UC_X86_INS_SYSCALL),
+            (unicorn.UC_HOOK_INSN, void, (c_void_p, c_void_p), self.hook_sysenter, x86.UC_X86_INS_SYSENTER),
+            (unicorn.UC_HOOK_INSN, word, (c_void_p, word, c_int, c_void_p), self.hook_in, x86.UC_X86_INS_IN),
+            (unicorn.UC_HOOK_INSN, void, (c_void_p, word, c_int, word, c_void_p), self.hook_out, x86.UC_X86_INS_OUT),
+        ):
+            engine.hook(kind, engine.callback(ctypes.CFUNCTYPE(result, *arguments), function), *extra)
+
+    def set_stop(self) -> None:
+        m = self.m
+        left = -(-(m.deadline - m.extra) // m.cpi) if m.deadline > m.extra else 0
+        m.stop = max(left, m.retired)
+
+    def charge(self, event: int) -> None:
+        self.m.count[event] += 1
+        self.m.extra += self.m.cost[event]
+        self.set_stop()
+
+    def undo_attempt(self) -> None:
+        if self.m.pc == self.state.eip:
+            self.m.retired -= 1
+            self.m.pc = NOWHERE
+
+    def rearm(self) -> None:
+        m, state = self.m, self.state
+        state.intercept, state.intercept_cr_read, state.intercept_cr_write = m.armed, m.armed_cr_read, m.armed_cr_write
+        m.stepping = 0
+        self.set_stop()
+
+    def pause_here(self) -> bool:
+        m = self.m
+        if m.stepping:
+            if m.pc == NOWHERE:
+                m.stop = m.retired + 1
+                return False
+            self.rearm()
+        if m.retired >= m.stop:
+            if m.injecting:
+                m.injecting = 2
+            self.engine.stop()
+            return True
+        return False
+
+    def hook_code(self, uc: int, address: int, size: int, user: int) -> None:
+        m = self.m
+        if self.pending is not None or self.undo is not None:
+            self.engine.stop()
+            return
+        if m.retired >= m.stop and self.pause_here():
+            return
+        if address and address in (m.mark[0], m.mark[1]):
+            if not m.mark_pass:
+                m.mark_hit = 1 if address == m.mark[0] else 2
+                self.engine.stop()
+                return
+            m.mark_pass = 0
+        m.retired += 1
+        m.pc = address
+        m.length = size
+
+    def observed(self, code: int) -> int:
+        m = self.m
+        if code < 0x10 and not m.want_cr_read >> code & 1:
+            return CR8_ACCESS if code == 0x08 else CR_ACCESS
+        if 0x10 <= code <= 0x1F and not m.want_cr_write >> (code - 0x10) & 1:
+            return CR8_ACCESS if code == 0x18 else CR_ACCESS
+        if code == svm.IRET and not m.want & svm.intercepts(svm.IRET):
+            return IRET
+        if code == svm.INVLPG and not m.want & svm.intercepts(svm.INVLPG):
+            return INVLPG
+        return -1
+
+    def vmexit(self, code: int) -> None:
+        m, state = self.m, self.state
+        event = self.observed(code)
+        self.undo_attempt()
+        if event >= 0:
+            self.charge(event)
+            if event == INVLPG or code == 0x13:
+                self.charge(TLB_FILL)
+            if code == 0x18 and m.watch_tpr:
+                m.deadline = 0
+            m.armed, m.armed_cr_read, m.armed_cr_write = (
+                state.intercept, state.intercept_cr_read, state.intercept_cr_write,
+            )  # fmt: skip
+            state.intercept &= ~svm.intercepts(svm.IRET, svm.INVLPG)
+            state.intercept_cr_read, state.intercept_cr_write = m.want_cr_read, m.want_cr_write
+            m.stepping = 1
+            m.pc = NOWHERE
+            m.stop = m.retired
+            return
+        if m.stepping:
+            self.rearm()
+        self.note_exit(code, state.error_code)
+        if code == svm.VINTR:
+            self.engine.world_switch(code, 0)
+            m.exit_left = 1
+
+    def note_exit(self, code: int, info1: int) -> None:
+        m = self.m
+        m.exit_valid, m.exit_code, m.exit_info1, m.exit_left = 1, code, info1, 0
+        self.engine.stop()
+
+    def deliver(self, vector: int) -> None:
+        m, state = self.m, self.state
+        soft = bool(state.exception_is_int)
+        error = state.error_code
+        if soft:
+            if m.pc != NOWHERE:
+                state.eip = m.pc
+            m.delivering = vector
+        else:
+            if m.delivering != NOWHERE and vector == GP and error == m.delivering * 16 + 2:
+                error = m.delivering * 8 + 2
+            m.delivering = NOWHERE
+            self.undo_attempt()
+        if m.stepping:
+            self.rearm()
+        self.charge(EXCEPTION)
+        if vector == PF and not soft:
+            self.charge(TLB_FILL)
+        self.pending = Pending(vector, error, soft)
+        self.engine.stop()
+
+    def hook_intr(self, uc: int, number: int, user: int) -> None:
+        if self.m.injecting == 2:
+            self.m.injecting = 0
+        elif number >= 0x100:
+            self.vmexit(number - 0x100)
+        else:
+            self.deliver(number)
+
+    def hook_invalid(self, uc: int, user: int) -> bool:
+        self.deliver(UD)
+        return True
+
+    def hook_syscall(self, uc: int, user: int) -> None:
+        m, state = self.m, self.state
+        if not state.efer & EFER_SCE:
+            self.refuse(UD)
+            return
+        self.charge(SYSCALL)
+        rflags = self.rflags()
+        selector = state.star >> 32 & 0xFFFC
+        state.regs[RCX] = state.eip + m.length
+        state.regs[R11] = rflags & ~RF
+        target = state.lstar if state.hflags & HF_CS64 else state.cstar
+        for segment, value, flags in ((CS, selector, 0x00A0_9B00), (SS, selector + 8, 0x00C0_9300)):
+            state.segs[segment].selector, state.segs[segment].base = value, 0
+            state.segs[segment].limit, state.segs[segment].flags = 0xFFFF_FFFF, flags
+        state.hflags = state.hflags & ~(HF_CPL | HF_ADDSEG) | HF_CS32 | HF_SS32 | HF_CS64
+        flags_now = c_uint32(rflags & ~(state.fmask & 0xFFFF_FFFF | RF))
+        uclib.uc_reg_write(self.engine.handle, x86.UC_X86_REG_EFLAGS, ctypes.byref(flags_now))
+        state.eip = (target - m.length) & NOWHERE
+
+    def rflags(self) -> int:
+        """RFLAGS inside a slice, where Unicorn keeps the arithmetic flags elsewhere."""
+        value = c_uint32()
+        uclib.uc_reg_read(self.engine.handle, x86.UC_X86_REG_EFLAGS, ctypes.byref(value))
+        return value.value
+
+    def refuse(self, vector: int) -> None:
+        """The current instruction faults; whatever it still does in this slice is undone."""
+        self.undo = Undo(list(self.state.regs), self.state.eip)
+        self.undo_attempt()
+        if self.cpu.physical.intercept_exceptions >> vector & 1:
+            self.note_exit(svm.EXCEPTION + vector, 0)
+            return
+        if vector == GP:
+            self.state.old_exception = GP
+        self.charge(EXCEPTION)
+        self.pending = Pending(vector, 0, False)
+        self.engine.stop()
+
+    def hook_sysenter(self, uc: int, user: int) -> None:
+        self.refuse(UD)
+
+    def port_refused(self, port: int, size: int, is_in: int) -> bool:
+        """check_port of microcode.c: True when the access does not happen in this slice."""
+        m, state = self.m, self.state
+        if self.undo is not None:
+            return True
+        if state.hflags & HF_CPL > self.rflags() >> 12 & 3 and not self.port_allowed(port, size):
+            self.refuse(GP)
+            return True
+        cpu = self.cpu
+        if cpu.physical.intercept & svm.intercepts(svm.IOIO):
+            bitmap = struct.unpack("<H", self.engine.memory.read(cpu.physical.iopm_base_pa + port // 8, 2))[0]
+            if bitmap >> port % 8 & (1 << size) - 1:
+                self.undo = Undo(list(state.regs), state.eip)
+                cpu.physical.exitinfo2 = state.eip + m.length
+                self.undo_attempt()
+                self.note_exit(svm.IOIO, size << 4 | is_in | port << 16)
+                return True
+        self.charge(PORT_IO)
+        return False
+
+    def port_allowed(self, port: int, size: int) -> bool:
+        """The I/O permission bitmap of the TSS (APM vol. 2, 12.2.4)."""
+        tr = self.state.tr
+        if not tr.flags & 0x8000 or tr.limit < 103:
+            return False
+        base = self.cpu.read_linear(tr.base + 0x66, 2)
+        if len(base) < 2:
+            return False
+        at = struct.unpack("<H", base)[0] + port // 8
+        if at + 1 > tr.limit:
+            return False
+        bits = self.cpu.read_linear(tr.base + at, 2)
+        return len(bits) == 2 and not struct.unpack("<H", bits)[0] >> port % 8 & (1 << size) - 1
+
+    def hook_in(self, uc: int, port: int, size: int, user: int) -> int:
+        if self.port_refused(port, size, 1):
+            return 0
+        return self.engine.port_in(port, size)
+
+    def hook_out(self, uc: int, port: int, size: int, value: int, user: int) -> None:
+        if not self.port_refused(port, size, 0):
+            self.engine.port_out(port, size, value)
+
+
+class PortableCpu(Cpu):
+    """A CPU whose hooks only take notes."""
+
+    hooks: PortableHooks
+
+    def _settle(self) -> None:
+        """Do what the hooks could not do while the slice ran."""
+        hooks, state = self.hooks, self.state
+        if hooks.undo is not None:
+            state.regs[0:16] = hooks.undo.regs
+            state.eip = hooks.undo.eip
+            hooks.undo = None
+        while hooks.pending is not None and not self.m.exit_valid:
+            event, hooks.pending = hooks.pending, None
+            self._deliver(event)
+
+    def _deliver(self, event: Pending) -> None:
+        """Exception or `int n` through the guest's IDT, by the CPU's own interrupt delivery in VMRUN."""
+        m, state = self.m, self.state
+        if event.soft and self._gate_refuses(event.vector):
+            state.old_exception = GP
+            m.delivering = NOWHERE
+            self.hooks.charge(EXCEPTION)
+            event = Pending(GP, event.vector * 8 + 2, False)
+        if event.soft:
+            state.eip = state.exception_next_eip
+        self.leave()
+        self._enter(injection=event.vector | svm.EVENT_VALID)
+        self._vmrun()
+        if m.exit_valid:
+            self._restore_event_type(event)
+        elif self.hooks.pending is None:
+            if not event.soft and event.vector in EVENT_ERROR_VECTORS:
+                self._push(event.error)
+            state.old_exception = -1
+            state.exception_is_int = 0
+            m.delivering = NOWHERE
+
+    def _gate_refuses(self, vector: int) -> bool:
+        """The privilege check of `int n`, which an interrupt does not have (APM vol. 2, 8.7.3)."""
+        idt = self.state.idt
+        gate = self.read_linear(idt.base + 16 * vector, 16)
+        return 16 * vector + 15 > idt.limit or len(gate) < 16 or gate[5] >> 5 & 3 < self.cpl
+
+    def _restore_event_type(self, event: Pending) -> None:
+        """The delivery was cut short by an exit: report the event as what it is, not as an interrupt."""
+        p = self.physical
+        if not p.eventinj & svm.EVENT_VALID:
+            return
+        kind = svm.EVENT_SOFT if event.soft else svm.EVENT_EXCEPTION
+        p.eventinj = event.vector | kind | svm.EVENT_VALID
+        if not event.soft and event.vector in EVENT_ERROR_VECTORS:
+            p.eventinj |= svm.EVENT_HAS_ERROR
+            p.eventinj_err = event.error
+        self.state.exception_next_eip = self.state.eip
+
+    def _push(self, error: int) -> None:
+        """The error code below the frame; it lies in the same 16 bytes as RIP, so its page is there."""
+        state = self.state
+        state.regs[RSP] -= 8
+        gpa = self.linear(state.regs[RSP])
+        hpa = None if gpa is None else self.guest_physical(gpa)
+        assert hpa is not None
+        self.engine.memory.write_u64(hpa, error)
+
