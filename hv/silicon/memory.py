@@ -9,11 +9,12 @@ from __future__ import annotations
 import ctypes
 import mmap
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 
 PAGE = 0x1000
+ZERO = bytes(PAGE)
 
 
 class BusError(Exception):
@@ -30,13 +31,27 @@ class Region(msgspec.Struct, frozen=True):
     offset: int
 
     def host_address(self) -> int:
-        """Address in this process. The mapping stays exported, so it can never be closed under the CPU."""
+        """Address in this process; valid as long as somebody holds the region."""
         return ctypes.addressof(ctypes.c_char.from_buffer(self.data, self.offset))
 
 
 def anonymous(size: int) -> mmap.mmap:
-    """Zero-filled host memory; a page of it exists once it has been touched."""
-    return mmap.mmap(-1, size)
+    """Zero-filled host memory; a page of it exists once it has been written."""
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+def _pages(region: Region) -> Iterator[tuple[int, bytes]]:
+    """The pages that are not all zero. Looks at a MiB at a time first, since most of RAM is never used."""
+    zeros = bytes(1 << 20)
+    for chunk in range(0, region.size, 1 << 20):
+        end = min(chunk + (1 << 20), region.size)
+        data = region.data[region.offset + chunk : region.offset + end]
+        if data == zeros[: end - chunk]:
+            continue
+        for at in range(0, end - chunk, PAGE):
+            page = data[at : at + PAGE]
+            if page != ZERO:
+                yield chunk + at, page
 
 
 class Memory:
@@ -73,6 +88,19 @@ class Memory:
         region, at = self.find(address, len(data))
         region.data[at : at + len(data)] = data
         self.on_write(region, address - region.base, len(data))
+
+    def save(self) -> list[dict[int, bytes]]:
+        """The pages of each region that are not all zero, by their offset in it."""
+        return [dict(_pages(region)) for region in self.regions]
+
+    def load(self, saved: list[dict[int, bytes]]) -> None:
+        """Put back what save() gave. The caller makes the CPU forget its translations."""
+        for region, pages in zip(self.regions, saved, strict=True):
+            for at, page in _pages(region):
+                if at not in pages or pages[at] != page:
+                    region.data[region.offset + at : region.offset + at + PAGE] = pages.get(at, ZERO)
+            for at, page in pages.items():
+                region.data[region.offset + at : region.offset + at + PAGE] = page
 
     def read_u64(self, address: int) -> int:
         region, at = self.find(address, 8)

@@ -19,28 +19,38 @@ class Window(msgspec.Struct):
     assists: dict[str, int]
 
 
+class ProbeState(msgspec.Struct):
+    """Everything that the probe remembers. `window` is odd between a begin and an end."""
+
+    window: int = 0
+    windows: list[Window] = []
+    begin: Window | None = None
+
+
 class Probe:
     """Filled in by the machine; read by the ledger and by whoever ran the operation."""
 
     def __init__(self) -> None:
-        self.marks = (0, 0)
-        self.window = 0
-        self.windows: list[Window] = []
-        self._begin: Window | None = None
+        self.state = ProbeState()
 
     @property
-    def inside(self) -> bool:
-        return self.window % 2 == 1
+    def window(self) -> int:
+        return self.state.window
+
+    @property
+    def windows(self) -> list[Window]:
+        return self.state.windows
 
     def hit(self, which: int, retired: int, time: int, assists: Counter[str]) -> None:
         """The CPU stands in front of a mark: 1 begin, 2 end. An end without a begin does not count."""
+        s = self.state
         if which == 1:
-            self._begin = Window(retired, time, dict(assists))
-            self.window |= 1
-        elif self._begin is not None:
-            begin, self._begin = self._begin, None
+            s.begin = Window(retired, time, dict(assists))
+            s.window |= 1
+        elif s.begin is not None:
+            begin, s.begin = s.begin, None
             spent = {name: count - begin.assists.get(name, 0) for name, count in sorted(assists.items())}
-            self.windows.append(
+            s.windows.append(
                 Window(retired - begin.retired, time - begin.time, {name: n for name, n in spent.items() if n})
             )
-            self.window += 1
+            s.window += 1

@@ -21,7 +21,7 @@
 #define APIC_TIMER_DIVIDE 0x3E0
 #define APIC_DIVIDE_BY_16 0x3
 
-#define TICK_COUNT 625000 /* 10 ms if the APIC's clock is 1 GHz */
+#define TICK_COUNT 15625 /* 10 ms at divider 16, if the timer's clock is 25 MHz; a later version calibrates */
 
 /* I/O APIC: a register is chosen by its number, then read or written through the window. */
 #define IO_APIC_ADDRESS 0xFEC00000ul

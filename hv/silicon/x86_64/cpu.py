@@ -12,6 +12,7 @@ switch happen. The time of a switch is charged for every exit all the same.
 from __future__ import annotations
 
 import ctypes
+import struct
 from collections import Counter
 from collections.abc import Callable
 
@@ -22,13 +23,14 @@ from hv.silicon.timing import MILLI, Timing
 from hv.silicon.x86_64 import svm
 from hv.silicon.x86_64.cpuid import cpuid
 from hv.silicon.x86_64.engine import ALL_MSRS, NO_PORTS, STUB, Engine
-from hv.silicon.x86_64.microcode import EVENTS
+from hv.silicon.x86_64.microcode import EVENTS, Microcode
 from hv.silicon.x86_64.msr import BadMsr, read_msr, write_msr
 from hv.silicon.x86_64.paging import walk
 from hv.silicon.x86_64.state import HF_CPL, HF_INHIBIT_IRQ, IF, RAX, RCX, RDX, RF
 from hv.silicon.x86_64.svm import Vmcb, intercepts
 
 NEVER = (1 << 63) - 1
+COUNTERS = Microcode.uc.offset  # bytes of the microcode's struct before the addresses begin
 CONTROL_AREA = 0x0C0  # bytes of the VMCB that a hypervisor writes to command the CPU
 UD, DF, GP, PF = 6, 8, 13, 14
 EVENT_ERROR_VECTORS = frozenset((8, 10, 11, 12, 13, 14, 17))
@@ -50,6 +52,20 @@ class Exit(msgspec.Struct):
     info2: int
     int_info: int = 0  # the event whose delivery was cut short (APM vol. 2, 15.7.2); inject it again
     int_error: int = 0
+
+
+class CpuRecord(msgspec.Struct):
+    """A CPU in a snapshot. What is in VMCBs is in the memory."""
+
+    state: bytes
+    counters: bytes
+    assists: dict[str, int]
+    msrs: dict[int, int]
+    halted: bool
+    window: bool
+    booted: bool
+    host_timer: int | None
+    host_interrupt: bool
 
 
 class Shutdown(Exception):
@@ -251,7 +267,7 @@ class Cpu:
             self._left()
             self.window = False
             assert self.vmcb is not None
-            if self.vmcb.int_ctl & svm.V_IRQ:
+            if self.vmcb.int_ctl & svm.V_IRQ:  # the hypervisor had asked for the window, not the silicon
                 self.charge(self.timing.vmexit + self.timing.vmentry)
                 return Exit(code, 0, 0)
             return None
@@ -347,10 +363,17 @@ class Cpu:
 
     def skip(self, length: int) -> None:
         """The instruction at RIP is done: go to the next one."""
-        state = self.state
-        state.eip = (state.eip + length) & 0xFFFF_FFFF_FFFF_FFFF
-        state.eflags &= ~RF
-        state.hflags &= ~HF_INHIBIT_IRQ
+        if self.entered:
+            state = self.state
+            state.eip = (state.eip + length) & 0xFFFF_FFFF_FFFF_FFFF
+            state.eflags &= ~RF
+            state.hflags &= ~HF_INHIBIT_IRQ
+        else:
+            vmcb = self.vmcb
+            assert vmcb is not None
+            vmcb.rip = (vmcb.rip + length) & 0xFFFF_FFFF_FFFF_FFFF
+            vmcb.rflags &= ~RF
+            vmcb.int_state = 0
         self.m.retired += 1
         self._set_stop()
 
@@ -452,18 +475,14 @@ class Cpu:
             return
         try:
             if exit.info1:
-                value = (regs[RDX] & 0xFFFF_FFFF) << 32 | regs[RAX] & 0xFFFF_FFFF
-                self.skip(2)
-                write_msr(self, number, value)
+                write_msr(self, number, (regs[RDX] & 0xFFFF_FFFF) << 32 | regs[RAX] & 0xFFFF_FFFF)
             else:
                 value = read_msr(self, number)
                 regs[RAX], regs[RDX] = value & 0xFFFF_FFFF, value >> 32
-                self.skip(2)
         except BadMsr:
-            if exit.info1:
-                self.state.eip -= 2
-                self.m.retired -= 1
             self.fault(GP)
+        else:
+            self.skip(2)
 
     def _hlt(self, exit: Exit) -> None:
         self._assist("hlt", 0)
@@ -534,14 +553,32 @@ class Cpu:
     def park(self) -> None:
         """Take the guest out of the engine, so that another CPU can have it."""
         self.leave()
-        self._parked = (self.engine.save(), bytes(self.m))
+        self._parked = (self.engine.save(), bytes(self.m)[:COUNTERS])
         self._parked_now = self.now
 
     def unpark(self) -> None:
         """Put the guest back as it was parked."""
-        state, microcode = self._parked
+        state, counters = self._parked
         self.engine.load(state)
-        ctypes.memmove(ctypes.addressof(self.m), microcode, len(microcode))
+        ctypes.memmove(ctypes.addressof(self.m), counters, COUNTERS)
+
+    def save(self) -> CpuRecord:
+        """The parked CPU as a record."""
+        state, counters = self._parked
+        return CpuRecord(
+            state, counters, dict(self.assists), dict(self.msrs), self.halted, self.window, self._booted,
+            self.host_timer, self.host_interrupt,
+        )  # fmt: skip
+
+    def load_saved(self, record: CpuRecord) -> None:
+        """Become the CPU of a record, parked."""
+        self._parked = (record.state, record.counters)
+        self.assists, self.msrs = Counter(record.assists), dict(record.msrs)
+        self.halted, self.window, self._booted = record.halted, record.window, record.booted
+        self.host_timer, self.host_interrupt = record.host_timer, record.host_interrupt
+        self.entered = False
+        retired, _, extra, _, cpi = struct.unpack_from("<5Q", record.counters)
+        self._parked_now = retired * cpi + extra
 
 
 _ASSIST_OF: dict[int, Callable[[Cpu, Exit], None]] = {

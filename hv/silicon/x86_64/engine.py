@@ -207,6 +207,10 @@ class Engine:
     def flush_tlb(self) -> None:
         self.uc.ctl(unicorn.UC_CTL_TLB_FLUSH, unicorn.UC_CTL_IO_WRITE)
 
+    def forget_code(self) -> None:
+        """Drop all translated code: RAM has changed behind the CPU's back."""
+        self.uc.ctl_flush_tb()
+
     def _map(self, region: Region) -> None:
         self.uc.mem_map_ptr(region.base, region.size, unicorn.UC_PROT_ALL, region.host_address())
         # Unicorn knows RAM by its place in the order of mapping, not by its physical address.
@@ -220,7 +224,11 @@ class Engine:
 
     def save(self) -> bytes:
         """The CPU's whole register file as bytes; only this Unicorn understands them."""
-        return ctypes.string_at(self.env, measure().size)
+        layout = measure()
+        blob = bytearray(ctypes.string_at(self.env, layout.size))
+        breakpoints = layout.dr + 64  # four pointers of this process, never used: see Cpu._dr7_write
+        blob[breakpoints : breakpoints + 32] = bytes(32)
+        return bytes(blob)
 
     def load(self, blob: bytes) -> None:
         """Put back what save() gave, in this or another process."""
@@ -231,7 +239,7 @@ class Engine:
 
     def close(self) -> None:
         """Give Unicorn's memory back. The engine cannot be used afterwards."""
-        self.uc.__del__()
+        self.uc._Uc__finalizer()  # what the binding runs when the object dies; callbacks keep that from happening soon
 
 
 def native_hooks(engine: Engine) -> None:

@@ -10,18 +10,19 @@ the PIIX4 (ACPI PM1a control) and QEMU's pvpanic port. Simplified: RAM begins at
 
 from __future__ import annotations
 
-import mmap
+import copy
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
 from hv.silicon.bus import PortBus
 from hv.silicon.memory import Memory, Region, anonymous
-from hv.silicon.probe import Probe
+from hv.silicon.probe import Probe, ProbeState
 from hv.silicon.timing import MILLI, Timing
 from hv.silicon.uart16550 import Uart
 from hv.silicon.x86_64 import svm
-from hv.silicon.x86_64.cpu import NEVER, Cpu, Exit, Shutdown
+from hv.silicon.x86_64.cpu import NEVER, Cpu, CpuRecord, Exit, Shutdown
 from hv.silicon.x86_64.engine import VOID_BASE, Engine, native_hooks
 from hv.silicon.x86_64.ioapic import Ioapic
 from hv.silicon.x86_64.lapic import Lapic
@@ -186,7 +187,7 @@ class Machine:
         self.ioapic = ioapic = Ioapic(lambda vector, target, level: self.lapics[0].raise_vector(vector, level))
         for cpu in self.cpus:
             self.lapics.append(
-                Lapic(cpu.index, tick, self._clock, self._send_ipi, self._changed, ioapic.end_of_interrupt)
+                Lapic(cpu.index, tick, lambda: self.now, self._send_ipi, self._changed, ioapic.end_of_interrupt)
             )
         self.engine.map_chip(LAPIC_BASE, self._lapic_read, self._lapic_write)
         self.engine.map_chip(IOAPIC_BASE, self._ioapic_read, self._ioapic_write)
@@ -206,9 +207,6 @@ class Machine:
         cpu.load(vmcb, on_metal=True)
 
     # --- the chips' wires -------------------------------------------------------------------------------------
-
-    def _clock(self) -> int:
-        return self._loaded.now
 
     def _changed(self) -> None:
         """A chip's state may have made an interrupt deliverable or moved a deadline: look again at once."""
@@ -269,6 +267,11 @@ class Machine:
         if self.portable:
             self.hooks.cpu = cpu
             cpu.hooks = self.hooks  # type: ignore[attr-defined]
+
+    @property
+    def now(self) -> int:
+        """Virtual time, in millicycles, of the CPU that runs."""
+        return self._loaded.now
 
     def run(self, budget: int = NEVER) -> Outcome:
         """Let the machine run, at most until `budget` (virtual time, in millicycles, of the slowest CPU)."""
@@ -382,23 +385,56 @@ class Machine:
 
     # --- snapshots --------------------------------------------------------------------------------------------
 
+    def snapshot(self) -> Snapshot:
+        """The whole machine as plain records. Restoring them and running on is as if nothing had happened."""
+        for cpu in self.cpus:
+            self._load(cpu)
+            cpu.park()
+        saved = Snapshot(
+            memory=self.memory.save(),
+            cpus=[cpu.save() for cpu in self.cpus],
+            chips=[copy.deepcopy(chip.state) for chip in self._chips()],
+            probe=copy.deepcopy(self.probe.state),
+            ended=self.ended,
+            irq_off_since=self._irq_off_since,
+        )
+        self._loaded.unpark()
+        return saved
+
+    def restore(self, saved: Snapshot) -> None:
+        """Go back to a snapshot, also one of another machine that was built the same way."""
+        self._loaded.leave()
+        self.memory.load(saved.memory)
+        self.engine.forget_code()
+        for cpu, record in zip(self.cpus, saved.cpus, strict=True):
+            cpu.load_saved(record)
+        for chip, state in zip(self._chips(), saved.chips, strict=True):
+            chip.state = copy.deepcopy(state)
+        self.probe.state = copy.deepcopy(saved.probe)
+        self.ended, self._irq_off_since = saved.ended, saved.irq_off_since
+        self._loaded.unpark()
+
+    def _chips(self) -> list[Any]:
+        chips: list[Any] = [*self.lapics]
+        return chips + [chip for chip in (self.ioapic, self._uart) if chip is not None]
+
     def close(self) -> None:
+        """Give the engine's memory back."""
         self.engine.close()
+
+
+class Snapshot(msgspec.Struct):
+    """A machine's state: RAM by region and page, CPUs, chips. Only the same build of Unicorn can restore it."""
+
+    memory: list[dict[int, bytes]]
+    cpus: list[CpuRecord]
+    chips: list[msgspec.Struct]
+    probe: ProbeState
+    ended: Ended | None
+    irq_off_since: int | None
 
 
 def _sync_tpr(cpu: Cpu, lapic: Lapic) -> None:
     """CR8 is the upper half of the task priority register (APM vol. 2, 16.6.4)."""
     if lapic.state.tpr >> 4 != cpu.tpr:
         lapic.state.tpr = cpu.tpr << 4
-
-
-def ram_pages(ram: mmap.mmap) -> dict[int, bytes]:
-    """The pages of RAM that are not all zero, by their offset."""
-    zero = bytes(0x1000)
-    view: dict[int, bytes] = {}
-    for at in range(0, len(ram), 0x1000):
-        page = ram[at : at + 0x1000]
-        if page != zero:
-            view[at] = page
-    return view
-

@@ -7,6 +7,7 @@ import functools
 from collections.abc import MutableSequence
 from ctypes import c_uint64, c_void_p
 from pathlib import Path
+from typing import Any, ClassVar
 
 from hv.silicon.x86_64.layout import SiliconError
 
@@ -40,6 +41,7 @@ class Microcode(ctypes.Structure):
         *((name, c_uint64) for name in _EXITS.split()),
         *((name, c_void_p) for name in _POINTERS.split()),
     )
+    uc: ClassVar[Any]  # the first of the addresses
     retired: int
     stop: int
     extra: int

@@ -1,0 +1,131 @@
+"""`hv bench`: how fast, as ratios within one run. No number here depends on how fast the machine is, only on noise.
+
+Guest speed: the same user-mode loop under each mode and on bare Unicorn, which is stopped every so many instructions by
+its own `count=`. An exit: CPUID under hw-assist against a Python hook of Unicorn that does nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import msgspec
+import unicorn
+from unicorn import x86_const as x86
+
+from hv.measure import RowRunner, Settings, run_table
+from hv.mode import Mode
+from hv.ops import OPS
+from hv.table import find_row
+
+ROUNDS = 5  # the best of so many is taken
+SLICE = 100_000
+
+
+class Ratio(msgspec.Struct):
+    """`value` in `unit`; `bound` is what it may not cross, and in which direction."""
+
+    name: str
+    value: float
+    unit: str
+    bound: float
+    at_most: bool
+
+    @property
+    def good(self) -> bool:
+        return self.value <= self.bound if self.at_most else self.value >= self.bound
+
+
+def _best(work: Callable[[], float]) -> float:
+    return min(work() for _ in range(ROUNDS))
+
+
+def _bare(code: bytes, address: int, entry: int, count: int) -> float:
+    """Host seconds for `count` instructions of the guest's own loop on nothing but Unicorn, preempted by count=."""
+    uc = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
+    uc.mem_map(address & ~0xFFF, (len(code) + 0x2FFF) & ~0xFFF)
+    uc.mem_write(address, code)
+    uc.mem_map(0x7000_0000, 0x2000)
+    uc.reg_write(x86.UC_X86_REG_RSP, 0x7000_1000)
+    uc.reg_write(x86.UC_X86_REG_RDI, 0x7000_1800)
+    place = entry
+    started = time.perf_counter()
+    for _ in range(count // SLICE):
+        uc.emu_start(place, 0, count=SLICE)
+        place = uc.reg_read(x86.UC_X86_REG_RIP)
+    return time.perf_counter() - started
+
+
+def _empty_hook(count: int) -> float:
+    """Host seconds for one Python hook of Unicorn that does nothing."""
+    uc = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
+    uc.mem_map(0x1000, 0x1000)
+    uc.mem_write(0x1000, bytes.fromhex("0fa2ffce75fa"))  # cpuid; dec esi; jnz
+    uc.reg_write(x86.UC_X86_REG_ESI, count)
+    uc.hook_add(unicorn.UC_HOOK_INSN, lambda uc, data: 1, None, 1, 0, x86.UC_X86_INS_CPUID)
+    started = time.perf_counter()
+    uc.emu_start(0x1000, 0x1006)
+    return (time.perf_counter() - started) / count
+
+
+class Bench:
+    """Measures, one ratio after the other."""
+
+    def __init__(self, modes: Mapping[str, type[Mode]], settings: Settings) -> None:
+        self.modes, self.settings = modes, settings
+
+    def run(self, progress: Callable[[str], None]) -> list[Ratio]:
+        out = []
+        progress("bare Unicorn")
+        instructions = 40 * SLICE
+        bare = instructions / _best(lambda: self._bare_loop(instructions))
+        for row in ("metal", "nitro"):
+            progress(f"guest speed on {row}")
+            speed = self._guest_speed(row, instructions)
+            out.append(Ratio(f"user code on {row} / bare Unicorn, same preemption", speed / bare, "x", 0.8, False))
+        progress("exits")
+        empty = _best(lambda: _empty_hook(20_000))
+        cpuid = self._cpuid_exit(5_000)
+        out.append(Ratio("a CPUID exit under hw-assist / an empty Python hook", cpuid / empty, "hooks", 10, True))
+        progress("the table")
+        started = time.perf_counter()
+        run_table([find_row("nitro"), find_row("metal")], list(OPS.values()), self.modes, self.settings)
+        out.append(Ratio("hv table, nitro and metal, all operations", time.perf_counter() - started, "s", 10, True))
+        return out
+
+    def _bare_loop(self, instructions: int) -> float:
+        guest = self.settings.guest
+        entry = guest.symbols["spin_work"]
+        return _bare(guest.user_text(), guest.symbols["user_text_start"], entry, instructions)
+
+    def _guest_speed(self, row: str, instructions: int) -> float:
+        """Instructions per host second while two processes of the guest compute."""
+        runner = RowRunner(find_row(row), self.modes, self.settings)
+        vm = runner.vm
+        vm.console.feed(b"spin\n")
+        cpi = vm.costs.timing.cpi
+        vm.run(vm.now + 5_000_000 * cpi)
+
+        def once() -> float:
+            before = vm.machine.cpus[0].m.retired
+            started = time.perf_counter()
+            vm.run(vm.now + instructions * cpi)
+            return (time.perf_counter() - started) / (vm.machine.cpus[0].m.retired - before)
+
+        speed = 1 / _best(once)
+        runner.close()
+        return speed
+
+    def _cpuid_exit(self, count: int) -> float:
+        """Host seconds an operation, which is one exit and a dozen instructions."""
+        settings = msgspec.structs.replace(self.settings, iterations=count)
+        runner = RowRunner(find_row("nitro"), self.modes, settings)
+
+        def once() -> float:
+            started = time.perf_counter()
+            runner.run(OPS["cpu.cpuid"])
+            return (time.perf_counter() - started) / count / 2  # two rounds
+
+        seconds = _best(once)
+        runner.close()
+        return seconds

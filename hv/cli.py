@@ -1,0 +1,295 @@
+"""The command line. Errors are one line on stderr: `hv: what is wrong, and what would be right`.
+
+Exit status: 0 success, 1 a failed run, 2 bad usage.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import cyclopts
+import msgspec
+from cyclopts import App, Parameter
+from rich import box
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn
+from rich.table import Table
+
+from hv import __version__
+from hv.costs import DEFAULT, load
+from hv.errors import HvError
+from hv.exits import REASONS
+from hv.loader import default_guest, load_guest
+from hv.measure import Settings, run_table
+from hv.mode import find_modes
+from hv.ops import OPS, select
+from hv.silicon.x86_64.layout import SiliconError
+from hv.table import COLUMNS, ROWS, customize, find_row, missing_mode
+from hv.vm import DEFAULT_MIB, Vm
+
+WELCOME = """hv, the teaching hypervisor: one guest kernel under every virtualization technique, its exits counted.
+
+Three commands to try next:
+  hv table                            the EC2 table, with exits per operation
+  hv run nitro                        a guest's console; type bench cpu.syscall 100, leave with Ctrl-]
+  hv table --ops 'cpu.*' --rows nitro,metal
+
+hv --help lists all commands."""
+
+app = App(name="hv", version=f"hv {__version__}", version_flags=["--version"], help=WELCOME.split("\n")[0])
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+Set = Annotated[list[str] | None, Parameter(name="--set", negative="", help="COLUMN=CELL: a letter or a mode's id")]
+Dash = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
+
+
+@app.default
+def welcome() -> None:
+    """Say what hv is, and what to try."""
+    print(WELCOME)
+
+
+def _list(heading: list[str], lines: list[list[str]]) -> None:
+    drawn = Table(*heading, box=box.SIMPLE_HEAD)
+    for line in lines:
+        drawn.add_row(*line)
+    out.print(drawn)
+
+
+@app.command
+def rows() -> None:
+    """List the rows of the table, with the mode that each needs and does not have yet."""
+    modes = find_modes()
+    lines = []
+    for row in ROWS.values():
+        missing = missing_mode(row, modes)
+        state = "" if missing is None else f"not built yet (mode {missing})"
+        lines.append([row.id, row.label, row.drivers, *row.cells.values(), state])
+    _list(["row", "tech", "with", *COLUMNS, ""], lines)
+
+
+@app.command
+def ops() -> None:
+    """List the operations."""
+    _list(["operation", "meaning"], [[op.id, op.meaning] for op in OPS.values()])
+
+
+@app.command
+def modes() -> None:
+    """List the installed modes."""
+    lines = [
+        [mode.id, " ".join(f"{column}={cell}" for column, cell in mode.cells.items()), mode.summary]
+        for mode in find_modes().values()
+    ]
+    _list(["mode", "provides", "technique"], lines)
+
+
+@app.command
+def exits() -> None:
+    """List the reasons for which a guest exits to its hypervisor."""
+    _list(["reason", "AMD", "Intel", "meaning"], [[r.id, r.amd, r.intel, r.meaning] for r in REASONS.values()])
+
+
+@app.command
+def doctor() -> int:
+    """Check that hv can run here: Unicorn, both paths, the guest, the terminal, optional tools."""
+    from hv.doctor import examine
+
+    findings = list(examine())
+    _list(["", "what", "detail"], [[finding.state, finding.what, finding.detail] for finding in findings])
+    return 1 if any(finding.state == "bad" for finding in findings) else 0
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, str], None]]:
+    """A line on stderr that says what runs; only on a terminal."""
+    with Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), console=err, transient=True, disable=not err.is_terminal
+    ) as progress:
+        task = progress.add_task("")
+        yield lambda row, what: progress.update(task, description=f"{row}: {what}")
+
+
+def _settings(iterations: int, seed: int, cold: bool, cost_model: str, portable: bool, kernel: Path | None) -> Settings:
+    if not 1 <= iterations <= 100_000:
+        raise HvError(f"--iterations takes 1 to 100000, not {iterations}")
+    if not 0 <= seed < 1 << 63:
+        raise HvError(f"--seed takes 0 to 2^63-1, not {seed}")
+    guest = load_guest(kernel or default_guest())
+    return Settings(guest, load(cost_model), iterations, seed, cold, portable)
+
+
+def _write(target: str, text: str) -> None:
+    if target == "-":
+        sys.stdout.write(text)
+        return
+    try:
+        Path(target).write_text(text)
+    except OSError as error:
+        raise HvError(f"cannot write {target}: {error.strerror}", 1) from None
+
+
+@app.command
+def table(
+    *, rows: str | None = None, ops: str | None = None, set: Set = None, iterations: int = 100, seed: int = 0,
+    cold: Annotated[bool, Parameter(negative="")] = False, cost_model: str = DEFAULT,
+    portable: Annotated[bool, Parameter(negative="")] = False, kernel: Path | None = None,
+    json: Dash = None, csv: Dash = None, html: Dash = None,
+) -> None:  # fmt: skip
+    """Run operations on rows and print exits per operation.
+
+    Parameters
+    ----------
+    rows
+        Row ids, comma-separated. Without it: all that are built.
+    ops
+        Operations, comma-separated globs, e.g. 'cpu.*'. Without it: the article's grid.
+    iterations
+        How often each operation runs, 1 to 100000.
+    seed
+        Seed of the operations' payload.
+    cold
+        Count the first round instead of the second.
+    cost_model
+        A built-in cost model, or a TOML file.
+    portable
+        Use the path without compiled microcode: the same numbers, slowly.
+    kernel
+        Another guest ELF file.
+    json
+        Write the results as JSON to a file, or - for stdout.
+    csv
+        Write the results as CSV to a file, or - for stdout.
+    html
+        Write the tables as one HTML page to a file, or - for stdout.
+    """
+    from hv import report
+
+    installed = find_modes()
+    settings = _settings(iterations, seed, cold, cost_model, portable, kernel)
+    documents = [target for target in (json, csv, html) if target is not None]
+    if documents.count("-") > 1:
+        raise HvError("only one of --json, --csv and --html can go to stdout")
+    chosen = [customize(find_row(id), set or [], installed) for id in (rows.split(",") if rows else ROWS)]
+    unbuilt = {row.id: mode for row in chosen if (mode := missing_mode(row, installed)) is not None}
+    if rows and unbuilt:
+        row, mode = next(iter(unbuilt.items()))
+        raise HvError(f"row {row} is not built yet: it needs mode {mode}", 1)
+    # A document carries every operation unless some are named; the grid needs the headlines only.
+    wanted = select(ops or ("*" if documents else None))
+    with _progress() as progress:
+        result = run_table([row for row in chosen if row.id not in unbuilt], wanted, installed, settings, progress)
+    if json is not None:
+        _write(json, msgspec.json.format(msgspec.json.encode(result), indent=1).decode() + "\n")
+    if csv is not None:
+        _write(csv, report.as_csv(result))
+    if html is not None:
+        _write(html, report.as_html(chosen, wanted, result, unbuilt))
+    if "-" not in documents:
+        out.print(report.operations(wanted, result) if ops else report.grid(chosen, result, unbuilt))
+
+
+@app.command
+def run(
+    row: str, /, *, set: Set = None, m: Annotated[int, Parameter(name="-m")] = DEFAULT_MIB,
+    smp: Annotated[int, Parameter(name="-smp")] = 1,
+    command: Annotated[str | None, Parameter(name="-c")] = None, cost_model: str = DEFAULT,
+    portable: Annotated[bool, Parameter(negative="")] = False, kernel: Path | None = None,
+) -> int:  # fmt: skip
+    """Boot a row and give the guest's console. Ctrl-] leaves; the end of piped input powers the guest off.
+
+    Parameters
+    ----------
+    row
+        A row id; hv rows lists them.
+    m
+        Memory in MiB.
+    smp
+        Number of CPUs.
+    command
+        Type this line, print what the guest answers, and power off.
+    cost_model
+        A built-in cost model, or a TOML file.
+    portable
+        Use the path without compiled microcode.
+    kernel
+        Another guest ELF file.
+    """
+    from hv.session import Session
+
+    installed = find_modes()
+    chosen = customize(find_row(row), set or [], installed)
+    missing = missing_mode(chosen, installed)
+    if missing is not None:
+        raise HvError(f"row {chosen.id} is not built yet: it needs mode {missing}", 1)
+    if not 1 <= smp <= 8:
+        raise HvError(f"-smp takes 1 to 8 CPUs, not {smp}")
+    guest = load_guest(kernel or default_guest())
+    vm = Vm(installed[chosen.modes["cpu"]], guest, load(cost_model), mib=m, smp=smp, portable=portable)
+    return Session(vm, command).run()
+
+
+@app.command
+def bench(*, json: Dash = None) -> int:
+    """Measure how fast hv is, as ratios within this run.
+
+    Parameters
+    ----------
+    json
+        Write the ratios as JSON to a file, or - for stdout.
+    """
+    from hv.benchmark import Bench
+
+    settings = _settings(100, 0, False, DEFAULT, False, None)
+    with _progress() as progress:
+        ratios = Bench(find_modes(), settings).run(lambda what: progress("bench", what))
+    if json is not None:
+        _write(json, msgspec.json.format(msgspec.json.encode(ratios), indent=1).decode() + "\n")
+    if json != "-":
+        lines = [
+            [r.name, f"{r.value:.2f} {r.unit}", f"{'at most' if r.at_most else 'at least'} {r.bound:g}",
+             "ok" if r.good else "MISSED"]
+            for r in ratios
+        ]  # fmt: skip
+        _list(["ratio", "measured", "bound", ""], lines)
+    return 0 if all(ratio.good for ratio in ratios) else 1
+
+
+def _one_line(error: Any) -> str:
+    """A message of the command-line parser as one plain line."""
+    text = " ".join(str(error).split())
+    return text[:1].lower() + text[1:].rstrip(".")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the command `hv`."""
+    try:
+        status = app(
+            arguments, exit_on_error=False, print_error=False, result_action="return_value", console=out, error_console=err
+        )
+        sys.stdout.flush()
+        sys.exit(status if isinstance(status, int) else 0)
+    except cyclopts.CycloptsError as error:
+        _fail(f"{_one_line(error)}; hv --help lists what there is", 2)
+    except HvError as error:
+        _fail(str(error), error.status)
+    except SiliconError as error:
+        _fail(f"{error}; hv doctor says more", 1)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+
+
+def _fail(message: str, status: int) -> None:
+    print(f"hv: {message}", file=sys.stderr)
+    sys.exit(status)
+
+

@@ -1,0 +1,97 @@
+"""Loads the guest: a 64-bit ELF file with a PVH note, checked before a byte of it reaches the guest's memory."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+
+import msgspec
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
+
+from hv.errors import HvError
+
+PVH_NOTE = 18  # XEN_ELFNOTE_PHYS32_ENTRY (Xen public headers, elfnote.h)
+LOWEST, HIGHEST = 0x10_0000, 1 << 30  # where a kernel may be loaded
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """`data` goes to guest-physical `address`; the rest up to `size` bytes is zero."""
+
+    address: int
+    size: int
+    data: bytes
+
+
+class Guest(msgspec.Struct, frozen=True):
+    """A guest image. `entry` is the guest-physical address of its 32-bit entry point."""
+
+    path: Path
+    sha256: str
+    entry: int
+    segments: list[Segment]
+    symbols: dict[str, int]
+    image: bytes
+
+    def marks(self) -> tuple[int, int]:
+        """Addresses of the begin and end marks of an operation; zeros for a guest without them."""
+        return self.symbols.get("hv_mark_begin", 0), self.symbols.get("hv_mark_end", 0)
+
+    def user_text(self) -> bytes:
+        """The code of the user programs, as it lies at `user_text_start`."""
+        elf = ELFFile(io.BytesIO(self.image))
+        section = elf.get_section_by_name(".user_text")
+        return b"" if section is None else section.data()
+
+
+def default_guest() -> Path:
+    """The kernel that was built with this hv."""
+    return Path(__file__).parent / "_built" / "kernel.elf"
+
+
+def load_guest(path: Path) -> Guest:
+    """Read and check an ELF file. Raises HvError with what is wrong with it."""
+    try:
+        image = path.read_bytes()
+    except OSError as error:
+        raise HvError(f"guest {path}: {error.strerror}; make builds the default guest", 1) from None
+    try:
+        return _parse(path, image)
+    except (ELFError, ValueError, KeyError, IndexError, AttributeError, TypeError, OverflowError) as error:
+        raise HvError(f"guest {path}: not a whole ELF file ({error or type(error).__name__})", 1) from None
+
+
+def _parse(path: Path, image: bytes) -> Guest:
+    elf = ELFFile(io.BytesIO(image))
+    if elf.elfclass != 64 or elf["e_machine"] != "EM_X86_64":
+        raise HvError(f"guest {path}: wrong machine ({elf['e_machine']}, {elf.elfclass}-bit); x86-64 is needed", 1)
+    segments, entry = [], None
+    for part in elf.iter_segments():
+        if part["p_type"] == "PT_LOAD":
+            data = part.data()
+            if len(data) != part["p_filesz"] or part["p_filesz"] > part["p_memsz"]:
+                raise HvError(f"guest {path}: truncated, a segment goes beyond the end of the file", 1)
+            segments.append(Segment(part["p_paddr"], part["p_memsz"], data))
+        elif part["p_type"] == "PT_NOTE":
+            for note in part.iter_notes():
+                if note["n_name"] == "Xen" and note["n_type"] == PVH_NOTE:
+                    raw = note["n_desc"]
+                    desc = raw.encode("latin-1") if isinstance(raw, str) else raw
+                    entry = int.from_bytes(desc[:8], "little")
+    segments.sort(key=lambda segment: segment.address)
+    if entry is None or not segments:
+        raise HvError(f"guest {path}: no PVH entry note, hv does not know where to start it", 1)
+    for low, high in zip(segments, segments[1:], strict=False):
+        if low.address + low.size > high.address:
+            raise HvError(f"guest {path}: segments overlap at {high.address:#x}", 1)
+    if segments[0].address < LOWEST or segments[-1].address + segments[-1].size > HIGHEST:
+        raise HvError(f"guest {path}: a segment lies outside {LOWEST:#x} to {HIGHEST:#x}", 1)
+    if not any(s.address <= entry < s.address + len(s.data) for s in segments):
+        raise HvError(f"guest {path}: the entry point {entry:#x} lies in no segment", 1)
+    table = elf.get_section_by_name(".symtab")
+    symbols = {}
+    if isinstance(table, SymbolTableSection):
+        symbols = {symbol.name: symbol["st_value"] for symbol in table.iter_symbols() if symbol.name}
+    return Guest(path, hashlib.sha256(image).hexdigest(), entry, segments, symbols, image)

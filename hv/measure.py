@@ -1,0 +1,161 @@
+"""Runs operations on rows and puts the numbers together: the document that `hv table --json` prints.
+
+A row is booted once. Each operation then starts from a snapshot taken at the shell's prompt, so that its numbers do
+not depend on which others were run before it. The guest runs every operation in two rounds; the second is counted,
+with `cold` the first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from hv.costs import CostModel
+from hv.errors import HvError
+from hv.ledger import Tally
+from hv.loader import Guest
+from hv.mode import Mode
+from hv.ops import Op
+from hv.silicon.timing import MILLI
+from hv.silicon.x86_64.machine import Ended, Idle
+from hv.table import COLUMNS, Row, missing_mode
+from hv.vm import Vm
+
+SCHEMA = "hv-table/1"
+PROMPT = "hv> "
+LIMIT = 20_000_000_000 * MILLI  # an operation that takes longer than this virtual time is broken
+BOOT_LIMIT = 2_000_000_000 * MILLI
+RESULT = re.compile(r"bench (\S+) iterations=(\d+) cycles=(\d+) result=([0-9a-f]{16})\s")
+
+
+class OpResult(msgspec.Struct):
+    """One operation on one row. Exits and assists are counts over all iterations; cycles are virtual."""
+
+    iterations: int
+    exits_per_op: float
+    exits: dict[str, int]
+    assists_per_op: float
+    assists: dict[str, int]
+    instructions_per_op: float
+    cycles_per_op: float
+    result: str
+
+
+class NotThere(msgspec.Struct):
+    """An operation that this row's machine does not have."""
+
+    na: str
+
+
+class RowResult(msgspec.Struct):
+    id: str
+    label: str
+    cells: dict[str, str]
+    modes: dict[str, str]
+    ops: dict[str, OpResult | NotThere]
+
+
+class TableResult(msgspec.Struct):
+    schema: str
+    guest_sha256: str
+    cost_model: str
+    seed: int
+    columns: list[str]
+    rows: list[RowResult]
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What all rows of a table have in common."""
+
+    guest: Guest
+    costs: CostModel
+    iterations: int = 100
+    seed: int = 0
+    cold: bool = False
+    portable: bool = False
+
+
+class Measured(msgspec.Struct):
+    """An operation's window with all its detail."""
+
+    result: OpResult
+    tallies: dict[str, Tally]
+    time: int  # of the whole window, in millicycles
+
+
+class RowRunner:
+    """A booted row, ready to run operations from its prompt."""
+
+    def __init__(self, row: Row, modes: Mapping[str, type[Mode]], settings: Settings) -> None:
+        missing = missing_mode(row, modes)
+        if missing is not None:
+            raise HvError(f"row {row.id} is not built yet: it needs mode {missing}", 1)
+        self.row, self.settings = row, settings
+        mode = modes[row.modes["cpu"]]
+        self.vm = Vm(mode, settings.guest, settings.costs, portable=settings.portable)
+        outcome = self.vm.run(BOOT_LIMIT)
+        self._check(outcome, "boot")
+        if not self.vm.console.take().endswith(PROMPT):
+            raise HvError(f"row {row.id}: the guest did not reach its prompt", 1)
+        self.prompt = self.vm.snapshot()
+        self.modes = {column: id for column, id in row.modes.items() if id in modes and column in modes[id].cells}
+
+    def _check(self, outcome: Ended | Idle | object, what: str) -> None:
+        if isinstance(outcome, Ended):
+            raise HvError(f"row {self.row.id}: the guest stopped in {what}: {outcome.report}", 1)
+        if not isinstance(outcome, Idle):
+            raise HvError(f"row {self.row.id}: {what} did not finish in {LIMIT // MILLI} virtual cycles", 1)
+
+    def run(self, op: Op) -> Measured:
+        """Run one operation from the prompt."""
+        s, vm = self.settings, self.vm
+        vm.restore(self.prompt)
+        first = len(vm.machine.probe.windows)
+        vm.console.feed(f"bench {op.id} {s.iterations} {s.seed}\n".encode())
+        self._check(vm.run(vm.now + LIMIT), op.id)
+        text = vm.console.take()
+        match = RESULT.search(text)
+        windows = vm.machine.probe.windows[first:]
+        if match is None or match[1] != op.id or len(windows) != 2:
+            said = [line.strip() for line in text.splitlines() if line.startswith("bench:")]
+            raise HvError(f"row {self.row.id}: {op.id} gave no result: {said[0] if said else text.strip()!r}", 1)
+        index = 0 if s.cold else 1
+        tallies = vm.ledger.tallies(2 * (first + index) + 1)
+        window, n = windows[index], s.iterations
+        exits = {reason: tally.count for reason, tally in tallies.items()}
+        result = OpResult(
+            iterations=n,
+            exits_per_op=sum(exits.values()) / n,
+            exits=exits,
+            assists_per_op=sum(window.assists.values()) / n,
+            assists=window.assists,
+            instructions_per_op=window.retired / n,
+            cycles_per_op=window.time / MILLI / n,
+            result=match[4],
+        )
+        return Measured(result, tallies, window.time)
+
+    def close(self) -> None:
+        self.vm.close()
+
+
+def run_table(
+    rows: list[Row], ops: list[Op], modes: Mapping[str, type[Mode]], settings: Settings,
+    progress: Callable[[str, str], None] = lambda row, what: None,
+) -> TableResult:  # fmt: skip
+    """Run every operation on every row. `progress(row, operation)` is called before each."""
+    table = TableResult(
+        SCHEMA, settings.guest.sha256, settings.costs.name, settings.seed, list(COLUMNS), []
+    )
+    for row in rows:
+        progress(row.id, "boot")
+        runner = RowRunner(row, modes, settings)
+        result = RowResult(row.id, row.label, row.cells, runner.modes, {})
+        for op in ops:
+            progress(row.id, op.id)
+            result.ops[op.id] = runner.run(op).result
+        runner.close()
+        table.rows.append(result)
+    return table

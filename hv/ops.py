@@ -1,0 +1,55 @@
+"""The operations: named units of guest work, `column.name`. The guest kernel runs them as `bench NAME N SEED`."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+import msgspec
+
+from hv.errors import HvError
+
+
+class Op(msgspec.Struct, frozen=True):
+    """`headline`: the one that stands for its column in the table's grid."""
+
+    id: str
+    meaning: str
+    headline: bool = False
+
+    @property
+    def column(self) -> str:
+        return self.id.partition(".")[0]
+
+
+OPS: dict[str, Op] = {
+    op.id: op
+    for op in (
+        Op("cpu.compute", "integer arithmetic on a small buffer"),
+        Op("cpu.syscall", "a system call that does nothing", headline=True),
+        Op("cpu.page_fault", "user's first touch of a page"),
+        Op("cpu.protection_fault", "user's write to a read-only page"),
+        Op("cpu.mmap_unmap", "map, touch and unmap 64 pages"),
+        Op("cpu.context_switch", "a switch from one process to another"),
+        Op("cpu.fork_exit", "fork, exit and wait"),
+        Op("cpu.cpuid", "CPUID"),
+        Op("cpu.irq_mask", "CLI and STI"),
+        Op("cpu.in", "IN from port 0x80"),
+        Op("cpu.cr8wr", "a write to CR8"),
+        Op("cpu.callret", "a call and a return"),
+        Op("cpu.divzero", "user's division by zero, handled by the kernel"),
+        Op("cpu.ptemod", "a page-table entry written"),
+    )
+}
+
+
+def select(patterns: str | None) -> list[Op]:
+    """The operations that match a comma-separated list of globs, in the table's order; None: the headlines."""
+    if patterns is None:
+        return [op for op in OPS.values() if op.headline]
+    chosen = set()
+    for pattern in patterns.split(","):
+        matched = {id for id in OPS if fnmatchcase(id, pattern.strip())}
+        if not matched:
+            raise HvError(f"no operation matches {pattern.strip()!r}; hv ops lists them")
+        chosen |= matched
+    return [op for op in OPS.values() if op.id in chosen]

@@ -1,0 +1,116 @@
+"""Draws a measured table: the article's grid, the operations, CSV and HTML."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from hv.measure import NotThere, OpResult, TableResult
+from hv.ops import OPS, Op
+from hv.table import COLUMN_TITLES, COLUMNS, LETTERS, Row
+
+STYLES = {"VS": "bold red", "P": "bold yellow", "VH": "bold green", "H": "bold cyan"}
+
+
+def number(value: float) -> str:
+    """A count an operation: whole when it is whole, else at most two decimals."""
+    return f"{value:.0f}" if value == int(value) else f"{value:.2f}"
+
+
+def grid(rows: list[Row], table: TableResult, unbuilt: dict[str, str]) -> RenderableType:
+    """The article's grid: a letter and the exits of one headline operation a column. A blank is not built yet."""
+    results = {row.id: row for row in table.rows}
+    headlines = {op.column: op for op in OPS.values() if op.headline}
+    drawn = Table(
+        title="AWS EC2 Virtualization Types (B. Gregg, 2017), with the exits of one operation a column",
+        caption=_legend(headlines, unbuilt), box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left",
+    )  # fmt: skip
+    for heading in ("row", "tech", "with"):
+        drawn.add_column(heading)
+    for column in COLUMNS:
+        drawn.add_column(COLUMN_TITLES[column].replace(", ", "\n"))
+    for row in rows:
+        cells = []
+        for column in COLUMNS:
+            letter = row.cells[column]
+            headline = headlines.get(column)
+            result = results[row.id].ops.get(headline.id) if row.id in results and headline else None
+            count = f" {number(result.exits_per_op)}" if isinstance(result, OpResult) else ""
+            style = STYLES[letter] if count else "dim"
+            cells.append(Text(f"{letter}{count}", style=style))
+        drawn.add_row(Text(row.id, style="bold" if row.id in results else "dim"), row.label, row.drivers, *cells)
+    return drawn
+
+
+def _legend(headlines: dict[str, Op], unbuilt: dict[str, str]) -> Text:
+    lines = [
+        ", ".join(f"{letter} {meaning}" for letter, meaning in LETTERS.items()),
+        "numbers: exits per operation; " + ", ".join(f"{column}: {op.id}" for column, op in headlines.items()),
+        "a letter without a number: that part is not built yet",
+    ]
+    if unbuilt:
+        lines.append("rows not built yet: " + ", ".join(f"{row} (mode {mode})" for row, mode in unbuilt.items()))
+    return Text("\n".join(lines), style="dim")
+
+
+def operations(ops: list[Op], table: TableResult) -> RenderableType:
+    """One line an operation, one column a row: exits, and cycles below the row's name."""
+    drawn = Table(
+        box=box.SIMPLE_HEAD, title="exits per operation, and virtual cycles per operation", title_justify="left",
+        caption=f"cost model {table.cost_model}, seed {table.seed}", caption_justify="left",
+    )  # fmt: skip
+    drawn.add_column("operation")
+    for row in table.rows:
+        drawn.add_column(f"{row.id}\nexits", justify="right")
+        drawn.add_column("\ncycles", justify="right")
+    for op in ops:
+        cells = [op.id]
+        for row in table.rows:
+            result = row.ops[op.id]
+            if isinstance(result, NotThere):
+                cells += ["na", ""]
+            else:
+                cells += [number(result.exits_per_op), f"{result.cycles_per_op:,.0f}"]
+        drawn.add_row(*cells)
+    return drawn
+
+
+def as_csv(table: TableResult) -> str:
+    """One line for each row, operation and exit reason; a line with an empty reason carries the totals."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(
+        "row operation iterations reason exits exits_per_op instructions_per_op cycles_per_op result na".split()
+    )
+    for row in table.rows:
+        for name, op in row.ops.items():
+            if isinstance(op, NotThere):
+                writer.writerow([row.id, name, "", "", "", "", "", "", "", op.na])
+                continue
+            writer.writerow(
+                [row.id, name, op.iterations, "", sum(op.exits.values()), op.exits_per_op, op.instructions_per_op,
+                 op.cycles_per_op, op.result, ""]
+            )  # fmt: skip
+            for reason, count in op.exits.items():
+                writer.writerow([row.id, name, op.iterations, reason, count, count / op.iterations, "", "", "", ""])
+    return out.getvalue()
+
+
+def as_html(rows: list[Row], ops: list[Op], table: TableResult, unbuilt: dict[str, str]) -> str:
+    """One page that needs nothing else: the grid, the operations, and where the numbers came from."""
+    canvas = Console(record=True, file=io.StringIO(), width=140, force_terminal=True)
+    canvas.print(grid(rows, table, unbuilt))
+    if ops:
+        canvas.print(operations(ops, table))
+    body = canvas.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+    source = html.escape(f"guest {table.guest_sha256}, cost model {table.cost_model}, seed {table.seed}")
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>hv table</title>'
+        f'<body style="font-family: monospace">{body}<p>{source}</p></body></html>\n'
+    )

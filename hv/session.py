@@ -1,0 +1,112 @@
+"""`hv run`: a guest's console in the user's terminal, or in a pipe.
+
+On a terminal the keys go to the guest one by one and Ctrl-] leaves. In a pipe the lines go in, and the end of the input
+powers the guest off. While the guest waits and nobody types, the host sleeps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import sys
+import termios
+import tty
+from collections.abc import Iterator
+
+from hv.crash import report
+from hv.report import number
+from hv.silicon.timing import MILLI
+from hv.silicon.x86_64.machine import Ended, Idle
+from hv.vm import Vm
+
+LEAVE = 0x1D  # Ctrl-]
+END_OF_INPUT = 0x04  # Ctrl-D: the guest's shell powers off
+SLICE = 20_000_000 * MILLI  # virtual time between two looks at the keyboard
+
+
+@contextlib.contextmanager
+def _raw(terminal: int | None) -> Iterator[None]:
+    """The terminal in raw mode, and back again whatever happens."""
+    if terminal is None:
+        yield
+        return
+    before = termios.tcgetattr(terminal)
+    try:
+        tty.setraw(terminal, termios.TCSANOW)
+        yield
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+
+
+class Session:
+    """One guest with one user. `show_exits` prints a line about exits after each operation."""
+
+    def __init__(self, vm: Vm, command: str | None) -> None:
+        self.vm = vm
+        self.command = command
+        self.input = None if command is not None else sys.stdin.fileno()
+        self.terminal = self.input if self.input is not None and os.isatty(self.input) else None
+        self.windows = 0
+
+    def run(self) -> int:
+        """Run to the end. Returns the exit status of hv."""
+        self.vm.console.on_output = self._show
+        if self.command is not None:
+            self.vm.console.feed(self.command.encode() + b"\n" + bytes([END_OF_INPUT]))
+        try:
+            with _raw(self.terminal):
+                ended = self._loop()
+        except KeyboardInterrupt:
+            sys.stdout.flush()
+            return 130
+        sys.stdout.flush()
+        return self._finish(ended)
+
+    def _show(self, data: bytes) -> None:
+        sys.stdout.buffer.write(data)
+        if data == b"\n" or self.terminal is not None:
+            sys.stdout.buffer.flush()
+
+    def _loop(self) -> Ended | None:
+        """None: the user left."""
+        while True:
+            outcome = self.vm.run(self.vm.now + SLICE)
+            self._report_windows()
+            if isinstance(outcome, Ended):
+                return outcome
+            wait = isinstance(outcome, Idle) and not self.vm.console.input
+            if wait:
+                sys.stdout.flush()
+            if self.input is None:
+                if wait:
+                    return None
+                continue
+            if wait or select.select([self.input], [], [], 0)[0]:
+                data = os.read(self.input, 4096)
+                if not data:
+                    data, self.input = bytes([END_OF_INPUT]), None
+                if self.terminal is not None and LEAVE in data:
+                    return None
+                self.vm.console.feed(data)
+
+    def _report_windows(self) -> None:
+        """After an operation: what it exited for."""
+        windows = self.vm.machine.probe.windows
+        for index in range(self.windows | 1, len(windows), 2):
+            tallies = self.vm.ledger.tallies(2 * index + 1)
+            total = sum(tally.count for tally in tallies.values())
+            parts = ", ".join(f"{reason} {tally.count}" for reason, tally in tallies.items()) or "none"
+            cycles = number(windows[index].time / MILLI)
+            line = f"[hv: {total} exits in {cycles} cycles: {parts}]"
+            sys.stdout.buffer.write((line + "\r\n" if self.terminal is not None else line + "\n").encode())
+        self.windows = len(windows)
+
+    def _finish(self, ended: Ended | None) -> int:
+        if self.terminal is not None:
+            sys.stdout.write("\n")
+        if ended is None or ended.cause == "power-off":
+            return 0
+        print(f"hv: {ended.report}", file=sys.stderr)
+        print(report(self.vm.machine.cpus[0], self.vm.guest), file=sys.stderr)
+        return 1

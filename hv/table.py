@@ -1,0 +1,139 @@
+"""The table "AWS EC2 Virtualization Types" (B. Gregg, 2017), as data. This is the only place where it stands.
+
+VS virtualized in software, P paravirtualized, VH virtualized in hardware, H hardware. Printed copies disagree in a few
+cells (the interrupts and boot of Xen PV) and drop a cell in others; these follow the article's text and Xen's own
+spectrum of paravirtualization.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from hv.errors import HvError
+from hv.mode import Mode
+
+COLUMNS = ("cpu", "net", "local", "remote", "interrupts", "boot")
+COLUMN_TITLES = {
+    "cpu": "CPU, Memory",
+    "net": "Network I/O",
+    "local": "Local Storage",
+    "remote": "Remote Storage",
+    "interrupts": "Interrupts, Timers",
+    "boot": "Motherboard, Boot",
+}
+LETTERS = {
+    "VS": "virtualized in software",
+    "P": "paravirtualized",
+    "VH": "virtualized in hardware",
+    "H": "hardware",
+}
+
+# The mode that stands for a letter in a column unless --set names another one.
+DEFAULT_MODES: dict[str, dict[str, str]] = {
+    "cpu": {"VS": "full-emulation", "P": "paravirt", "VH": "hw-assist", "H": "bare-metal"},
+    "net": {"VS": "full-emulation", "P": "paravirt", "VH": "sriov", "H": "bare-metal"},
+    "local": {"VS": "full-emulation", "P": "paravirt", "VH": "sriov", "H": "bare-metal"},
+    "remote": {"VS": "full-emulation", "P": "paravirt", "VH": "sriov", "H": "bare-metal"},
+    "interrupts": {"VS": "full-emulation", "P": "paravirt", "VH": "posted-interrupts", "H": "bare-metal"},
+    "boot": {"VS": "full-emulation", "P": "paravirt", "H": "bare-metal"},
+}
+
+
+class Row(msgspec.Struct, frozen=True):
+    """A machine: a letter a column, and the mode behind each letter."""
+
+    id: str
+    label: str
+    type: str
+    drivers: str
+    cells: dict[str, str]
+    modes: dict[str, str]
+
+
+def _row(id: str, label: str, type: str, drivers: str, letters: str) -> Row:
+    cells = dict(zip(COLUMNS, letters.split(), strict=True))
+    return Row(id, label, type, drivers, cells, {column: DEFAULT_MODES[column][cell] for column, cell in cells.items()})
+
+
+ROWS: dict[str, Row] = {
+    row.id: row
+    for row in (
+        _row("emulated", "Fully Emulated", "VM", "", "VS VS VS VS VS VS"),
+        _row("xen-pv", "Xen PV 3.0", "VM", "PV drivers", "P P P P P P"),
+        _row("xen-hvm-3", "Xen HVM 3.0", "VM", "PV drivers", "VH P P P VS VS"),
+        _row("xen-hvm-4", "Xen HVM 4.0.1", "VM", "PVHVM drivers", "VH P P P P VS"),
+        _row("aws-2013", "Xen AWS 2013", "VM", "PVHVM + SR-IOV(net)", "VH VH P P P VS"),
+        _row("aws-2017", "Xen AWS 2017", "VM", "PVHVM + SR-IOV(net, stor.)", "VH VH VH P P VS"),
+        _row("nitro", "AWS Nitro 2017", "VM", "", "VH VH VH VH VH VS"),
+        _row("aws-metal", "AWS Bare Metal 2017", "HW", "", "H H H H H H"),
+        _row("metal", "Bare Metal", "HW", "", "H H H H H H"),
+    )
+}
+
+# Combinations that no real machine could have, and why. Each rule looks at the letters.
+IMPOSSIBLE: tuple[tuple[Callable[[Mapping[str, str]], bool], str], ...] = (
+    (
+        lambda c: c["cpu"] == "H" and any(cell != "H" for cell in c.values()),
+        "a bare-metal CPU leaves nobody to virtualize the other columns",
+    ),
+    (
+        lambda c: c["cpu"] != "H" and any(cell == "H" for cell in c.values()),
+        "a guest of a hypervisor cannot own bare hardware in another column",
+    ),
+    (
+        lambda c: c["interrupts"] == "VH" and c["cpu"] != "VH",
+        "posted interrupts need a hardware-assisted CPU (cpu=VH)",
+    ),
+    (
+        lambda c: c["cpu"] == "P" and c["interrupts"] != "P",
+        "a paravirtualized CPU has no local APIC to virtualize (interrupts=P)",
+    ),
+    (
+        lambda c: c["cpu"] == "P" and c["boot"] != "P",
+        "a paravirtualized CPU cannot run a PC's firmware (boot=P)",
+    ),
+    (
+        lambda c: c["boot"] == "P" and c["cpu"] != "P",
+        "a paravirtualized boot starts the kernel at ring 3 (cpu=P)",
+    ),
+)
+
+
+def find_row(name: str) -> Row:
+    """The row with this id."""
+    if name not in ROWS:
+        raise HvError(f"no row is called {name!r}; the rows are {', '.join(ROWS)}")
+    return ROWS[name]
+
+
+def customize(row: Row, changes: list[str], modes: Mapping[str, type[Mode]]) -> Row:
+    """The row with cells replaced: each change is COLUMN=CELL, where CELL is a letter or a mode's id."""
+    cells, chosen = dict(row.cells), dict(row.modes)
+    for change in changes:
+        column, equals, cell = change.partition("=")
+        if not equals or column not in COLUMNS:
+            raise HvError(f"--set takes COLUMN=CELL with a column of {', '.join(COLUMNS)}, not {change!r}")
+        if cell in LETTERS:
+            if cell not in DEFAULT_MODES[column]:
+                raise HvError(f"column {column} has no {cell}: nobody built such a machine")
+            cells[column], chosen[column] = cell, DEFAULT_MODES[column][cell]
+        elif cell in modes:
+            if column not in modes[cell].cells:
+                raise HvError(f"mode {cell} does not provide column {column}")
+            cells[column], chosen[column] = modes[cell].cells[column], cell
+        else:
+            known = ", ".join([*LETTERS, *modes])
+            raise HvError(f"{cell!r} is neither a letter nor an installed mode; known are {known}")
+    for rule, why in IMPOSSIBLE:
+        if rule(cells):
+            raise HvError(f"{row.id} with {' '.join(changes)} is impossible: {why}")
+    suffix = "".join(f"+{change}" for change in changes)
+    return Row(row.id + suffix, row.label + suffix, row.type, row.drivers, cells, chosen)
+
+
+def missing_mode(row: Row, modes: Mapping[str, type[Mode]]) -> str | None:
+    """The mode that keeps the row from running because it is not built yet, or None."""
+    mode = row.modes["cpu"]
+    return None if mode in modes and "cpu" in modes[mode].cells else mode

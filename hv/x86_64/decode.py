@@ -1,0 +1,115 @@
+"""Decodes the instruction that touched an emulated device register, and performs its register side.
+
+After a nested page fault the hypervisor knows the address, but not the size, the direction or the register: it reads
+the instruction at RIP, as KVM does. Only the forms are accepted that compilers use for device registers: MOV in all
+directions and sizes, MOVZX, MOVSX, and the read-modify-write forms ADD, SUB, AND, OR, XOR, TEST, CMP, XCHG are not.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import capstone
+import msgspec
+from capstone import x86
+
+from hv.silicon.x86_64.cpu import Cpu
+from hv.silicon.x86_64.state import REGISTERS
+
+MASKS = {1: 0xFF, 2: 0xFFFF, 4: 0xFFFF_FFFF, 8: 0xFFFF_FFFF_FFFF_FFFF}
+
+
+class Access(msgspec.Struct, frozen=True):
+    """One memory access of an instruction of `length` bytes at linear `address`."""
+
+    length: int
+    size: int
+    address: int
+    is_write: bool
+    value: int = 0  # for a write
+    register: str = ""  # for a read: where the value goes
+    signed: bool = False
+
+
+@functools.cache
+def _decoder(mode: int) -> capstone.Cs:
+    decoder = capstone.Cs(capstone.CS_ARCH_X86, mode)
+    decoder.detail = True
+    return decoder
+
+
+@functools.cache
+def _register_table() -> dict[str, tuple[int, int, int]]:
+    """Register name -> (number, size in bytes, shift)."""
+    table = {}
+    wide = ("eax ecx edx ebx esp ebp esi edi", "ax cx dx bx sp bp si di", "al cl dl bl spl bpl sil dil")
+    for number, name in enumerate(REGISTERS):
+        table[name] = (number, 8, 0)
+        if number < 8:
+            for names, size in zip(wide, (4, 2, 1), strict=True):
+                table[names.split()[number]] = (number, size, 0)
+        else:
+            for suffix, size in (("d", 4), ("w", 2), ("b", 1)):
+                table[name + suffix] = (number, size, 0)
+    for number, name in enumerate(("ah", "ch", "dh", "bh")):
+        table[name] = (number, 1, 8)
+    return table
+
+
+def read_register(cpu: Cpu, name: str) -> int:
+    number, size, shift = _register_table()[name]
+    return cpu.state.regs[number] >> shift & MASKS[size]
+
+
+def write_register(cpu: Cpu, name: str, value: int) -> None:
+    """As the CPU does: a 32-bit write clears the upper half, smaller ones keep the rest."""
+    number, size, shift = _register_table()[name]
+    mask = MASKS[8] if size == 4 else MASKS[size] << shift
+    cpu.state.regs[number] = cpu.state.regs[number] & ~mask | (value & MASKS[size]) << shift
+
+
+def decode_access(cpu: Cpu) -> Access | None:
+    """The access of the instruction at RIP, or None when it is no plain move from or to memory."""
+    code = cpu.instruction_bytes()
+    mode = capstone.CS_MODE_64 if cpu.state.hflags & 1 << 15 else capstone.CS_MODE_32
+    instruction = next(_decoder(mode).disasm(code, cpu.state.eip, 1), None)
+    if instruction is None or instruction.id not in _MOVES or len(instruction.operands) != 2:
+        return None
+    target, source = instruction.operands
+    if x86.X86_OP_MEM not in (target.type, source.type):
+        return None
+    memory = target if target.type == x86.X86_OP_MEM else source
+    address = _address(cpu, instruction, memory)
+    if memory is source:
+        return Access(
+            instruction.size, memory.size, address, is_write=False,
+            register=instruction.reg_name(target.reg), signed=instruction.id in _SIGNED,
+        )  # fmt: skip
+    value = source.imm if source.type == x86.X86_OP_IMM else read_register(cpu, instruction.reg_name(source.reg))
+    return Access(instruction.size, memory.size, address, is_write=True, value=value & MASKS[memory.size])
+
+
+_MOVES = frozenset((x86.X86_INS_MOV, x86.X86_INS_MOVABS, x86.X86_INS_MOVZX, x86.X86_INS_MOVSX, x86.X86_INS_MOVSXD))
+_SIGNED = frozenset((x86.X86_INS_MOVSX, x86.X86_INS_MOVSXD))
+
+
+def _address(cpu: Cpu, instruction: capstone.CsInsn, operand: x86.X86Op) -> int:
+    """The linear address of a memory operand; only FS and GS have a base in 64-bit mode."""
+    mem = operand.mem
+    address: int = mem.disp
+    if mem.base:
+        name = instruction.reg_name(mem.base)
+        address += cpu.state.eip + instruction.size if name in ("rip", "eip") else read_register(cpu, name)
+    if mem.index:
+        address += read_register(cpu, instruction.reg_name(mem.index)) * mem.scale
+    if mem.segment in (x86.X86_REG_FS, x86.X86_REG_GS):
+        address += cpu.state.segs[4 if mem.segment == x86.X86_REG_FS else 5].base
+    return address & MASKS[8]
+
+
+def finish_read(cpu: Cpu, access: Access, value: int) -> None:
+    """Put what the device answered where the instruction wants it."""
+    value &= MASKS[access.size]
+    if access.signed and value >> 8 * access.size - 1:
+        value -= 1 << 8 * access.size
+    write_register(cpu, access.register, value)

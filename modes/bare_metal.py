@@ -1,0 +1,27 @@
+"""Bare metal: the guest owns the silicon. No hypervisor code runs, so there are no exits, because nothing exits.
+
+Unicorn needs VMRUN as microcode even here (hv/silicon/x86_64/cpu.py); what that intercepts are assists.
+"""
+
+from __future__ import annotations
+
+from hv.loader import Guest
+from hv.mode import Mode
+from hv.silicon.x86_64.state import RBX
+from hv.x86_64.pvh import first_state
+
+
+class BareMetal(Mode):
+    id = "bare-metal"
+    summary = "the guest owns the hardware; nothing exits"
+    cells = {"cpu": "H", "interrupts": "H", "boot": "H"}
+
+    def start(self, guest: Guest) -> None:
+        vm = self.vm
+        machine = vm.machine
+        vm.uart = machine.build_board(vm.console.sink)
+        machine.start_on_metal(machine.cpus[0], lambda vmcb: first_state(vmcb, guest.entry))
+        machine.engine.state.regs[RBX] = vm.start_info
+
+
+MODE = BareMetal

@@ -1,0 +1,280 @@
+"""The hw-assist mode: start a guest under SVM, handle its exits, deliver its interrupts.
+
+Simplified: one vCPU runs (more are parked until there is a start-up IPI); MSR and port permission maps intercept
+everything that is not a plain register of the guest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from hv.loader import Guest
+from hv.mode import Mode
+from hv.silicon.x86_64 import svm
+from hv.silicon.x86_64.cpu import GP, UD, Cpu, Exit, Shutdown
+from hv.silicon.x86_64.cpuid import cpuid
+from hv.silicon.x86_64.machine import HOLE, HOLE_END, IOAPIC_BASE, LAPIC_BASE
+from hv.silicon.x86_64.msr import (
+    CSTAR,
+    FS_BASE,
+    GS_BASE,
+    KERNEL_GS_BASE,
+    LSTAR,
+    SFMASK,
+    STAR,
+    SYSENTER_CS,
+    SYSENTER_EIP,
+    SYSENTER_ESP,
+    BadMsr,
+    read_msr,
+    write_msr,
+)
+from hv.silicon.x86_64.state import RAX, RBX, RCX, RDX
+from hv.silicon.x86_64.svm import Vmcb, intercepts
+from hv.vcpu import Vcpu
+from hv.vm import Vm
+from hv.x86_64.decode import decode_access, finish_read
+from hv.x86_64.pvh import first_state
+from modes.hw_assist.board import Board
+from modes.hw_assist.npt import HypervisorMemory, NestedTables
+from modes.hw_assist.ports import port_access
+
+SIGNATURE = b"hvladder\0\0\0\0"  # CPUID 4000_0000: who runs here
+HYPERVISOR_BIT, SVM_BIT = 1 << 31, 1 << 2
+NO_SUCH_HYPERCALL = (1 << 64) - 1000  # -KVM_ENOSYS
+CR8 = 8
+# MSRs that are plain registers of the guest: reading and writing them does not exit.
+PASS_THROUGH = (
+    SYSENTER_CS, SYSENTER_ESP, SYSENTER_EIP, STAR, LSTAR, CSTAR, SFMASK, FS_BASE, GS_BASE, KERNEL_GS_BASE,
+)  # fmt: skip
+INTERCEPTS = intercepts(
+    svm.INTR, svm.CPUID, svm.HLT, svm.IOIO, svm.MSR, svm.SHUTDOWN, svm.VMRUN, svm.VMMCALL, svm.VMLOAD, svm.VMSAVE,
+    svm.STGI, svm.CLGI, svm.SKINIT,
+)  # fmt: skip
+
+
+class HwAssistState(msgspec.Struct):
+    """What the mode remembers besides the VMCB and the tables, which are in memory."""
+
+    used: int
+    lapic: Any
+    ioapic: Any
+    uart: Any
+
+
+class HwAssist(Mode):
+    id = "hw-assist"
+    summary = "AMD SVM: a VMCB, nested paging, intercepts and event injection"
+    cells = {"cpu": "VH"}
+    reasons = frozenset(
+        "cpuid cr8_write external_interrupt hlt interrupt_window invalid_opcode ioio mmio msr npf shutdown vmmcall".split()
+    )
+    ram_base = 0x4_0000_0000  # so that no guest-physical address is a host-physical one
+
+    def __init__(self, vm: Vm) -> None:
+        super().__init__(vm)
+        self.pool = HypervisorMemory(vm.machine.memory)
+        self.npt = NestedTables(self.pool)
+        self.board = Board(vm)
+        vm.uart = self.board.uart
+
+    def start(self, guest: Guest) -> None:
+        machine, memory = self.vm.machine, self.vm.machine.memory
+        page, msrpm, iopm = self.pool.alloc(), self.pool.alloc(2), self.pool.alloc(3)
+        memory.write(iopm, b"\xff" * 0x2001)
+        memory.write(msrpm, _msr_map())
+        region, at = memory.find(page, 0x1000)
+        self.vmcb = vmcb = Vmcb.from_buffer(region.data, at)
+        vmcb.intercept = INTERCEPTS
+        vmcb.msrpm_base_pa, vmcb.iopm_base_pa = msrpm, iopm
+        vmcb.np_enable, vmcb.n_cr3, vmcb.asid = 1, self.npt.root, 1
+        vmcb.int_ctl = svm.V_INTR_MASKING
+        first_state(vmcb, guest.entry)
+        machine.cpus[0].load(vmcb, on_metal=False)
+        machine.engine.state.regs[RBX] = self.vm.start_info
+
+    def state(self) -> HwAssistState:
+        board = self.board
+        return HwAssistState(self.pool.used, board.lapic.state, board.ioapic.state, board.uart.state)
+
+    def set_state(self, state: HwAssistState) -> None:
+        board = self.board
+        self.pool.used = state.used
+        board.lapic.state, board.ioapic.state, board.uart.state = state.lapic, state.ioapic, state.uart
+
+    # --- exits ------------------------------------------------------------------------------------------------
+
+    def handle(self, vcpu: Vcpu, exit: Exit) -> str:
+        handler = HANDLERS.get(exit.code)
+        if handler is None:
+            raise Shutdown(f"exit {exit.code:#x} that nobody asked for")
+        cpu = vcpu.cpu
+        reason = handler(self, cpu, exit)
+        if exit.int_info:
+            # The exit cut the delivery of an event short: deliver it again (APM vol. 2, 15.20).
+            cpu.inject(exit.int_info, exit.int_error)
+        self._deliver(cpu)
+        return reason
+
+    def wake(self, vcpu: Vcpu) -> None:
+        self._deliver(vcpu.cpu)
+
+    def _deliver(self, cpu: Cpu) -> None:
+        """Give the guest the interrupt that its local APIC has for it, or arrange to hear when it can take it."""
+        vmcb, lapic = self.vmcb, self.board.lapic
+        lapic.advance(cpu.now)
+        if lapic.state.tpr >> 4 != cpu.tpr:
+            lapic.state.tpr = cpu.tpr << 4
+        pending = lapic.pending()
+        vmcb.intercept_cr_write = 1 << CR8 if lapic.state.irr and pending is None else 0
+        window = False
+        if pending is not None:
+            cpu.halted = False
+            if cpu.interruptible and not cpu.event_pending:
+                cpu.inject(svm.EVENT_INTR | lapic.acknowledge())
+                window = lapic.pending() is not None
+            else:
+                window = True
+        _set_window(vmcb, window)
+        cpu.host_timer = lapic.state.expiry
+
+    def _cpuid(self, cpu: Cpu, exit: Exit) -> str:
+        regs = cpu.state.regs
+        leaf, subleaf = regs[RAX] & 0xFFFF_FFFF, regs[RCX] & 0xFFFF_FFFF
+        eax, ebx, ecx, edx = cpuid(leaf, subleaf, cpu.index, cpu.timing)
+        if leaf == 1:
+            ecx |= HYPERVISOR_BIT
+        elif leaf == 0x8000_0001:
+            ecx &= ~SVM_BIT
+        elif leaf == 0x8000_000A:
+            eax = ebx = ecx = edx = 0
+        elif leaf == 0x4000_0000:
+            eax = leaf
+            ebx, ecx, edx = (int.from_bytes(SIGNATURE[i : i + 4], "little") for i in (0, 4, 8))
+        regs[0:4] = [eax, ecx, edx, ebx]
+        cpu.skip(2)
+        return "cpuid"
+
+    def _hlt(self, cpu: Cpu, exit: Exit) -> str:
+        cpu.skip(1)
+        cpu.halted = True
+        return "hlt"
+
+    def _ioio(self, cpu: Cpu, exit: Exit) -> str:
+        if not port_access(cpu, exit, self.board.ports):
+            raise Shutdown(f"a string port transfer at RIP {cpu.state.eip:#x} touches memory that is not backed")
+        return "ioio"
+
+    def _msr(self, cpu: Cpu, exit: Exit) -> str:
+        regs = cpu.state.regs
+        number = regs[RCX] & 0xFFFF_FFFF
+        try:
+            if cpu.cpl:
+                raise BadMsr
+            if exit.info1:
+                write_msr(cpu, number, (regs[RDX] & 0xFFFF_FFFF) << 32 | regs[RAX] & 0xFFFF_FFFF)
+            else:
+                value = read_msr(cpu, number)
+                regs[RAX], regs[RDX] = value & 0xFFFF_FFFF, value >> 32
+        except BadMsr:
+            cpu.fault(GP)
+        else:
+            cpu.skip(2)
+        return "msr"
+
+    def _npf(self, cpu: Cpu, exit: Exit) -> str:
+        gpa = exit.info2
+        machine = self.vm.machine
+        if gpa < min(machine.ram_size, HOLE) or HOLE_END <= gpa < HOLE_END + machine.ram_size - HOLE:
+            self.npt.map(gpa, machine.ram_base + gpa)
+            cpu.charge(cpu.walk_cost)
+            return "npf"
+        self._device(cpu, gpa, fetch=bool(exit.info1 & svm.NPF_FETCH))
+        return "mmio"
+
+    def _device(self, cpu: Cpu, gpa: int, *, fetch: bool) -> None:
+        """An access outside RAM: an APIC's registers, or nobody (reads give all ones, writes are lost)."""
+        access = None if fetch else decode_access(cpu)
+        if access is None or _physical(cpu, access.address) != gpa:
+            raise Shutdown(
+                f"access to guest-physical {gpa:#x}, where there is no memory, by the instruction at RIP "
+                f"{cpu.state.eip:#x} (CR3 {cpu.state.cr[3]:#x})"
+            )
+        chip = {LAPIC_BASE: self.board.lapic, IOAPIC_BASE: self.board.ioapic}.get(gpa & ~0xFFF)
+        if access.is_write:
+            if chip is not None:
+                chip.write(gpa & 0xFFF, access.value)
+                if chip is self.board.lapic:
+                    cpu.tpr = chip.state.tpr >> 4
+        else:
+            finish_read(cpu, access, (1 << 64) - 1 if chip is None else chip.read(gpa & 0xFFF))
+        cpu.skip(access.length)
+
+    def _external_interrupt(self, cpu: Cpu, exit: Exit) -> str:
+        return "external_interrupt"
+
+    def _interrupt_window(self, cpu: Cpu, exit: Exit) -> str:
+        return "interrupt_window"
+
+    def _cr8_write(self, cpu: Cpu, exit: Exit) -> str:
+        """MOV CR8 from a register: the task priority falls, perhaps, below a waiting interrupt."""
+        code = cpu.instruction_bytes(4)
+        rex = code[0] if 0x40 <= code[0] <= 0x4F else 0
+        modrm = code[3] if rex else code[2]
+        cpu.tpr = cpu.state.regs[modrm & 7 | (8 if rex & 1 else 0)] & 0xF
+        cpu.skip(4 if rex else 3)
+        return "cr8_write"
+
+    def _vmmcall(self, cpu: Cpu, exit: Exit) -> str:
+        cpu.state.regs[RAX] = NO_SUCH_HYPERCALL
+        cpu.skip(3)
+        return "vmmcall"
+
+    def _invalid_opcode(self, cpu: Cpu, exit: Exit) -> str:
+        """SVM is not offered to the guest, so its instructions are not there."""
+        cpu.fault(UD)
+        return "invalid_opcode"
+
+    def _shutdown(self, cpu: Cpu, exit: Exit) -> str:
+        raise Shutdown("triple fault: an exception could not be delivered, and neither could the double fault")
+
+
+def _physical(cpu: Cpu, address: int) -> int | None:
+    return cpu.linear(address)
+
+
+def _set_window(vmcb: Vmcb, wanted: bool) -> None:
+    """Ask for a VINTR exit as soon as the guest takes interrupts (APM vol. 2, 15.21.4)."""
+    if wanted:
+        vmcb.int_ctl |= svm.V_IRQ | svm.V_IGN_TPR
+        vmcb.intercept |= intercepts(svm.VINTR)
+    else:
+        vmcb.int_ctl &= ~(svm.V_IRQ | svm.V_IGN_TPR)
+        vmcb.intercept &= ~intercepts(svm.VINTR)
+
+
+def _msr_map() -> bytes:
+    """The MSR permission map: everything exits but the pass-through registers (APM vol. 2, 15.11)."""
+    bits = bytearray(b"\xff" * 0x2000)
+    for number in PASS_THROUGH:
+        at = number * 2 if number < 0x2000 else 0x800 * 8 + (number - 0xC000_0000) * 2
+        bits[at // 8] &= ~(3 << at % 8)
+    return bytes(bits)
+
+
+HANDLERS: dict[int, Callable[[HwAssist, Cpu, Exit], str]] = {
+    svm.CPUID: HwAssist._cpuid,
+    svm.HLT: HwAssist._hlt,
+    svm.IOIO: HwAssist._ioio,
+    svm.MSR: HwAssist._msr,
+    svm.NPF: HwAssist._npf,
+    svm.INTR: HwAssist._external_interrupt,
+    svm.VINTR: HwAssist._interrupt_window,
+    svm.CR0_WRITE + CR8: HwAssist._cr8_write,
+    svm.VMMCALL: HwAssist._vmmcall,
+    svm.SHUTDOWN: HwAssist._shutdown,
+    **{code: HwAssist._invalid_opcode for code in (svm.VMRUN, svm.VMLOAD, svm.VMSAVE, svm.STGI, svm.CLGI, svm.SKINIT)},
+}

@@ -1,0 +1,53 @@
+"""Nested page tables, filled on demand (APM vol. 2, 15.25).
+
+The guest believes in guest-physical addresses; the CPU translates each of them once more, through these tables. A
+page has no entry until the guest first touches it: that is the one `npf` exit it ever costs.
+Simplified: 4 KiB pages only, and guest frame N is always host frame RAM base + N.
+"""
+
+from __future__ import annotations
+
+from hv.silicon.memory import Memory, Region, anonymous
+from hv.silicon.x86_64.cpu import Shutdown
+
+PRESENT_WRITABLE_USER = 7  # the nested walk counts as a user access
+ADDRESS = 0x000F_FFFF_FFFF_F000
+POOL_BASE = 0xFC_0000_0000  # the hypervisor's own memory
+POOL_SIZE = 32 << 20
+
+
+class HypervisorMemory:
+    """Pages for VMCBs, permission maps and nested tables, out of the guest's reach."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+        memory.add(Region("hypervisor", POOL_BASE, POOL_SIZE, anonymous(POOL_SIZE), 0))
+        self.used = 0
+
+    def alloc(self, pages: int = 1) -> int:
+        """Host-physical address of zeroed pages."""
+        address = POOL_BASE + self.used
+        self.used += pages * 0x1000
+        if self.used > POOL_SIZE:
+            raise Shutdown("the hypervisor has no memory left for nested page tables")
+        return address
+
+
+class NestedTables:
+    """One guest's second-level tables. `root` is for the VMCB's N_CR3."""
+
+    def __init__(self, pool: HypervisorMemory) -> None:
+        self.pool, self.memory = pool, pool.memory
+        self.root = pool.alloc()
+
+    def map(self, gpa: int, hpa: int) -> None:
+        """Translate the page at guest-physical `gpa` to the one at host-physical `hpa`, all access allowed."""
+        table = self.root
+        for shift in (39, 30, 21):
+            slot = table + (gpa >> shift & 511) * 8
+            entry = self.memory.read_u64(slot)
+            if not entry:
+                entry = self.pool.alloc() | PRESENT_WRITABLE_USER
+                self.memory.write_u64(slot, entry)
+            table = entry & ADDRESS
+        self.memory.write_u64(table + (gpa >> 12 & 511) * 8, hpa & ADDRESS | PRESENT_WRITABLE_USER)

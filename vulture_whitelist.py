@@ -1,0 +1,16 @@
+# Names that vulture finds no use of, and that stay: they complete a manual's table or record, or others call them.
+# A name that is simply dead does not belong here.
+
+# hatchling calls the hook; the console script calls main.
+Hook, initialize, main
+
+# Fields of `hv table --json` and of the table of assists, for whoever reads those.
+_.schema, _.assists_per_op, _.manual
+
+# hv/silicon/x86_64/svm.py: the VMCB (APM vol. 2, appendix B), its exit codes (appendix C), the bits of its fields.
+_.asid, _.tlb_control, _.int_vector, _.exitcode, _.exitinfo1, _.exitintinfo, _.exitintinfo_err
+_.es, _.ds, _.gs, _.dr6, _.dr7, _.sfmask, _.kernel_gs_base, _.sysenter_cs, _.sysenter_esp, _.sysenter_eip, _.g_pat
+INIT, NMI, SMI, INVD, TASK_SWITCH, ICEBP, MWAIT_ARMED, WBINVD, XSETBV, EVENT_NMI, NPF_PRESENT, NPF_WRITE
+
+# hv/silicon/x86_64/state.py, paging.py, lapic.py: registers, flags, and the bits of a page-table entry.
+RBP, DS, ES, FS, GS, CF, TF, HF_GUEST, HF_LMA, _.hflags2, _.ldt, _.gdt, NX, USER, WRITABLE, APR
