@@ -24,17 +24,25 @@ class Tally(msgspec.Struct):
     high: int = 0
 
     def add(self, time: int) -> None:
-        self.low = time if not self.count else min(self.low, time)
-        self.high = max(self.high, time)
+        if time < self.low or not self.count:
+            self.low = time
+        if time > self.high:
+            self.high = time
         self.count += 1
         self.time += time
 
+    def merge(self, other: Tally) -> None:
+        """Take another tally's exits in."""
+        self.low = other.low if not self.count else min(self.low, other.low)
+        self.high = max(self.high, other.high)
+        self.count += other.count
+        self.time += other.time
+
 
 class LedgerState(msgspec.Struct):
-    """Everything that the ledger remembers: window number, reason id -> tally. The vCPUs' are kept apart."""
+    """Everything that the ledger remembers: window number -> vCPU -> reason id -> tally."""
 
-    pages: dict[int, dict[str, Tally]] = {}
-    vcpus: dict[int, dict[str, int]] = {}
+    pages: dict[int, dict[int, dict[str, Tally]]] = {}
 
 
 class Ledger:
@@ -46,24 +54,27 @@ class Ledger:
         self.open = False  # an exit is being handled
 
     def count(self, vcpu: int, reason: str, time: int) -> None:
-        """File one exit. An undeclared reason is a programming error of a mode and raises KeyError."""
-        REASONS[reason]
-        page = self.state.pages.setdefault(self.probe.window, {})
-        tally = page.get(reason)
-        if tally is None:
-            tally = page[reason] = Tally()
+        """File one exit. A reason that is not in the table is a mistake of the mode: KeyError."""
+        try:
+            tally = self.state.pages[self.probe.state.window][vcpu][reason]
+        except KeyError:
+            page = self.state.pages.setdefault(self.probe.state.window, {}).setdefault(vcpu, {})
+            tally = page[REASONS[reason].id] = Tally()
         tally.add(time)
-        counts = self.state.vcpus.setdefault(vcpu, {})
-        counts[reason] = counts.get(reason, 0) + 1
 
-    def tallies(self, window: int) -> dict[str, Tally]:
-        """The exits in one window, by reason, sorted. Odd windows lie between a begin and an end mark."""
-        return dict(sorted(self.state.pages.get(window, {}).items()))
+    def tallies(self, window: int, vcpu: int | None = None) -> dict[str, Tally]:
+        """The exits in one window, by reason, sorted; of one vCPU or of all. Odd windows are operations."""
+        out: dict[str, Tally] = {}
+        for index, page in self.state.pages.get(window, {}).items():
+            if vcpu in (None, index):
+                for reason, tally in page.items():
+                    out.setdefault(reason, Tally()).merge(tally)
+        return dict(sorted(out.items()))
 
     def totals(self) -> dict[str, int]:
         """All exits since the start, by reason."""
         out: dict[str, int] = {}
-        for page in self.state.pages.values():
-            for reason, tally in page.items():
+        for window in self.state.pages:
+            for reason, tally in self.tallies(window).items():
                 out[reason] = out.get(reason, 0) + tally.count
         return dict(sorted(out.items()))

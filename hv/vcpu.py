@@ -1,4 +1,6 @@
-"""A virtual CPU: run, exit, dispatch. The only place where exits are dispatched and counted."""
+"""A virtual CPU. The silicon runs it and calls `dispatch` at every exit: the only place where exits are handled and
+counted. When it returns, the guest goes on.
+"""
 
 from __future__ import annotations
 
@@ -15,27 +17,29 @@ class Vcpu:
 
     def __init__(self, vm: Vm, cpu: Cpu) -> None:
         self.vm, self.cpu = vm, cpu
-        self.index = cpu.index
+        self.index, self.m, self.ledger = cpu.index, cpu.m, vm.ledger
+        cpu.on_exit, cpu.on_wake = self.dispatch, self.wake
 
     def dispatch(self, exit: Exit) -> None:
         """One exit: the mode handles it and names the reason, the ledger counts it.
 
         The silicon has charged the switch there and back already; the handler's own work comes on top.
         """
-        vm, cpu = self.vm, self.cpu
-        vm.ledger.open = True
-        started = cpu.now
+        vm, ledger, m = self.vm, self.ledger, self.m
+        ledger.open = True
+        before = m.extra
         try:
             reason = vm.mode.handle(self, exit)
         except Shutdown as crash:
             reason = "shutdown"
             vm.machine.end("crash", str(crash))
-        cpu.charge(vm.costs.work_of(reason))
-        vm.ledger.count(self.index, reason, cpu.now - started + vm.costs.switch)
-        vm.ledger.open = False
+        after = m.extra + vm.work[reason]
+        m.extra = after
+        ledger.count(self.index, reason, after - before + vm.switch)
+        ledger.open = False
 
     def wake(self) -> None:
         """The CPU waits in its HLT exit, and something has come. That exit is still open; this is no new one."""
-        self.vm.ledger.open = True
+        self.ledger.open = True
         self.vm.mode.wake(self)
-        self.vm.ledger.open = False
+        self.ledger.open = False

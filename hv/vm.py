@@ -1,4 +1,4 @@
-"""A virtual machine: a row's mode, a guest, a machine, a ledger. The loop that runs it fits on this screen."""
+"""A virtual machine: a row's mode, a guest, a machine, a ledger."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from hv.errors import HvError
+from hv.exits import REASONS
 from hv.host.console import Console
 from hv.ledger import Ledger, LedgerState
 from hv.loader import Guest
 from hv.silicon.x86_64.cpu import NEVER
-from hv.silicon.x86_64.machine import Ended, Idle, Machine, Outcome, Paused, Snapshot, Trap, Wake
+from hv.silicon.x86_64.machine import Idle, Machine, Outcome, Snapshot
 from hv.vcpu import Vcpu
 from hv.x86_64.pvh import write_start_info
 
@@ -46,6 +47,8 @@ class Vm:
     ) -> None:  # fmt: skip
         _check_size(guest, mib)
         self.guest, self.costs = guest, costs
+        self.work = {reason: costs.work_of(reason) for reason in REASONS}
+        self.switch = costs.switch
         self.console = console or Console()
         self.machine = Machine(costs.timing, mib * MIB, ram_base=mode.ram_base, cpus=smp, portable=portable)
         self.ledger = Ledger(self.machine.probe)
@@ -65,19 +68,12 @@ class Vm:
     def mode_base(self) -> int:
         return self.machine.ram_base
 
-    def run(self, budget: int = NEVER) -> Ended | Idle | Paused:
+    def run(self, budget: int = NEVER) -> Outcome:
         """Run until the end, until the guest waits for input, or until virtual time `budget` (millicycles)."""
         while True:
-            outcome: Outcome = self.machine.run(budget)
-            match outcome:
-                case Trap():
-                    self.vcpus[outcome.cpu.index].dispatch(outcome.exit)
-                case Wake():
-                    self.vcpus[outcome.cpu.index].wake()
-                case Idle() if self.console.pump(self.uart):
-                    continue
-                case _:
-                    return outcome
+            outcome = self.machine.run(budget)
+            if not (isinstance(outcome, Idle) and self.console.pump(self.uart)):
+                return outcome
 
     @property
     def now(self) -> int:

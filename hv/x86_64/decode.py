@@ -58,14 +58,14 @@ def _register_table() -> dict[str, tuple[int, int, int]]:
 
 def read_register(cpu: Cpu, name: str) -> int:
     number, size, shift = _register_table()[name]
-    return cpu.state.regs[number] >> shift & MASKS[size]
+    return cpu.regs[number] >> shift & MASKS[size]
 
 
 def write_register(cpu: Cpu, name: str, value: int) -> None:
     """As the CPU does: a 32-bit write clears the upper half, smaller ones keep the rest."""
     number, size, shift = _register_table()[name]
     mask = MASKS[8] if size == 4 else MASKS[size] << shift
-    cpu.state.regs[number] = cpu.state.regs[number] & ~mask | (value & MASKS[size]) << shift
+    cpu.regs[number] = cpu.regs[number] & ~mask | (value & MASKS[size]) << shift
 
 
 def decode_access(cpu: Cpu) -> Access | None:

@@ -60,6 +60,7 @@ class HwAssistState(msgspec.Struct):
     """What the mode remembers besides the VMCB and the tables, which are in memory."""
 
     used: int
+    waiting: bool
     lapic: Any
     ioapic: Any
     uart: Any
@@ -80,6 +81,7 @@ class HwAssist(Mode):
         self.npt = NestedTables(self.pool)
         self.board = Board(vm)
         vm.uart = self.board.uart
+        self.waiting = False  # an interrupt could not be delivered yet
 
     def start(self, guest: Guest) -> None:
         machine, memory = self.vm.machine, self.vm.machine.memory
@@ -98,11 +100,11 @@ class HwAssist(Mode):
 
     def state(self) -> HwAssistState:
         board = self.board
-        return HwAssistState(self.pool.used, board.lapic.state, board.ioapic.state, board.uart.state)
+        return HwAssistState(self.pool.used, self.waiting, board.lapic.state, board.ioapic.state, board.uart.state)
 
     def set_state(self, state: HwAssistState) -> None:
         board = self.board
-        self.pool.used = state.used
+        self.pool.used, self.waiting = state.used, state.waiting
         board.lapic.state, board.ioapic.state, board.uart.state = state.lapic, state.ioapic, state.uart
 
     # --- exits ------------------------------------------------------------------------------------------------
@@ -125,6 +127,10 @@ class HwAssist(Mode):
     def _deliver(self, cpu: Cpu) -> None:
         """Give the guest the interrupt that its local APIC has for it, or arrange to hear when it can take it."""
         vmcb, lapic = self.vmcb, self.board.lapic
+        expiry = lapic.state.expiry
+        if not lapic.state.irr and not self.waiting and (expiry is None or expiry > cpu.now):
+            cpu.host_timer = expiry
+            return
         lapic.advance(cpu.now)
         if lapic.state.tpr >> 4 != cpu.tpr:
             lapic.state.tpr = cpu.tpr << 4
@@ -139,10 +145,11 @@ class HwAssist(Mode):
             else:
                 window = True
         _set_window(vmcb, window)
+        self.waiting = bool(lapic.state.irr)
         cpu.host_timer = lapic.state.expiry
 
     def _cpuid(self, cpu: Cpu, exit: Exit) -> str:
-        regs = cpu.state.regs
+        regs = cpu.regs
         leaf, subleaf = regs[RAX] & 0xFFFF_FFFF, regs[RCX] & 0xFFFF_FFFF
         eax, ebx, ecx, edx = cpuid(leaf, subleaf, cpu.index, cpu.timing)
         if leaf == 1:
@@ -154,7 +161,7 @@ class HwAssist(Mode):
         elif leaf == 0x4000_0000:
             eax = leaf
             ebx, ecx, edx = (int.from_bytes(SIGNATURE[i : i + 4], "little") for i in (0, 4, 8))
-        regs[0:4] = [eax, ecx, edx, ebx]
+        regs[RAX], regs[RCX], regs[RDX], regs[RBX] = eax, ecx, edx, ebx
         cpu.skip(2)
         return "cpuid"
 
@@ -169,7 +176,7 @@ class HwAssist(Mode):
         return "ioio"
 
     def _msr(self, cpu: Cpu, exit: Exit) -> str:
-        regs = cpu.state.regs
+        regs = cpu.regs
         number = regs[RCX] & 0xFFFF_FFFF
         try:
             if cpu.cpl:
@@ -229,7 +236,7 @@ class HwAssist(Mode):
         return "cr8_write"
 
     def _vmmcall(self, cpu: Cpu, exit: Exit) -> str:
-        cpu.state.regs[RAX] = NO_SUCH_HYPERCALL
+        cpu.regs[RAX] = NO_SUCH_HYPERCALL
         cpu.skip(3)
         return "vmmcall"
 

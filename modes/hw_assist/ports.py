@@ -27,7 +27,7 @@ def port_access(cpu: Cpu, exit: Exit, ports: PortBus) -> bool:
     if code[prefixes : prefixes + 1] in (b"\x6c", b"\x6d", b"\x6e", b"\x6f"):
         repeated = b"\xf2" in code[:prefixes] or b"\xf3" in code[:prefixes]
         return _string(cpu, ports, port, size, is_in, repeated, length)
-    regs = cpu.state.regs
+    regs = cpu.regs
     if is_in:
         value = ports.read(port, size)
         regs[RAX] = value if size == 4 else regs[RAX] & ~((1 << 8 * size) - 1) | value
@@ -42,9 +42,9 @@ _REX = tuple(bytes((value,)) for value in range(0x40, 0x50))
 
 def _string(cpu: Cpu, ports: PortBus, port: int, size: int, is_in: bool, repeated: bool, length: int) -> bool:
     """INS and OUTS, with REP as far as the page goes."""
-    regs, memory = cpu.state.regs, cpu.engine.memory
+    regs, memory = cpu.regs, cpu.engine.memory
     index = RDI if is_in else RSI
-    step = -size if cpu.state.eflags & DF else size
+    step = -size if cpu.engine.rflags() & DF else size
     if repeated and not regs[RCX]:
         cpu.skip(length)
         return True

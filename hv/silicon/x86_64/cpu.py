@@ -23,7 +23,7 @@ from hv.silicon.timing import MILLI, Timing
 from hv.silicon.x86_64 import svm
 from hv.silicon.x86_64.cpuid import cpuid
 from hv.silicon.x86_64.engine import ALL_MSRS, NO_PORTS, STUB, Engine
-from hv.silicon.x86_64.microcode import EVENTS, Microcode
+from hv.silicon.x86_64.microcode import CONTROL_WORDS, EVENTS, Microcode
 from hv.silicon.x86_64.msr import BadMsr, read_msr, write_msr
 from hv.silicon.x86_64.paging import walk
 from hv.silicon.x86_64.state import HF_CPL, HF_INHIBIT_IRQ, IF, RAX, RCX, RDX, RF
@@ -31,7 +31,7 @@ from hv.silicon.x86_64.svm import Vmcb, intercepts
 
 NEVER = (1 << 63) - 1
 COUNTERS = Microcode.uc.offset  # bytes of the microcode's struct before the addresses begin
-CONTROL_AREA = 0x0C0  # bytes of the VMCB that a hypervisor writes to command the CPU
+CONTROL_AREA = 8 * CONTROL_WORDS
 UD, DF, GP, PF = 6, 8, 13, 14
 EVENT_ERROR_VECTORS = frozenset((8, 10, 11, 12, 13, 14, 17))
 
@@ -78,6 +78,7 @@ class Cpu:
     def __init__(self, engine: Engine, timing: Timing, index: int, chip_identity_ncr3: int) -> None:
         self.engine, self.timing, self.index = engine, timing, index
         self.state = engine.state
+        self.regs = engine.state.regs  # the general registers, live
         self.m = engine.microcode
         self.assists: Counter[str] = Counter()
         self.halted = False
@@ -92,7 +93,11 @@ class Cpu:
         self.page = engine.alloc()
         region, at = engine.memory.find(self.page, 0x1000)
         self.physical = Vmcb.from_buffer(region.data, at)
-        self._control = b""
+        self._control_view = memoryview(b"")  # the control area of the hypervisor's VMCB
+        self._want = 0
+        self._switch = timing.vmexit + timing.vmentry
+        self.on_exit: Callable[[Exit], None] = lambda exit: None  # the hypervisor's handler
+        self.on_wake: Callable[[], None] = lambda: None  # and what it does when a waiting CPU is interrupted
         self._booted = False
         m = self.m
         m.retired = 2  # VMLOAD and VMRUN of the first entry, taken off again there
@@ -113,19 +118,20 @@ class Cpu:
         return self._parked_now
 
     def charge(self, millicycles: int) -> None:
-        """Let time pass that is not plain instructions."""
+        """Let time pass that is not plain instructions. Inside a slice, follow it with keep_deadline()."""
         self.m.extra += millicycles
-        self._set_stop()
 
     def set_deadline(self, when: int) -> None:
         """The slice ends at the first instruction boundary at or after this time."""
         self.m.deadline = when
-        self._set_stop()
+        self.keep_deadline()
 
-    def _set_stop(self) -> None:
+    def keep_deadline(self) -> None:
+        """Time has passed inside a slice: move the instruction at which it ends."""
         m = self.m
-        left = -(-(m.deadline - m.extra) // m.cpi) if m.deadline > m.extra else 0
-        m.stop = max(left, m.retired)
+        last = -((m.extra - m.deadline) // self.timing.cpi)
+        retired = m.retired
+        m.stop = last if last > retired else retired
 
     def stop_soon(self) -> None:
         """End the slice in front of the next instruction; safe inside a chip's register access."""
@@ -142,6 +148,7 @@ class Cpu:
         """Take a guest: its initial state and, for a hypervisor, its wishes. Read again at the next slice."""
         self.leave()
         self.vmcb, self.on_metal = vmcb, on_metal
+        self._control_view = memoryview(vmcb).cast("B")[:CONTROL_AREA]
         nested = not on_metal
         t = self.timing
         # The costs of the events that the microcode charges, in the order of microcode.EVENTS.
@@ -159,7 +166,6 @@ class Cpu:
         if not vmcb.tr.attrib & 0x80 or vmcb.cr0 & 0xFFFF_FFFF_0000_0000 or vmcb.efer >> 16:
             raise Shutdown("VMRUN refused the VMCB: invalid guest state")
         ctypes.memmove(ctypes.addressof(p), ctypes.addressof(vmcb), 0x1000)
-        self._control = bytes(vmcb)[:CONTROL_AREA]
         m = self.m
         m.want, m.want_cr_read, m.want_cr_write = vmcb.intercept, vmcb.intercept_cr_read, vmcb.intercept_cr_write
         p.intercept |= ASSISTED
@@ -184,8 +190,10 @@ class Cpu:
             if p.eventinj & svm.EVENT_VALID:
                 self._count_injection(p.eventinj)
             vmcb.eventinj = 0
-        self._control = bytes(vmcb)[:CONTROL_AREA]
-        self.state.regs[RAX] = self.page
+        ctypes.memmove(m.control, ctypes.addressof(vmcb), CONTROL_AREA)
+        m.vmcb = ctypes.addressof(vmcb)
+        self._want = 0 if self.on_metal else vmcb.intercept
+        self.regs[RAX] = self.page
         m.retired -= 1  # VMRUN is microcode, not the guest's
         if not self._booted:
             m.retired -= 1
@@ -216,21 +224,45 @@ class Cpu:
         vmcb.int_ctl = vmcb.int_ctl & ~svm.V_TPR | p.int_ctl & svm.V_TPR
         self.entered = False
 
-    def run_slice(self) -> Exit | None:
-        """Run until the deadline, a mark, or an exit that only the hypervisor can handle (returned)."""
+    def run_slice(self) -> None:
+        """Run until the deadline, a mark, or an exit after which the guest cannot simply go on."""
         m = self.m
-        if self.entered and self._stale():
-            self.leave()
+        if self.entered and bytes(self._control_view) != bytes(m.control):
+            self.leave()  # the hypervisor has written to the control area: VMRUN must read it again
         m.exit_valid = 0
         m.mark_hit = 0
         if not self.entered:
             self._enter()
             self._vmrun()
             self._settle()
-        if not m.exit_valid:
-            self._run(self.state.eip)
-            self._settle()
-        return self._exit() if m.exit_valid else None
+            if m.exit_valid or self.halted or not self.entered:
+                return
+        self._run(self.state.eip)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Nothing: the native hooks have done everything. PortableCpu has more to do."""
+
+    def take_exit(self) -> bool:
+        """A #VMEXIT: an assist, or the hypervisor's handler. True when the guest can go on in this slice."""
+        m = self.m
+        code = m.exit_code
+        if code in _PLAIN and self._want >> (code - svm.INTR) & 1:
+            m.extra += self._switch
+            self.on_exit(Exit(code, m.exit_info1, self.physical.exitinfo2))
+        else:
+            exit = self._exit(code)
+            if exit is not None:
+                m.extra += self._switch
+                self.on_exit(exit)
+        m.exit_valid = 0
+        if self.halted or self.host_interrupt or not self.entered:
+            return False
+        timer = self.host_timer
+        if timer is not None and timer < m.deadline:
+            m.deadline = timer
+        self.keep_deadline()
+        return True
 
     def _vmrun(self) -> None:
         """Execute VMRUN, the first time VMLOAD before it, and stop in front of the guest's next instruction."""
@@ -241,7 +273,7 @@ class Cpu:
         self._run(STUB + 3 if self._booted else STUB)
         self._booted = True
         m.injecting = 0
-        self._set_stop()
+        self.keep_deadline()
 
     def _run(self, address: int) -> None:
         error = self.engine.run(address)
@@ -251,24 +283,17 @@ class Cpu:
     def _settle(self) -> None:
         """Nothing: the native hooks have done everything. PortableCpu has more to do."""
 
-    def _stale(self) -> bool:
-        """The hypervisor has written to the control area since VMRUN: the CPU must read it again."""
-        vmcb = self.vmcb
-        assert vmcb is not None
-        return ctypes.string_at(ctypes.addressof(vmcb), CONTROL_AREA) != self._control
-
     # --- exits ------------------------------------------------------------------------------------------------
 
-    def _exit(self) -> Exit | None:
+    def _exit(self, code: int) -> Exit | None:
         """Sort a #VMEXIT: an assist of the silicon (None), or the hypervisor's."""
         m, p, state = self.m, self.physical, self.state
-        code, info1 = m.exit_code, m.exit_info1
+        info1 = m.exit_info1
         if m.exit_left:
             self._left()
             self.window = False
             assert self.vmcb is not None
             if self.vmcb.int_ctl & svm.V_IRQ:  # the hypervisor had asked for the window, not the silicon
-                self.charge(self.timing.vmexit + self.timing.vmentry)
                 return Exit(code, 0, 0)
             return None
         out = Exit(code, info1, p.exitinfo2)
@@ -277,9 +302,7 @@ class Cpu:
             p.eventinj = 0
             if out.int_info & svm.EVENT_TYPE == svm.EVENT_SOFT:
                 state.eip = state.exception_next_eip
-        state.exception_is_int = 0
-        if code >= svm.CR0_READ and self._wanted(code, info1):
-            self.charge(self.timing.vmexit + self.timing.vmentry)
+        if self._wanted(code, info1):
             return out
         handler = _ASSIST_OF.get(code)
         if handler is None:
@@ -310,7 +333,7 @@ class Cpu:
 
     def _msr_intercepted(self, vmcb: Vmcb, info1: int) -> bool:
         """The hypervisor's MSR permission map (APM vol. 2, 15.11): two bits an MSR, read then write."""
-        number = self.state.regs[RCX] & 0xFFFF_FFFF
+        number = self.regs[RCX] & 0xFFFF_FFFF
         for start, base in ((0, 0), (0xC000_0000, 0x800), (0xC001_0000, 0x1000)):
             if start <= number < start + 0x2000:
                 bit = (number - start) * 2 + info1
@@ -359,15 +382,18 @@ class Cpu:
             self.state.v_tpr = value & 0xF
         assert self.vmcb is not None
         self.vmcb.int_ctl = self.vmcb.int_ctl & ~svm.V_TPR | value & 0xF
-        self._control = ctypes.string_at(ctypes.addressof(self.vmcb), CONTROL_AREA) if self.entered else b""
+        if self.entered:
+            ctypes.memmove(self.m.control, ctypes.addressof(self.vmcb), CONTROL_AREA)
 
     def skip(self, length: int) -> None:
         """The instruction at RIP is done: go to the next one."""
         if self.entered:
             state = self.state
             state.eip = (state.eip + length) & 0xFFFF_FFFF_FFFF_FFFF
-            state.eflags &= ~RF
-            state.hflags &= ~HF_INHIBIT_IRQ
+            if state.eflags & RF:
+                state.eflags &= ~RF
+            if state.hflags & HF_INHIBIT_IRQ:
+                state.hflags &= ~HF_INHIBIT_IRQ
         else:
             vmcb = self.vmcb
             assert vmcb is not None
@@ -375,7 +401,6 @@ class Cpu:
             vmcb.rflags &= ~RF
             vmcb.int_state = 0
         self.m.retired += 1
-        self._set_stop()
 
     def inject(self, event: int, error: int = 0) -> None:
         """Deliver an event at the next entry (EVENTINJ format, APM vol. 2, 15.20)."""
@@ -452,23 +477,23 @@ class Cpu:
         assert self.vmcb is not None
         self.skip(3 if rdtscp else 2)
         value = (self.tsc() + self.vmcb.tsc_offset) & 0xFFFF_FFFF_FFFF_FFFF
-        self.state.regs[RAX], self.state.regs[RDX] = value & 0xFFFF_FFFF, value >> 32
+        self.regs[RAX], self.regs[RDX] = value & 0xFFFF_FFFF, value >> 32
         if rdtscp:
-            self.state.regs[RCX] = read_msr(self, 0xC000_0103) & 0xFFFF_FFFF
+            self.regs[RCX] = read_msr(self, 0xC000_0103) & 0xFFFF_FFFF
 
     def _cpuid(self, exit: Exit) -> None:
         self._assist("cpuid", self.timing.cpuid)
-        self.state.regs[0:4] = self._cpuid_in_register_order()
+        self.regs[0:4] = self._cpuid_in_register_order()
         self.skip(2)
 
     def _cpuid_in_register_order(self) -> list[int]:
-        regs = self.state.regs
+        regs = self.regs
         eax, ebx, ecx, edx = cpuid(regs[RAX] & 0xFFFF_FFFF, regs[RCX] & 0xFFFF_FFFF, self.index, self.timing)
         return [eax, ecx, edx, ebx]
 
     def _msr(self, exit: Exit) -> None:
         self._assist("msr", self.timing.msr)
-        regs = self.state.regs
+        regs = self.regs
         number = regs[RCX] & 0xFFFF_FFFF
         if self.cpl:
             self.fault(GP)
@@ -580,6 +605,10 @@ class Cpu:
         retired, _, extra, _, cpi = struct.unpack_from("<5Q", record.counters)
         self._parked_now = retired * cpi + extra
 
+
+# Instructions for which the intercept vector alone says whether the hypervisor wants them. They are on the fast path:
+# no event can have been in delivery, and the world switch has not been made.
+_PLAIN = frozenset((svm.CPUID, svm.HLT, svm.IOIO, svm.VMMCALL))
 
 _ASSIST_OF: dict[int, Callable[[Cpu, Exit], None]] = {
     svm.RDTSC: Cpu._rdtsc,

@@ -24,11 +24,13 @@ def _words(text: bytes) -> list[int]:
     return [int.from_bytes(text[i : i + 4], "little") for i in range(0, len(text), 4)]
 
 
+_VENDOR_WORDS, _BRAND_WORDS = _words(VENDOR), _words(BRAND)
+
+
 def cpuid(leaf: int, subleaf: int, apic_id: int, timing: Timing) -> tuple[int, int, int, int]:
     """EAX, EBX, ECX, EDX for a leaf. A leaf above the highest one gives zeros, as on AMD."""
-    vendor = _words(VENDOR)
     if leaf in (0, 0x8000_0000):
-        return (0x16 if leaf == 0 else 0x8000_000A), vendor[0], vendor[2], vendor[1]
+        return (0x16 if leaf == 0 else 0x8000_000A), _VENDOR_WORDS[0], _VENDOR_WORDS[2], _VENDOR_WORDS[1]
     if leaf in (1, 0x8000_0001):
         if leaf == 1:
             return SIGNATURE, apic_id << 24 | 1 << 16 | 8 << 8, _LEAF1_ECX, _LEAF1_EDX
@@ -38,7 +40,7 @@ def cpuid(leaf: int, subleaf: int, apic_id: int, timing: Timing) -> tuple[int, i
     if leaf == 0x16:
         return timing.tsc_hz // 1_000_000, timing.tsc_hz // 1_000_000, timing.apic_hz // 1_000_000, 0
     if 0x8000_0002 <= leaf <= 0x8000_0004:
-        a, b, c, d = _words(BRAND)[(leaf - 0x8000_0002) * 4 :][:4]
+        a, b, c, d = _BRAND_WORDS[(leaf - 0x8000_0002) * 4 :][:4]
         return a, b, c, d
     if leaf == 0x8000_0007:
         return 0, 0, 0, 1 << 8  # invariant TSC

@@ -44,8 +44,8 @@ ERRORS = {
     unicorn.UC_ERR_WRITE_UNMAPPED: "write to an address where there is no memory",
 }
 
-for _name in ("uc_emu_start", "uc_emu_stop", "uc_reg_read", "uc_reg_write"):
-    getattr(uclib, _name).restype = c_int
+# The binding's own uc_emu_start wrapper costs as much as the whole exit; this is the bare function.
+_emu_start = ctypes.CFUNCTYPE(c_int, c_void_p, c_uint64, c_uint64, c_uint64, ctypes.c_size_t)(("uc_emu_start", uclib))
 
 
 def exported(name: str) -> int:
@@ -61,12 +61,15 @@ def exported(name: str) -> int:
 class Engine:
     """The CPU core. `state` is its live register file, `microcode` the counters that its hooks keep."""
 
+    on_exit: Callable[[], bool]  # what a #VMEXIT calls, inside the slice; False ends the slice
+
     def __init__(self, memory: Memory) -> None:
         layout = measure()
         self.memory = memory
         self.uc = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
         self.uc.ctl_set_cpu_model(x86.UC_CPU_X86_EPYC)
         self.handle = c_void_p(self.uc._uch.value)
+        self._uc: int = self.uc._uch.value
         self.error: BaseException | None = None
         self._callbacks: list[Any] = []
         self._ram_offset: dict[int, int] = {}
@@ -83,7 +86,9 @@ class Engine:
         self.microcode = Microcode()
         self._bring_up()
         self.state: State = state_type().from_address(self.env)
+        self._check()
         self._connect()
+        self._take_exits()
 
     def alloc(self, pages: int = 1) -> int:
         """Physical address of zeroed pages of the microcode's RAM."""
@@ -114,6 +119,13 @@ class Engine:
         self.memory.write(STUB, FAR_CALL + HLT)
         uc.emu_start(STUB, 0)
         self.memory.write(STUB, VMLOAD + VMRUN + HLT)
+
+    def _check(self) -> None:
+        """Is the register file of *this* engine where the measured one was?"""
+        for value in (0x0123_4567_89AB_CDEF, 0):
+            self.uc.reg_write(x86.UC_X86_REG_R15, value)
+            if self.state.regs[15] != value or self.state.cr[3] != HOST_PML4:
+                raise SiliconError("Unicorn's CPU state moved between two engines")
 
     def _connect(self) -> None:
         """Fill in the addresses that the hooks need."""
@@ -147,6 +159,26 @@ class Engine:
         self.microcode.port_in = ctypes.cast(into, c_void_p).value
         self.microcode.port_out = ctypes.cast(out, c_void_p).value
 
+    def _take_exits(self) -> None:
+        """Let a #VMEXIT call `on_exit`. This is guard() without its packing of arguments: the hot path."""
+
+        def take() -> bool:
+            try:
+                return self.on_exit()
+            except BaseException as error:  # noqa: BLE001 - no exception may pass through Unicorn
+                self.error = self.error or error
+                return False
+
+        pointer = ctypes.CFUNCTYPE(c_int)(take)
+        self._callbacks.append(pointer)
+        self.microcode.on_exit = ctypes.cast(pointer, c_void_p).value
+
+    def rflags(self) -> int:
+        """RFLAGS, also inside a slice, where Unicorn keeps the arithmetic and direction flags elsewhere."""
+        value = c_uint32()
+        uclib.uc_reg_read(self.handle, x86.UC_X86_REG_EFLAGS, ctypes.byref(value))
+        return value.value
+
     def map_chip(
         self, address: int, read: Callable[[int, int], int], write: Callable[[int, int, int], None]
     ) -> None:
@@ -163,7 +195,7 @@ class Engine:
         def guarded(*args: Any) -> Any:
             try:
                 return function(*args)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - no exception may pass through Unicorn
                 self.error = self.error or error
                 uclib.uc_emu_stop(self.handle)
                 return 0
@@ -188,7 +220,7 @@ class Engine:
 
     def run(self, address: int) -> str:
         """Run from `address` until a hook stops it. Returns what went wrong, or nothing."""
-        error = uclib.uc_emu_start(self.handle, c_uint64(address), c_uint64(0), c_uint64(0), ctypes.c_size_t(0))
+        error = _emu_start(self._uc, address, 0, 0, 0)
         if self.error is not None:
             raised, self.error = self.error, None
             raise raised

@@ -160,8 +160,13 @@ def _peeker() -> Iterator[_Peeker]:
 
 
 def _find_env(scratch: _Scratch, markers: bytes) -> tuple[int, int]:
-    """Offsets of the CPU pointer in uc_struct and of the live registers in the CPU object."""
+    """Offsets of the CPU pointer in uc_struct and of the live registers in the CPU object.
+
+    The CPU object points back to its uc_struct before the registers. A pointer to a lesser block that happens to lie in
+    front of the CPU object sees all that too, only farther away: the nearest one is the CPU object itself.
+    """
     handle: int = scratch.uc._uch.value
+    found = []
     with _peeker() as peeker:
         for at in range(0, UC_SCAN, 8):
             word = peeker.peek(handle + at, 8)
@@ -171,11 +176,13 @@ def _find_env(scratch: _Scratch, markers: bytes) -> tuple[int, int]:
             if pointer % 8 or not 0x10000 < pointer < 1 << 47:
                 continue
             memory = peeker.peek(pointer, CPU_SCAN)
-            found = memory.find(markers)
-            # The CPU object points back to its uc_struct: that tells it from other copies.
-            if found >= 0 and _u64(handle) in memory[:found]:
-                return at, found
-    raise SiliconError("Unicorn's live CPU state was not found in memory")
+            env = memory.find(markers)
+            if env >= 0 and _u64(handle) in memory[:env]:
+                found.append((env, at))
+    if not found:
+        raise SiliconError("Unicorn's live CPU state was not found in memory")
+    env, at = min(found)
+    return at, env
 
 
 @functools.cache

@@ -1,8 +1,7 @@
 """The x86-64 machine without a hypervisor: CPUs, RAM, the physical board, and the loop that lets time pass.
 
-`run()` interleaves the CPUs' slices by their virtual time and lets the chips act when they are due. It returns only
-when somebody above has something to do: an exit for the hypervisor, a mark-free end, or nothing left that could happen.
-The end of a slice is nobody's business and leaves no trace in any count.
+`run()` interleaves the CPUs' slices by their virtual time and lets the chips act when they are due. An exit calls the
+hypervisor's handler (`Cpu.on_exit`). The end of a slice is nobody's business and leaves no trace in any count.
 
 The physical board (bare metal only): a local APIC a CPU, an I/O APIC, a 16550 on its pin 4, the power-off register of
 the PIIX4 (ACPI PM1a control) and QEMU's pvpanic port. Simplified: RAM begins at 0 and has a hole from 3 to 4 GiB.
@@ -37,19 +36,6 @@ SLICE = 100_000_000 * MILLI  # longest time between two looks at the world outsi
 WATCHDOG = 400_000_000 * MILLI  # this long without a moment in which interrupts are on is a dead guest
 
 
-class Trap(msgspec.Struct):
-    """A guest left for the hypervisor."""
-
-    cpu: Cpu
-    exit: Exit
-
-
-class Wake(msgspec.Struct):
-    """The hypervisor's timer went off, or a line changed, while the CPU waited for it in a HLT exit."""
-
-    cpu: Cpu
-
-
 class Idle(msgspec.Struct):
     """All CPUs wait, and nothing in the machine will ever wake them: only the outside world can."""
 
@@ -65,7 +51,7 @@ class Ended(msgspec.Struct):
     report: str
 
 
-Outcome = Trap | Wake | Idle | Paused | Ended
+Outcome = Idle | Paused | Ended
 
 
 class PowerButton:
@@ -133,6 +119,7 @@ class Machine:
         self.ioapic: Ioapic | None = None
         self._uart: Uart | None = None
         self._irq_off_since: int | None = None
+        self._watch_at = 0
 
     # --- building ---------------------------------------------------------------------------------------------
 
@@ -227,6 +214,7 @@ class Machine:
     def _mmio(self) -> None:
         self._loaded.assists["mmio"] += 1
         self._loaded.charge(self.timing.mmio)
+        self._loaded.keep_deadline()
 
     def _lapic_read(self, offset: int, size: int) -> int:
         self._mmio()
@@ -264,6 +252,7 @@ class Machine:
             self._loaded.park()
             cpu.unpark()
             self._loaded = cpu
+        self.engine.on_exit = cpu.take_exit
         if self.portable:
             self.hooks.cpu = cpu
             cpu.hooks = self.hooks  # type: ignore[attr-defined]
@@ -276,16 +265,16 @@ class Machine:
     def run(self, budget: int = NEVER) -> Outcome:
         """Let the machine run, at most until `budget` (virtual time, in millicycles, of the slowest CPU)."""
         while self.ended is None:
-            cpu = self._next_cpu()
-            if cpu is None:
+            cpu = self._next_cpu() if len(self.cpus) > 1 else self._loaded
+            if cpu is None or (cpu.halted and self._next_event(cpu) == NEVER):
                 return Idle()
-            self._load(cpu)
-            if cpu.now >= budget or self.pause_requested:
+            if cpu is not self._loaded:
+                self._load(cpu)
+            now = cpu.now
+            if now >= budget or self.pause_requested:
                 self.pause_requested = False
                 return Paused()
-            outcome = self._run_one(cpu, budget)
-            if outcome is not None:
-                return outcome
+            self._run_one(cpu, now, budget)
         return self.ended
 
     def _next_cpu(self) -> Cpu | None:
@@ -316,42 +305,43 @@ class Machine:
             return self._time(cpu)
         return NEVER if cpu.host_timer is None else max(cpu.host_timer, self._time(cpu))
 
-    def _run_one(self, cpu: Cpu, budget: int) -> Outcome | None:
+    def _run_one(self, cpu: Cpu, now: int, budget: int) -> None:
         """One slice of one CPU, with the interrupts that are due before it."""
         if cpu.halted:
             when = self._next_event(cpu)
-            if when > cpu.now:
-                cpu.charge(when - cpu.now)  # the CPU slept
+            if when > now:
+                cpu.charge(when - now)  # the CPU slept
+                now = when
         if cpu.on_metal:
             self._interrupt_on_metal(cpu)
-        elif self._host_interrupt_due(cpu):
-            cpu.host_interrupt = False
-            if cpu.halted:
-                return Wake(cpu)
-            cpu.charge(self.timing.vmexit + self.timing.vmentry)
-            return Trap(cpu, Exit(svm.INTR, 0, 0))
+        elif cpu.host_interrupt or (cpu.host_timer is not None and cpu.host_timer <= now):
+            self._interrupt_hypervisor(cpu, now)
+            return
         if cpu.halted:
-            return None
-        event = self._next_event(cpu)
-        cpu.set_deadline(min(budget, event, cpu.now + SLICE))
+            return
+        cpu.set_deadline(min(budget, self._next_event(cpu), now + SLICE))
         try:
-            exit = cpu.run_slice()
-            self._watch(cpu)
+            cpu.run_slice()
+            if now >= self._watch_at:
+                self._watch(cpu, now)
         except Shutdown as crash:
             self.end("crash", str(crash))
-            return None
+            return
         m = cpu.m
         if m.mark_hit:
             self.probe.hit(m.mark_hit, m.retired, cpu.now, cpu.assist_counts())
             m.mark_pass = 1
-        return None if exit is None else Trap(cpu, exit)
 
-    def _host_interrupt_due(self, cpu: Cpu) -> bool:
+    def _interrupt_hypervisor(self, cpu: Cpu, now: int) -> None:
         """A physical interrupt for the hypervisor: its timer, or a line from outside."""
-        if cpu.host_timer is not None and cpu.host_timer <= cpu.now:
+        if cpu.host_timer is not None and cpu.host_timer <= now:
             cpu.host_timer = None
-            cpu.host_interrupt = True
-        return cpu.host_interrupt
+        cpu.host_interrupt = False
+        if cpu.halted:
+            cpu.on_wake()
+        else:
+            cpu.charge(self.timing.vmexit + self.timing.vmentry)
+            cpu.on_exit(Exit(svm.INTR, 0, 0))
 
     def _interrupt_on_metal(self, cpu: Cpu) -> None:
         """The local APIC's timer, and the interrupt that it has for the CPU."""
@@ -370,13 +360,14 @@ class Machine:
         else:
             cpu.open_window()
 
-    def _watch(self, cpu: Cpu) -> None:
-        """End a guest that spins with interrupts off for ever."""
+    def _watch(self, cpu: Cpu, now: int) -> None:
+        """End a guest that spins with interrupts off for ever. Looks once in a while only."""
+        self._watch_at = now + WATCHDOG // 16
         if cpu.interruptible or cpu.halted:
             self._irq_off_since = None
         elif self._irq_off_since is None:
-            self._irq_off_since = cpu.now
-        elif cpu.now - self._irq_off_since > WATCHDOG:
+            self._irq_off_since = now
+        elif now - self._irq_off_since > WATCHDOG:
             raise Shutdown(f"CPU {cpu.index} ran {WATCHDOG // MILLI} cycles with interrupts off, at RIP {cpu.rip:#x}")
 
     def watch_marks(self, begin: int, end: int) -> None:
@@ -397,6 +388,7 @@ class Machine:
             probe=copy.deepcopy(self.probe.state),
             ended=self.ended,
             irq_off_since=self._irq_off_since,
+            watch_at=self._watch_at,
         )
         self._loaded.unpark()
         return saved
@@ -411,7 +403,7 @@ class Machine:
         for chip, state in zip(self._chips(), saved.chips, strict=True):
             chip.state = copy.deepcopy(state)
         self.probe.state = copy.deepcopy(saved.probe)
-        self.ended, self._irq_off_since = saved.ended, saved.irq_off_since
+        self.ended, self._irq_off_since, self._watch_at = saved.ended, saved.irq_off_since, saved.watch_at
         self._loaded.unpark()
 
     def _chips(self) -> list[Any]:
@@ -432,6 +424,7 @@ class Snapshot(msgspec.Struct):
     probe: ProbeState
     ended: Ended | None
     irq_off_since: int | None
+    watch_at: int
 
 
 def _sync_tpr(cpu: Cpu, lapic: Lapic) -> None:

@@ -48,6 +48,7 @@ struct microcode {
     u64 watch_tpr;          /* an interrupt waits for a lower task priority: end the slice after a write of CR8 */
     u64 injecting;          /* 1: VMRUN delivers an interrupt; 2: and it has, see hook_intr */
     u64 delivering;         /* vector of the `int n` that is being delivered, or ~0 */
+    u64 control[24];        /* the hypervisor's VMCB control area as VMRUN read it */
     /* Unicorn's own state and functions. */
     void *uc, *cpu;
     u64 *regs, *eip, *efer, *star, *lstar, *cstar, *fmask, *next_eip;
@@ -64,6 +65,8 @@ struct microcode {
     int (*emu_stop)(void *uc);
     int (*reg_read)(void *uc, int reg, void *value);
     int (*reg_write)(void *uc, int reg, const void *value);
+    const u64 *vmcb;        /* that VMCB's control area as it is now */
+    int (*on_exit)(void);   /* sort and handle the exit; 0: end the slice */
     u32 (*port_in)(u32 port, u32 size);
     void (*port_out)(u32 port, u32 size, u32 value);
 };
@@ -162,6 +165,15 @@ static int observed(struct microcode *m, u32 code)
     return -1;
 }
 
+/* The hypervisor has written commands for the CPU: they take a VMRUN. */
+static int control_changed(struct microcode *m)
+{
+    for (unsigned i = 0; i < sizeof m->control / sizeof *m->control; i++)
+        if (m->control[i] != m->vmcb[i])
+            return 1;
+    return 0;
+}
+
 static void vmexit(struct microcode *m, u32 code)
 {
     int event = observed(m, code);
@@ -190,13 +202,15 @@ static void vmexit(struct microcode *m, u32 code)
     m->exit_code = code;
     m->exit_info1 = *m->error_code;
     m->exit_left = 0;
+    *m->is_int = 0;
     if (code == EXIT_VINTR) {
         /* The virtual interrupt stays pending in Unicorn until the world switch; do that here, or it would fire again
            before the stop below is seen. */
         m->do_vmexit(m->env, code, 0);
         m->exit_left = 1;
     }
-    m->emu_stop(m->uc);
+    if (!m->on_exit() || control_changed(m))
+        m->emu_stop(m->uc);
 }
 
 /* Deliver exception or `int n` number *cpu->exception_index* through the guest's own IDT. */

@@ -14,6 +14,7 @@ from hv.silicon.x86_64.layout import SiliconError
 # The silicon events that microcode.c counts, in the order of its `enum event`.
 EVENTS = ("port_io", "cr_access", "cr8_access", "invlpg", "iret", "syscall", "exception", "tlb_fill")
 
+CONTROL_WORDS = 24  # of the VMCB that a hypervisor writes to command the CPU: 0x000 to 0x0BF
 NOWHERE = (1 << 64) - 1
 
 _WORDS = "retired stop extra deadline cpi pc length"
@@ -24,7 +25,7 @@ _EXITS = (
 _POINTERS = (
     "uc cpu regs eip efer star lstar cstar fmask next_eip hflags error_code is_int cs ss intercept intercept_cr_read "
     "intercept_cr_write do_interrupt do_vmexit raise_exception check_port0 check_port1 check_port2 check_ioio env "
-    "emu_stop reg_read reg_write port_in port_out"
+    "emu_stop reg_read reg_write vmcb on_exit port_in port_out"
 )
 
 
@@ -39,6 +40,7 @@ class Microcode(ctypes.Structure):
         ("count", c_uint64 * len(EVENTS)),
         ("cost", c_uint64 * len(EVENTS)),
         *((name, c_uint64) for name in _EXITS.split()),
+        ("control", c_uint64 * CONTROL_WORDS),
         *((name, c_void_p) for name in _POINTERS.split()),
     )
     uc: ClassVar[Any]  # the first of the addresses
@@ -68,6 +70,8 @@ class Microcode(ctypes.Structure):
     watch_tpr: int
     injecting: int
     delivering: int
+    control: ctypes.Array[c_uint64]
+    vmcb: int
 
 
 def library_path() -> Path | None:

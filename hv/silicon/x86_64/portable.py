@@ -169,6 +169,7 @@ class PortableHooks:
     def note_exit(self, code: int, info1: int) -> None:
         m = self.m
         m.exit_valid, m.exit_code, m.exit_info1, m.exit_left = 1, code, info1, 0
+        self.state.exception_is_int = 0
         self.engine.stop()
 
     def deliver(self, vector: int) -> None:
@@ -210,7 +211,7 @@ class PortableHooks:
             self.refuse(UD)
             return
         self.charge(SYSCALL)
-        rflags = self.rflags()
+        rflags = self.engine.rflags()
         selector = state.star >> 32 & 0xFFFC
         state.regs[RCX] = state.eip + m.length
         state.regs[R11] = rflags & ~RF
@@ -223,25 +224,6 @@ class PortableHooks:
         uclib.uc_reg_write(self.engine.handle, x86.UC_X86_REG_EFLAGS, ctypes.byref(flags_now))
         state.eip = (target - m.length) & NOWHERE
 
-    def rflags(self) -> int:
-        """RFLAGS inside a slice, where Unicorn keeps the arithmetic flags elsewhere."""
-        value = c_uint32()
-        uclib.uc_reg_read(self.engine.handle, x86.UC_X86_REG_EFLAGS, ctypes.byref(value))
-        return value.value
-
-    def refuse(self, vector: int) -> None:
-        """The current instruction faults; whatever it still does in this slice is undone."""
-        self.undo = Undo(list(self.state.regs), self.state.eip)
-        self.undo_attempt()
-        if self.cpu.physical.intercept_exceptions >> vector & 1:
-            self.note_exit(svm.EXCEPTION + vector, 0)
-            return
-        if vector == GP:
-            self.state.old_exception = GP
-        self.charge(EXCEPTION)
-        self.pending = Pending(vector, 0, False)
-        self.engine.stop()
-
     def hook_sysenter(self, uc: int, user: int) -> None:
         self.refuse(UD)
 
@@ -250,7 +232,7 @@ class PortableHooks:
         m, state = self.m, self.state
         if self.undo is not None:
             return True
-        if state.hflags & HF_CPL > self.rflags() >> 12 & 3 and not self.port_allowed(port, size):
+        if state.hflags & HF_CPL > self.engine.rflags() >> 12 & 3 and not self.port_allowed(port, size):
             self.refuse(GP)
             return True
         cpu = self.cpu
@@ -304,6 +286,8 @@ class PortableCpu(Cpu):
         while hooks.pending is not None and not self.m.exit_valid:
             event, hooks.pending = hooks.pending, None
             self._deliver(event)
+        if self.m.exit_valid:
+            self.take_exit()
 
     def _deliver(self, event: Pending) -> None:
         """Exception or `int n` through the guest's IDT, by the CPU's own interrupt delivery in VMRUN."""

@@ -1,0 +1,43 @@
+"""Measures rows of the table for the tests, each row and setting only once in a run of pytest."""
+
+from __future__ import annotations
+
+import functools
+
+from hv.costs import load
+from hv.loader import default_guest, load_guest
+from hv.measure import OpResult, RowResult, Settings, TableResult, run_table
+from hv.mode import find_modes
+from hv.ops import OPS, select
+from hv.table import find_row
+
+CPU_OPERATIONS = (
+    "compute", "syscall", "page_fault", "protection_fault", "mmap_unmap", "context_switch", "fork_exit", "cpuid",
+    "irq_mask", "in", "cr8wr", "callret", "divzero", "ptemod",
+)  # fmt: skip
+BUILT_ROWS = ("nitro", "metal")
+
+
+@functools.cache
+def measure_table(
+    rows: str, ops: str = "cpu.*", *, iterations: int = 10, seed: int = 0, cold: bool = False, portable: bool = False
+) -> TableResult:
+    """What `hv table --rows ROWS --ops OPS ...` measures."""
+    settings = Settings(load_guest(default_guest()), load(), iterations, seed, cold, portable)
+    return run_table([find_row(row) for row in rows.split(",")], select(ops), find_modes(), settings)
+
+
+def measure(
+    row: str, op: str, *, iterations: int = 10, seed: int = 0, cold: bool = False, portable: bool = False
+) -> OpResult:
+    """One operation of the cpu column. All of the row are measured together, and kept."""
+    table = measure_table(row, iterations=iterations, seed=seed, cold=cold, portable=portable)
+    return operation(table.rows[0], op)
+
+
+def operation(row: RowResult, op: str) -> OpResult:
+    """An operation of a row that has it."""
+    result = row.ops[f"cpu.{op}"]
+    assert isinstance(result, OpResult)
+    assert set(row.ops) <= set(OPS)
+    return result

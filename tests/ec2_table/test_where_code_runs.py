@@ -1,0 +1,168 @@
+"""Hypervisor code runs only inside a counted exit, and on metal none runs at all.
+
+The interpreter itself is the witness: between the two marks of an operation it reports every Python function entered,
+and every return into one. Functions of hv/silicon, and of the CPU that it wraps, are the hardware.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+import unicorn
+
+import hv
+from hv.costs import load
+from hv.ledger import Ledger
+from hv.loader import default_guest, load_guest
+from hv.measure import RowRunner, Settings
+from hv.mode import find_modes
+from hv.ops import OPS
+from hv.table import find_row
+from hv.vcpu import Vcpu
+from hv.vm import Vm
+from tests.ec2_table.measuring import CPU_OPERATIONS
+
+ITERATIONS = 5
+HARDWARE = (str(Path(hv.__file__).parent / "silicon"), str(Path(unicorn.__file__).parent))
+LANGUAGE = (str(Path(contextlib.__file__).parent), "<frozen")  # the standard library acts for whoever calls it
+INSTALLED = str(Path(unicorn.__file__).parent.parent)  # may lie below the standard library, but is no part of it
+DOOR, LOOP = Vcpu.dispatch.__code__, Vm.run.__code__  # the way in, and the loop that stands before it
+PROBE = "watching.<locals>.switch"
+
+
+class WatchedLedger(Ledger):
+    """A ledger that counts how often it is opened."""
+
+    opened = 0
+    is_open = False
+
+    @property  # type: ignore[override]
+    def open(self) -> bool:
+        return self.is_open
+
+    @open.setter
+    def open(self, value: bool) -> None:
+        assert value != self.is_open, "an exit inside an exit"
+        self.is_open = value
+        self.opened += value
+
+
+class Witness:
+    """What ran between the marks: names of functions by whether an exit was open."""
+
+    def __init__(self, ledger: WatchedLedger) -> None:
+        self.ledger = ledger
+        self.hardware: set[str] = set()
+        self.inside: set[str] = set()
+        self.outside: list[str] = []
+        self.doors = 0
+        self.windows = 0
+        self.opened = 0
+
+    def see(self, frame: FrameType, event: str, _: Any) -> None:
+        """A profile function: a call enters a frame, a return enters the frame behind it."""
+        entered = frame if event == "call" else frame.f_back if event == "return" else None
+        if entered is None:
+            return
+        code = entered.f_code
+        if code.co_filename.startswith(LANGUAGE) and not code.co_filename.startswith(INSTALLED):
+            return
+        name = f"{Path(code.co_filename).name}:{code.co_qualname}"
+        if code.co_filename.startswith(HARDWARE):
+            self.hardware.add(name)
+        elif code.co_qualname.endswith(PROBE):
+            pass  # the end mark
+        elif self.ledger.is_open:
+            self.inside.add(name)
+        elif code is DOOR:
+            self.doors += event == "call"
+        else:
+            self.outside.append(name)
+
+
+@contextlib.contextmanager
+def watching(row: str) -> Iterator[tuple[RowRunner, Witness]]:
+    """A booted row whose probe turns the witness on and off."""
+    settings = Settings(load_guest(default_guest()), load(), ITERATIONS, 0)
+    runner = RowRunner(find_row(row), find_modes(), settings)
+    ledger = runner.vm.ledger
+    ledger.__class__ = WatchedLedger
+    assert isinstance(ledger, WatchedLedger)
+    witness = Witness(ledger)
+    probe = runner.vm.machine.probe
+    hit = probe.hit
+
+    def switch(which: int, *rest: Any) -> None:
+        sys.setprofile(None)
+        hit(which, *rest)
+        if which == 1:
+            witness.opened -= ledger.opened
+            sys.setprofile(witness.see)
+        else:
+            witness.opened += ledger.opened
+            witness.windows += 1
+
+    probe.hit = switch  # type: ignore[method-assign]
+    before = sys.getprofile()
+    try:
+        yield runner, witness
+    finally:
+        sys.setprofile(before)
+        runner.close()
+
+
+
+
+@pytest.mark.parametrize("op", CPU_OPERATIONS)
+def test_on_metal_everything_that_runs_is_hardware(op: str) -> None:
+    with watching("metal") as (runner, witness):
+        runner.run(OPS[f"cpu.{op}"])
+        assert witness.windows == 2
+        assert witness.outside == []
+        assert witness.inside == set()
+        assert witness.doors == witness.opened == 0
+        assert witness.hardware
+
+
+@pytest.mark.parametrize("op", CPU_OPERATIONS)
+def test_under_hw_assist_hypervisor_code_runs_only_inside_counted_exits(op: str) -> None:
+    with watching("nitro") as (runner, witness):
+        runner.run(OPS[f"cpu.{op}"])
+        assert witness.windows == 2
+        counted = sum(
+            tally.count
+            for window in range(1, 2 * witness.windows, 2)
+            for tally in runner.vm.ledger.tallies(window).values()
+        )
+        assert witness.doors == witness.opened == counted
+        assert set(witness.outside) <= {_name(LOOP)}
+        assert len(witness.outside) <= 2 * counted  # back from the silicon, and back through the door
+        assert bool(witness.inside) == bool(counted)
+        assert counted == {"cpuid": 2, "in": 2, "page_fault": 1}.get(op, 0) * ITERATIONS
+
+
+def _name(code: Any) -> str:
+    return f"{Path(code.co_filename).name}:{code.co_qualname}"
+
+
+def test_the_witness_sees_a_stranger_on_metal() -> None:
+    """So that the tests above can fail: a port that is answered from here."""
+    with watching("metal") as (runner, witness):
+
+        class Stranger:
+            def port_read(self, offset: int, size: int) -> int:
+                return 0
+
+            def port_write(self, offset: int, size: int, value: int) -> None:
+                raise AssertionError
+
+        runner.vm.machine.ports.add(0x80, 1, Stranger())
+        runner.run(OPS["cpu.in"])
+        strangers = [name for name in witness.outside if "Stranger.port_read" in name]
+        assert len(strangers) == 2 * (ITERATIONS)
