@@ -10,12 +10,11 @@ import time
 from collections.abc import Callable, Mapping
 
 import msgspec
-import unicorn
-from unicorn import x86_const as x86
 
 from hv.measure import RowRunner, Settings, run_table
 from hv.mode import Mode
 from hv.ops import OPS
+from hv.silicon.x86_64.bare import bare_loop, empty_hook
 from hv.table import find_row
 
 ROUNDS = 5  # the best of so many is taken
@@ -40,34 +39,6 @@ def _best(work: Callable[[], float]) -> float:
     return min(work() for _ in range(ROUNDS))
 
 
-def _bare(code: bytes, address: int, entry: int, count: int) -> float:
-    """Host seconds for `count` instructions of the guest's own loop on nothing but Unicorn, preempted by count=."""
-    uc = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
-    uc.mem_map(address & ~0xFFF, (len(code) + 0x2FFF) & ~0xFFF)
-    uc.mem_write(address, code)
-    uc.mem_map(0x7000_0000, 0x2000)
-    uc.reg_write(x86.UC_X86_REG_RSP, 0x7000_1000)
-    uc.reg_write(x86.UC_X86_REG_RDI, 0x7000_1800)
-    place = entry
-    started = time.perf_counter()
-    for _ in range(count // SLICE):
-        uc.emu_start(place, 0, count=SLICE)
-        place = uc.reg_read(x86.UC_X86_REG_RIP)
-    return time.perf_counter() - started
-
-
-def _empty_hook(count: int) -> float:
-    """Host seconds for one Python hook of Unicorn that does nothing."""
-    uc = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
-    uc.mem_map(0x1000, 0x1000)
-    uc.mem_write(0x1000, bytes.fromhex("0fa2ffce75fa"))  # cpuid; dec esi; jnz
-    uc.reg_write(x86.UC_X86_REG_ESI, count)
-    uc.hook_add(unicorn.UC_HOOK_INSN, lambda uc, data: 1, None, 1, 0, x86.UC_X86_INS_CPUID)
-    started = time.perf_counter()
-    uc.emu_start(0x1000, 0x1006)
-    return (time.perf_counter() - started) / count
-
-
 class Bench:
     """Measures, one ratio after the other."""
 
@@ -84,7 +55,7 @@ class Bench:
             speed = self._guest_speed(row, instructions)
             out.append(Ratio(f"user code on {row} / bare Unicorn, same preemption", speed / bare, "x", 0.8, False))
         progress("exits")
-        empty = _best(lambda: _empty_hook(20_000))
+        empty = _best(lambda: empty_hook(20_000))
         # Both operations are loops of eleven instructions; only one of them exits.
         cpuid = self._seconds_per_op("cpu.cpuid", 10_000) - self._seconds_per_op("cpu.irq_mask", 10_000)
         out.append(Ratio("a CPUID exit under hw-assist / an empty Python hook", cpuid / empty, "hooks", 10, True))
@@ -97,7 +68,7 @@ class Bench:
     def _bare_loop(self, instructions: int) -> float:
         guest = self.settings.guest
         entry = guest.symbols["spin_work"]
-        return _bare(guest.user_text(), guest.symbols["user_text_start"], entry, instructions)
+        return bare_loop(guest.user_text(), guest.symbols["user_text_start"], entry, instructions, SLICE)
 
     def _guest_speed(self, row: str, instructions: int) -> float:
         """Instructions per host second while two processes of the guest compute."""

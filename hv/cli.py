@@ -6,9 +6,8 @@ Exit status: 0 success, 1 a failed run, 2 bad usage.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,7 +40,7 @@ Three commands to try next:
 
 hv --help lists all commands."""
 
-app = App(name="hv", version=f"hv {__version__}", version_flags=["--version"], help=WELCOME.split("\n")[0])
+app = App(name="hv", version=f"hv {__version__}", version_flags=["--version"], help=WELCOME.split("\n", maxsplit=1)[0])
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -271,7 +270,12 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command `hv`."""
     try:
         status = app(
-            arguments, exit_on_error=False, print_error=False, result_action="return_value", console=out, error_console=err
+            arguments,
+            exit_on_error=False,
+            print_error=False,
+            result_action="return_value",
+            console=out,
+            error_console=err,
         )
         sys.stdout.flush()
         sys.exit(status if isinstance(status, int) else 0)
@@ -291,5 +295,3 @@ def main(arguments: list[str] | None = None) -> None:
 def _fail(message: str, status: int) -> None:
     print(f"hv: {message}", file=sys.stderr)
     sys.exit(status)
-
-

@@ -11,6 +11,7 @@ import io
 import struct
 
 from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 
 from hv.loader import Guest
 from hv.silicon.x86_64.cpu import Cpu
@@ -26,12 +27,11 @@ class Symbols:
         elf = ELFFile(io.BytesIO(guest.image))
         table = elf.get_section_by_name(".symtab")
         functions = []
-        if table is not None:
-            functions = [
-                (symbol["st_value"], symbol["st_size"], symbol.name)
-                for symbol in table.iter_symbols()
-                if symbol["st_info"]["type"] in ("STT_FUNC", "STT_NOTYPE") and symbol.name and symbol["st_shndx"] != "SHN_ABS"
-            ]
+        if isinstance(table, SymbolTableSection):
+            for symbol in table.iter_symbols():
+                kind, place = symbol["st_info"]["type"], symbol["st_shndx"]
+                if kind in ("STT_FUNC", "STT_NOTYPE") and symbol.name and place != "SHN_ABS":
+                    functions.append((symbol["st_value"], symbol["st_size"], symbol.name))
         self.functions = sorted(functions)
         self.lines = sorted(_lines(elf))
 
@@ -41,7 +41,7 @@ class Symbols:
         if at < 0:
             return f"{address:#x}"
         start, size, name = self.functions[at]
-        if address >= start + max(size, 0x1000 if not size else size):
+        if address >= start + (size or 0x1000):  # a label of assembly code has no size
             return f"{address:#x}"
         where = self._line(address)
         return f"{address:#x} {name}+{address - start:#x}" + (f" ({where})" if where else "")
@@ -108,10 +108,8 @@ def backtrace(cpu: Cpu, symbols: Symbols) -> list[str]:
 
 def report(cpu: Cpu, guest: Guest) -> str:
     """Registers, four a line, and the backtrace."""
-    registers = _registers(cpu)
-    lines = []
-    for at in range(0, len(registers), 4):
-        lines.append("  " + "  ".join(f"{name:>6} {value:016x}" for name, value in registers[at : at + 4]))
+    cells = [f"{name:>6} {value:016x}" for name, value in _registers(cpu)]
+    lines = ["  " + "  ".join(cells[at : at + 4]) for at in range(0, len(cells), 4)]
     lines.append("  backtrace:")
     lines += [f"    #{number} {frame}" for number, frame in enumerate(backtrace(cpu, Symbols(guest)))]
     return "\n".join(lines)

@@ -20,7 +20,7 @@ REASONS: dict[str, Reason] = {
     for reason in (
         Reason("cpuid", "VMEXIT_CPUID", "CPUID exit", "the guest asked what CPU it has"),
         Reason("cr8_write", "VMEXIT_CR8_WRITE", "TPR below threshold", "an interrupt waited for a lower task priority"),
-        Reason("external_interrupt", "VMEXIT_INTR", "external interrupt", "a physical interrupt came while the guest ran"),
+        Reason("external_interrupt", "VMEXIT_INTR", "external interrupt", "a physical interrupt, while the guest ran"),
         Reason("hlt", "VMEXIT_HLT", "HLT exit", "the guest has nothing to do"),
         Reason("interrupt_window", "VMEXIT_VINTR", "interrupt window", "the guest takes interrupts again, one waits"),
         Reason("invalid_opcode", "VMEXIT_VMRUN and the like", "VMX instruction", "an SVM instruction in a guest"),

@@ -26,8 +26,7 @@ class Tally(msgspec.Struct):
     def add(self, time: int) -> None:
         if time < self.low or not self.count:
             self.low = time
-        if time > self.high:
-            self.high = time
+        self.high = max(self.high, time)
         self.count += 1
         self.time += time
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 from pathlib import Path
 
 import msgspec
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
+from elftools.elf.segments import NoteSegment
 
 from hv.errors import HvError
 
-PVH_NOTE = 18  # XEN_ELFNOTE_PHYS32_ENTRY (Xen public headers, elfnote.h)
+PVH_NOTE: tuple[object, ...] = (18,)  # XEN_ELFNOTE_PHYS32_ENTRY (Xen public headers, elfnote.h)
 LOWEST, HIGHEST = 0x10_0000, 1 << 30  # where a kernel may be loaded
 
 
@@ -67,23 +69,24 @@ def _parse(path: Path, image: bytes) -> Guest:
     elf = ELFFile(io.BytesIO(image))
     if elf.elfclass != 64 or elf["e_machine"] != "EM_X86_64":
         raise HvError(f"guest {path}: wrong machine ({elf['e_machine']}, {elf.elfclass}-bit); x86-64 is needed", 1)
-    segments, entry = [], None
+    segments: list[Segment] = []
+    entry: int | None = None
     for part in elf.iter_segments():
         if part["p_type"] == "PT_LOAD":
             data = part.data()
             if len(data) != part["p_filesz"] or part["p_filesz"] > part["p_memsz"]:
                 raise HvError(f"guest {path}: truncated, a segment goes beyond the end of the file", 1)
             segments.append(Segment(part["p_paddr"], part["p_memsz"], data))
-        elif part["p_type"] == "PT_NOTE":
+        elif isinstance(part, NoteSegment):
             for note in part.iter_notes():
-                if note["n_name"] == "Xen" and note["n_type"] == PVH_NOTE:
+                if note["n_name"] == "Xen" and note["n_type"] in PVH_NOTE:
                     raw = note["n_desc"]
                     desc = raw.encode("latin-1") if isinstance(raw, str) else raw
                     entry = int.from_bytes(desc[:8], "little")
     segments.sort(key=lambda segment: segment.address)
     if entry is None or not segments:
         raise HvError(f"guest {path}: no PVH entry note, hv does not know where to start it", 1)
-    for low, high in zip(segments, segments[1:], strict=False):
+    for low, high in itertools.pairwise(segments):
         if low.address + low.size > high.address:
             raise HvError(f"guest {path}: segments overlap at {high.address:#x}", 1)
     if segments[0].address < LOWEST or segments[-1].address + segments[-1].size > HIGHEST:

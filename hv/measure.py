@@ -146,9 +146,7 @@ def run_table(
     progress: Callable[[str, str], None] = lambda row, what: None,
 ) -> TableResult:  # fmt: skip
     """Run every operation on every row. `progress(row, operation)` is called before each."""
-    table = TableResult(
-        SCHEMA, settings.guest.sha256, settings.costs.name, settings.seed, list(COLUMNS), []
-    )
+    table = TableResult(SCHEMA, settings.guest.sha256, settings.costs.name, settings.seed, list(COLUMNS), [])
     for row in rows:
         progress(row.id, "boot")
         runner = RowRunner(row, modes, settings)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from hv.errors import HvError
-from hv.exits import REASONS
 from hv.host.console import Console
 from hv.ledger import Ledger, LedgerState
 from hv.loader import Guest
@@ -47,7 +46,7 @@ class Vm:
     ) -> None:  # fmt: skip
         _check_size(guest, mib)
         self.guest, self.costs = guest, costs
-        self.work = {reason: costs.work_of(reason) for reason in REASONS}
+        self.work = {reason: costs.work_of(reason) for reason in sorted(mode.reasons | {"shutdown"})}
         self.switch = costs.switch
         self.console = console or Console()
         self.machine = Machine(costs.timing, mib * MIB, ram_base=mode.ram_base, cpus=smp, portable=portable)

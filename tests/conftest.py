@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from hv.costs import CostModel, load
@@ -16,6 +17,10 @@ from hv.mode import Mode, find_modes
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 120  # seconds; only a hang takes so long
+
+# The same examples in every run, and no clock: this machine may be busy.
+hypothesis.settings.register_profile("hv", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("hv")
 
 RunHv = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -16,6 +16,8 @@ from hv.mode import Mode
 from hv.silicon.x86_64 import svm
 from hv.silicon.x86_64.cpu import GP, UD, Cpu, Exit, Shutdown
 from hv.silicon.x86_64.cpuid import cpuid
+from hv.silicon.x86_64.ioapic import Ioapic
+from hv.silicon.x86_64.lapic import Lapic
 from hv.silicon.x86_64.machine import HOLE, HOLE_END, IOAPIC_BASE, LAPIC_BASE
 from hv.silicon.x86_64.msr import (
     CSTAR,
@@ -71,7 +73,7 @@ class HwAssist(Mode):
     summary = "AMD SVM: a VMCB, nested paging, intercepts and event injection"
     cells = {"cpu": "VH"}
     reasons = frozenset(
-        "cpuid cr8_write external_interrupt hlt interrupt_window invalid_opcode ioio mmio msr npf shutdown vmmcall".split()
+        "cpuid cr8_write external_interrupt hlt interrupt_window invalid_opcode ioio mmio msr npf vmmcall".split()
     )
     ram_base = 0x4_0000_0000  # so that no guest-physical address is a host-physical one
 
@@ -150,8 +152,8 @@ class HwAssist(Mode):
 
     def _cpuid(self, cpu: Cpu, exit: Exit) -> str:
         regs = cpu.regs
-        leaf, subleaf = regs[RAX] & 0xFFFF_FFFF, regs[RCX] & 0xFFFF_FFFF
-        eax, ebx, ecx, edx = cpuid(leaf, subleaf, cpu.index, cpu.timing)
+        leaf = regs[RAX] & 0xFFFF_FFFF
+        eax, ebx, ecx, edx = cpuid(leaf, cpu.index, cpu.timing)
         if leaf == 1:
             ecx |= HYPERVISOR_BIT
         elif leaf == 0x8000_0001:
@@ -205,17 +207,18 @@ class HwAssist(Mode):
     def _device(self, cpu: Cpu, gpa: int, *, fetch: bool) -> None:
         """An access outside RAM: an APIC's registers, or nobody (reads give all ones, writes are lost)."""
         access = None if fetch else decode_access(cpu)
-        if access is None or _physical(cpu, access.address) != gpa:
+        if access is None or cpu.linear(access.address) != gpa:
             raise Shutdown(
                 f"access to guest-physical {gpa:#x}, where there is no memory, by the instruction at RIP "
                 f"{cpu.state.eip:#x} (CR3 {cpu.state.cr[3]:#x})"
             )
-        chip = {LAPIC_BASE: self.board.lapic, IOAPIC_BASE: self.board.ioapic}.get(gpa & ~0xFFF)
+        chips: dict[int, Lapic | Ioapic] = {LAPIC_BASE: self.board.lapic, IOAPIC_BASE: self.board.ioapic}
+        chip = chips.get(gpa & ~0xFFF)
         if access.is_write:
             if chip is not None:
                 chip.write(gpa & 0xFFF, access.value)
                 if chip is self.board.lapic:
-                    cpu.tpr = chip.state.tpr >> 4
+                    cpu.tpr = self.board.lapic.state.tpr >> 4
         else:
             finish_read(cpu, access, (1 << 64) - 1 if chip is None else chip.read(gpa & 0xFFF))
         cpu.skip(access.length)
@@ -249,10 +252,6 @@ class HwAssist(Mode):
         raise Shutdown("triple fault: an exception could not be delivered, and neither could the double fault")
 
 
-def _physical(cpu: Cpu, address: int) -> int | None:
-    return cpu.linear(address)
-
-
 def _set_window(vmcb: Vmcb, wanted: bool) -> None:
     """Ask for a VINTR exit as soon as the guest takes interrupts (APM vol. 2, 15.21.4)."""
     if wanted:
@@ -283,5 +282,5 @@ HANDLERS: dict[int, Callable[[HwAssist, Cpu, Exit], str]] = {
     svm.CR0_WRITE + CR8: HwAssist._cr8_write,
     svm.VMMCALL: HwAssist._vmmcall,
     svm.SHUTDOWN: HwAssist._shutdown,
-    **{code: HwAssist._invalid_opcode for code in (svm.VMRUN, svm.VMLOAD, svm.VMSAVE, svm.STGI, svm.CLGI, svm.SKINIT)},
+    **dict.fromkeys((svm.VMRUN, svm.VMLOAD, svm.VMSAVE, svm.STGI, svm.CLGI, svm.SKINIT), HwAssist._invalid_opcode),
 }

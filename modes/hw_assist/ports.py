@@ -21,7 +21,7 @@ def port_access(cpu: Cpu, exit: Exit, ports: PortBus) -> bool:
     port, size, is_in = exit.info1 >> 16, exit.info1 >> 4 & 7, bool(exit.info1 & 1)
     code = cpu.instruction_bytes()
     prefixes = 0
-    while code[prefixes : prefixes + 1] in (b"\x66", b"\x67", b"\xf2", b"\xf3") or code[prefixes : prefixes + 1] in _REX:
+    while code[prefixes : prefixes + 1] in _PREFIXES:
         prefixes += 1
     length = exit.info2 - cpu.state.eip
     if code[prefixes : prefixes + 1] in (b"\x6c", b"\x6d", b"\x6e", b"\x6f"):
@@ -37,7 +37,7 @@ def port_access(cpu: Cpu, exit: Exit, ports: PortBus) -> bool:
     return True
 
 
-_REX = tuple(bytes((value,)) for value in range(0x40, 0x50))
+_PREFIXES = (b"\x66", b"\x67", b"\xf2", b"\xf3", *(bytes((value,)) for value in range(0x40, 0x50)))  # REX last
 
 
 def _string(cpu: Cpu, ports: PortBus, port: int, size: int, is_in: bool, repeated: bool, length: int) -> bool:

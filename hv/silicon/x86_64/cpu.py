@@ -1,4 +1,4 @@
-"""One CPU: virtual time, the guest that runs in it, what the silicon does for that guest, and the exits that it does not.
+"""One CPU: virtual time, the guest in it, what the silicon does for that guest, and the exits that it does not.
 
 The hypervisor owns a VMCB and leaves it in physical memory. The CPU runs a copy of it, with more intercepts than the
 hypervisor asked for: those of RDTSC, CPUID, MSRs and the like are assists (assists.py) and never reach the hypervisor.
@@ -131,7 +131,7 @@ class Cpu:
         m = self.m
         last = -((m.extra - m.deadline) // self.timing.cpi)
         retired = m.retired
-        m.stop = last if last > retired else retired
+        m.stop = max(retired, last)
 
     def stop_soon(self) -> None:
         """End the slice in front of the next instruction; safe inside a chip's register access."""
@@ -279,9 +279,6 @@ class Cpu:
         error = self.engine.run(address)
         if error:
             raise Shutdown(error)
-
-    def _settle(self) -> None:
-        """Nothing: the native hooks have done everything. PortableCpu has more to do."""
 
     # --- exits ------------------------------------------------------------------------------------------------
 
@@ -488,7 +485,7 @@ class Cpu:
 
     def _cpuid_in_register_order(self) -> list[int]:
         regs = self.regs
-        eax, ebx, ecx, edx = cpuid(regs[RAX] & 0xFFFF_FFFF, regs[RCX] & 0xFFFF_FFFF, self.index, self.timing)
+        eax, ebx, ecx, edx = cpuid(regs[RAX] & 0xFFFF_FFFF, self.index, self.timing)
         return [eax, ecx, edx, ebx]
 
     def _msr(self, exit: Exit) -> None:
@@ -610,6 +607,9 @@ class Cpu:
 # no event can have been in delivery, and the world switch has not been made.
 _PLAIN = frozenset((svm.CPUID, svm.HLT, svm.IOIO, svm.VMMCALL))
 
+_NOT_OFFERED = (
+    svm.INVLPGA, svm.VMRUN, svm.VMMCALL, svm.VMLOAD, svm.VMSAVE, svm.STGI, svm.CLGI, svm.SKINIT, svm.MONITOR, svm.MWAIT,
+)  # fmt: skip
 _ASSIST_OF: dict[int, Callable[[Cpu, Exit], None]] = {
     svm.RDTSC: Cpu._rdtsc,
     svm.RDTSCP: Cpu._rdtsc,
@@ -621,9 +621,5 @@ _ASSIST_OF: dict[int, Callable[[Cpu, Exit], None]] = {
     svm.RDPMC: Cpu._rdpmc,
     svm.DR0_WRITE + 7: Cpu._dr7_write,
     svm.NPF: Cpu._npf,
-    **{
-        code: Cpu._undefined
-        for code in (svm.INVLPGA, svm.VMRUN, svm.VMMCALL, svm.VMLOAD, svm.VMSAVE, svm.STGI, svm.CLGI, svm.SKINIT,
-                     svm.MONITOR, svm.MWAIT)
-    },
-}  # fmt: skip
+    **dict.fromkeys(_NOT_OFFERED, Cpu._undefined),
+}

@@ -1,4 +1,4 @@
-"""What CPUID says on the silicon: a small family-17h part with just what Unicorn's core really has (APM vol. 3, app. E).
+"""What CPUID says on the silicon: a small family-17h part with what Unicorn's core really has (APM vol. 3, app. E).
 
 Left out although Unicorn's model lists them: RDRAND and RDSEED (host randomness), XSAVE, AVX, SMEP, SMAP, FSGSBASE,
 MONITOR, SMX. SVM is there (a hypervisor needs it).
@@ -27,7 +27,7 @@ def _words(text: bytes) -> list[int]:
 _VENDOR_WORDS, _BRAND_WORDS = _words(VENDOR), _words(BRAND)
 
 
-def cpuid(leaf: int, subleaf: int, apic_id: int, timing: Timing) -> tuple[int, int, int, int]:
+def cpuid(leaf: int, apic_id: int, timing: Timing) -> tuple[int, int, int, int]:
     """EAX, EBX, ECX, EDX for a leaf. A leaf above the highest one gives zeros, as on AMD."""
     if leaf in (0, 0x8000_0000):
         return (0x16 if leaf == 0 else 0x8000_000A), _VENDOR_WORDS[0], _VENDOR_WORDS[2], _VENDOR_WORDS[1]

@@ -8,7 +8,6 @@ RDTSC, MSRs, HLT and control registers can be seen (SILICON.md, fact 8).
 from __future__ import annotations
 
 import ctypes
-import struct
 from collections.abc import Callable
 from ctypes import c_int, c_uint32, c_uint64, c_void_p
 from typing import Any
@@ -77,7 +76,7 @@ class Engine:
         self._invalidate = ctypes.CFUNCTYPE(None, c_void_p, c_uint64, c_uint64)(exported("tb_invalidate_phys_range"))
         memory.on_map = self._map
         memory.on_write = self._written
-        self.private = memory.add(Region("microcode", PRIVATE_BASE, PRIVATE_SIZE, anonymous(PRIVATE_SIZE), 0))
+        memory.add(Region("microcode", PRIVATE_BASE, PRIVATE_SIZE, anonymous(PRIVATE_SIZE), 0))
         self._free = FREE
         self.uc.mmio_map(VOID_BASE, VOID_SIZE, lambda *_: (1 << 64) - 1, None, lambda *_: None, None)
         handle: int = self.uc._uch.value
@@ -179,9 +178,7 @@ class Engine:
         uclib.uc_reg_read(self.handle, x86.UC_X86_REG_EFLAGS, ctypes.byref(value))
         return value.value
 
-    def map_chip(
-        self, address: int, read: Callable[[int, int], int], write: Callable[[int, int, int], None]
-    ) -> None:
+    def map_chip(self, address: int, read: Callable[[int, int], int], write: Callable[[int, int, int], None]) -> None:
         """One page of registers: read(offset, size) and write(offset, size, value)."""
         safe_read, safe_write = self.guard(read), self.guard(write)
         self.uc.mmio_map(
@@ -286,8 +283,3 @@ def native_hooks(engine: Engine) -> None:
     engine.hook(unicorn.UC_HOOK_INSN, library.hook_sysenter, x86.UC_X86_INS_SYSENTER)
     engine.hook(unicorn.UC_HOOK_INSN, library.hook_in, x86.UC_X86_INS_IN)
     engine.hook(unicorn.UC_HOOK_INSN, library.hook_out, x86.UC_X86_INS_OUT)
-
-
-def u64(data: bytes, at: int = 0) -> int:
-    value: int = struct.unpack_from("<Q", data, at)[0]
-    return value

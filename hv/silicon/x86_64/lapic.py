@@ -46,11 +46,16 @@ class Lapic:
     a level-triggered one. `tick` is the length of one timer clock."""
 
     def __init__(
-        self, id: int, tick: int, clock: Callable[[], int], send: Callable[[int], None], changed: Callable[[], None],
+        self,
+        id: int,
+        tick: int,
+        clock: Callable[[], int],
+        send: Callable[[int], None],
+        changed: Callable[[], None],
         broadcast: Callable[[int], None],
     ) -> None:
         self.tick, self.clock, self.send, self.changed, self.broadcast = tick, clock, send, changed, broadcast
-        self.state = LapicState(id=id, lvt={lvt: MASKED for lvt in LVTS})
+        self.state = LapicState(id=id, lvt=dict.fromkeys(LVTS, MASKED))
 
     # --- interrupts -------------------------------------------------------------------------------------------
 

@@ -85,7 +85,9 @@ class PanicPort:
 class Machine:
     """RAM at `ram_base` for one guest, and CPUs. On metal the board is the machine's own."""
 
-    def __init__(self, timing: Timing, ram_size: int, *, ram_base: int = 0, cpus: int = 1, portable: bool = False) -> None:
+    def __init__(
+        self, timing: Timing, ram_size: int, *, ram_base: int = 0, cpus: int = 1, portable: bool = False
+    ) -> None:
         self.timing = timing
         self.memory = Memory()
         self.engine = Engine(self.memory)
@@ -206,8 +208,10 @@ class Machine:
             return  # simplified: only fixed delivery
         for lapic in self.lapics:
             itself = lapic is self.lapics[self._loaded.index]
-            if (shorthand == 0 and target in (lapic.state.id, 0xFF)) or (shorthand == 1 and itself) or (
-                shorthand == 2 or (shorthand == 3 and not itself)
+            if (
+                (shorthand == 0 and target in (lapic.state.id, 0xFF))
+                or (shorthand == 1 and itself)
+                or (shorthand == 2 or (shorthand == 3 and not itself))
             ):
                 lapic.raise_vector(icr & 0xFF)
 

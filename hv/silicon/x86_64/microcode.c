@@ -253,7 +253,10 @@ void hook_intr(void *uc, u32 number, struct microcode *m)
 /* UC_HOOK_INSN_INVALID: #UD takes this way. */
 int hook_invalid(void *uc, struct microcode *m)
 {
-    deliver(m, UD);
+    if (m->injecting == 2)
+        m->injecting = 0;
+    else
+        deliver(m, UD);
     return 1;
 }
 

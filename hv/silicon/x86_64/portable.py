@@ -1,17 +1,17 @@
-"""The hooks of microcode.c once more, in Python, for a platform on which it was not built. Same counts, a tenth of the
-speed. Read microcode.c first: the functions here have the same names and do the same steps.
+"""The hooks of microcode.c once more, in Python, for a platform on which it was not built: same counts, slowly.
 
-What differs is the way out of a hook. C code may leave by longjmp, so there Unicorn's own functions raise exceptions and
-deliver them. Python may not. Here a hook only notes what has to happen (`Pending`), and PortableCpu does it after the
-slice: an exception is delivered by the CPU itself as an injected *interrupt* (Unicorn performs that one inside VMRUN),
-with the error code pushed afterwards; a port access that must exit or fault is undone register by register.
+Read microcode.c first: the functions here have the same names and do the same steps. What differs is the way out of a
+hook. C code may leave by longjmp, so there Unicorn's own functions raise exceptions and deliver them. Python may not.
+Here a hook only notes what has to happen (`Pending`), and PortableCpu does it after the slice: an exception is
+delivered by the CPU itself as an injected *interrupt* (Unicorn performs that one inside VMRUN), with the error code
+pushed afterwards; a port access that must exit or fault is undone register by register.
 """
 
 from __future__ import annotations
 
 import ctypes
 import struct
-from ctypes import c_int, c_int64, c_uint32, c_uint64, c_void_p
+from ctypes import c_int, c_uint32, c_uint64, c_void_p
 
 import msgspec
 import unicorn
@@ -202,7 +202,10 @@ class PortableHooks:
             self.deliver(number)
 
     def hook_invalid(self, uc: int, user: int) -> bool:
-        self.deliver(UD)
+        if self.m.injecting == 2:
+            self.m.injecting = 0
+        else:
+            self.deliver(UD)
         return True
 
     def hook_syscall(self, uc: int, user: int) -> None:
@@ -223,6 +226,19 @@ class PortableHooks:
         flags_now = c_uint32(rflags & ~(state.fmask & 0xFFFF_FFFF | RF))
         uclib.uc_reg_write(self.engine.handle, x86.UC_X86_REG_EFLAGS, ctypes.byref(flags_now))
         state.eip = (target - m.length) & NOWHERE
+
+    def refuse(self, vector: int) -> None:
+        """The current instruction faults; whatever it still does in this slice is undone."""
+        self.undo = Undo(list(self.state.regs), self.state.eip)
+        self.undo_attempt()
+        if self.cpu.physical.intercept_exceptions >> vector & 1:
+            self.note_exit(svm.EXCEPTION + vector, 0)
+            return
+        if vector == GP:
+            self.state.old_exception = GP
+        self.charge(EXCEPTION)
+        self.pending = Pending(vector, 0, False)
+        self.engine.stop()
 
     def hook_sysenter(self, uc: int, user: int) -> None:
         self.refuse(UD)
@@ -264,7 +280,8 @@ class PortableHooks:
     def hook_in(self, uc: int, port: int, size: int, user: int) -> int:
         if self.port_refused(port, size, 1):
             return 0
-        return self.engine.port_in(port, size)
+        value: int = self.engine.port_in(port, size)
+        return value
 
     def hook_out(self, uc: int, port: int, size: int, value: int, user: int) -> None:
         if not self.port_refused(port, size, 0):
@@ -337,4 +354,3 @@ class PortableCpu(Cpu):
         hpa = None if gpa is None else self.guest_physical(gpa)
         assert hpa is not None
         self.engine.memory.write_u64(hpa, error)
-

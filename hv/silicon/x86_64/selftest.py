@@ -17,10 +17,9 @@ from hv.silicon.x86_64.machine import Ended, Machine
 from hv.silicon.x86_64.svm import Vmcb
 
 PML4, PDPT, PD, GDT, IDT, TSS, CODE, HANDLERS, STACK = (PAGE * n for n in range(1, 10))
-POWER = 0x604
 MISSING = 0x40_0000  # a linear address that is not mapped
 
-# At CODE: cpuid; ud2; mov al,[MISSING] (7 bytes: 8a 04 25 disp32); mov eax,0x11111111; mov edx,POWER; mov eax,0x2000; out dx,ax
+# xor eax,eax; cpuid; mov esi,ebx; ud2; mov al,[MISSING]; mov edi,0x11111111; mov edx,0x604; mov eax,0x2000; out dx,ax
 PROGRAM = (
     bytes.fromhex("31c0 0fa2 89de 0f0b 8a0425")
     + struct.pack("<I", MISSING)

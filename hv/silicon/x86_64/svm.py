@@ -160,7 +160,7 @@ class Vmcb(ctypes.LittleEndianStructure):
 
 
 # Exit codes (APM vol. 2, appendix C). The intercept vector's bit i belongs to code 0x60 + i.
-CR0_READ, CR0_WRITE = 0x000, 0x010
+CR0_WRITE = 0x010
 DR0_READ, DR0_WRITE = 0x020, 0x030
 EXCEPTION = 0x040
 INTR, NMI, SMI, INIT, VINTR = 0x060, 0x061, 0x062, 0x063, 0x064
