@@ -5,11 +5,12 @@ Exit status: 0 success, 1 a failed run, 2 bad usage.
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, TextIO
 
 import cyclopts
 import msgspec
@@ -25,10 +26,10 @@ from hv.errors import HvError
 from hv.exits import REASONS
 from hv.loader import default_guest, load_guest
 from hv.measure import Settings, run_table
-from hv.mode import find_modes
+from hv.mode import Mode, find_modes
 from hv.ops import OPS, select
 from hv.silicon.x86_64.layout import SiliconError
-from hv.table import COLUMNS, ROWS, customize, find_row, missing_mode
+from hv.table import COLUMNS, ROWS, SHORT, Row, customize, find_row, missing_mode
 from hv.vm import DEFAULT_MIB, Vm
 
 WELCOME = """hv, the teaching hypervisor: one guest kernel under every virtualization technique, its exits counted.
@@ -41,8 +42,17 @@ Three commands to try next:
 hv --help lists all commands."""
 
 app = App(name="hv", version=f"hv {__version__}", version_flags=["--version"], help=WELCOME.split("\n", maxsplit=1)[0])
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+WIDE = 140  # columns, where there is no terminal that says how wide it is
+MOST_ITERATIONS = 10_000
+
+
+def _console(stream: TextIO | None, *, stderr: bool = False) -> Console:
+    wide = stream is None or not (stream.isatty() or "COLUMNS" in os.environ)
+    return Console(stderr=stderr, highlight=False, width=WIDE if wide else None)
+
+
+out = _console(sys.stdout)
+err = _console(sys.stderr, stderr=True)
 
 Set = Annotated[list[str] | None, Parameter(name="--set", negative="", help="COLUMN=CELL: a letter or a mode's id")]
 Dash = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
@@ -55,7 +65,9 @@ def welcome() -> None:
 
 
 def _list(heading: list[str], lines: list[list[str]]) -> None:
-    drawn = Table(*heading, box=box.SIMPLE_HEAD)
+    drawn = Table(box=box.SIMPLE_HEAD)
+    for index, title in enumerate(heading):
+        drawn.add_column(title, no_wrap=index == 0, overflow="fold")
     for line in lines:
         drawn.add_row(*line)
     out.print(drawn)
@@ -69,8 +81,8 @@ def rows() -> None:
     for row in ROWS.values():
         missing = missing_mode(row, modes)
         state = "" if missing is None else f"not built yet (mode {missing})"
-        lines.append([row.id, row.label, row.drivers, *row.cells.values(), state])
-    _list(["row", "tech", "with", *COLUMNS, ""], lines)
+        lines.append([row.id, row.label, *row.cells.values(), state or row.drivers])
+    _list(["row", "tech", *(SHORT[column] for column in COLUMNS), "with"], lines)
 
 
 @app.command
@@ -116,8 +128,8 @@ def _progress() -> Iterator[Callable[[str, str], None]]:
 
 
 def _settings(iterations: int, seed: int, cold: bool, cost_model: str, portable: bool, kernel: Path | None) -> Settings:
-    if not 1 <= iterations <= 100_000:
-        raise HvError(f"--iterations takes 1 to 100000, not {iterations}")
+    if not 1 <= iterations <= MOST_ITERATIONS:
+        raise HvError(f"--iterations takes 1 to {MOST_ITERATIONS}, not {iterations}")
     if not 0 <= seed < 1 << 63:
         raise HvError(f"--seed takes 0 to 2^63-1, not {seed}")
     guest = load_guest(kernel or default_guest())
@@ -126,12 +138,29 @@ def _settings(iterations: int, seed: int, cold: bool, cost_model: str, portable:
 
 def _write(target: str, text: str) -> None:
     if target == "-":
-        sys.stdout.write(text)
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode())
         return
     try:
-        Path(target).write_text(text)
+        Path(target).write_text(text, encoding="utf-8")
     except OSError as error:
         raise HvError(f"cannot write {target}: {error.strerror}", 1) from None
+
+
+def _choose(names: str | None, changes: list[str], installed: Mapping[str, type[Mode]]) -> list[Row]:
+    """The rows named, each once; all rows when none are, without those that a change makes impossible."""
+    if names is not None:
+        wanted = dict.fromkeys(name.strip() for name in names.split(","))
+        return [customize(find_row(name), changes, installed) for name in wanted]
+    chosen, refused = [], []
+    for row in ROWS.values():
+        try:
+            chosen.append(customize(row, changes, installed))
+        except HvError as error:
+            refused.append(error)
+    if not chosen:
+        raise refused[0]
+    return chosen
 
 
 @app.command
@@ -150,7 +179,7 @@ def table(
     ops
         Operations, comma-separated globs, e.g. 'cpu.*'. Without it: the article's grid.
     iterations
-        How often each operation runs, 1 to 100000.
+        How often each operation runs, 1 to 10000.
     seed
         Seed of the operations' payload.
     cold
@@ -175,13 +204,13 @@ def table(
     documents = [target for target in (json, csv, html) if target is not None]
     if documents.count("-") > 1:
         raise HvError("only one of --json, --csv and --html can go to stdout")
-    chosen = [customize(find_row(id), set or [], installed) for id in (rows.split(",") if rows else ROWS)]
+    chosen = _choose(rows, set or [], installed)
     unbuilt = {row.id: mode for row in chosen if (mode := missing_mode(row, installed)) is not None}
-    if rows and unbuilt:
+    if rows is not None and unbuilt:
         row, mode = next(iter(unbuilt.items()))
         raise HvError(f"row {row} is not built yet: it needs mode {mode}", 1)
     # A document carries every operation unless some are named; the grid needs the headlines only.
-    wanted = select(ops or ("*" if documents else None))
+    wanted = select("*" if ops is None and documents else ops)
     with _progress() as progress:
         result = run_table([row for row in chosen if row.id not in unbuilt], wanted, installed, settings, progress)
     if json is not None:
@@ -191,7 +220,8 @@ def table(
     if html is not None:
         _write(html, report.as_html(chosen, wanted, result, unbuilt))
     if "-" not in documents:
-        out.print(report.operations(wanted, result) if ops else report.grid(chosen, result, unbuilt))
+        drawn = report.grid(chosen, result, unbuilt, out.width) if ops is None else report.operations(wanted, result)
+        out.print(drawn)
 
 
 @app.command
@@ -260,23 +290,24 @@ def bench(*, json: Dash = None) -> int:
     return 0 if all(ratio.good for ratio in ratios) else 1
 
 
-def _one_line(error: Any) -> str:
+def _one_line(error: cyclopts.CycloptsError) -> str:
     """A message of the command-line parser as one plain line."""
-    text = " ".join(str(error).split())
-    return text[:1].lower() + text[1:].rstrip(".")
+    if isinstance(error, cyclopts.UnusedCliTokensError):
+        extra = " ".join(error.unused_tokens or [])
+        where = " ".join(("hv", *(error.command_chain or ())))
+        return f"no command is called {extra!r}" if where == "hv" else f"{where} has no use for {extra!r}"
+    text = " ".join(str(error).split()).rstrip(".?")
+    return text[:1].lower() + text[1:]
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command `hv`."""
+    _mend_streams()
     try:
         status = app(
-            arguments,
-            exit_on_error=False,
-            print_error=False,
-            result_action="return_value",
-            console=out,
-            error_console=err,
-        )
+            arguments, exit_on_error=False, print_error=False, result_action="return_value",
+            console=out, error_console=err,
+        )  # fmt: skip
         sys.stdout.flush()
         sys.exit(status if isinstance(status, int) else 0)
     except cyclopts.CycloptsError as error:
@@ -288,8 +319,20 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except BrokenPipeError:
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read has gone: say nothing more
         sys.exit(1)
+
+
+def _mend_streams() -> None:
+    """A closed stream becomes an empty one; a character that the terminal's encoding lacks becomes a question mark."""
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull)  # noqa: SIM115, PTH123 - stays open as long as the process
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123
+        else:
+            stream.reconfigure(errors="replace")
 
 
 def _fail(message: str, status: int) -> None:

@@ -13,8 +13,9 @@ from rich.text import Text
 
 from hv.measure import NotThere, OpResult, TableResult
 from hv.ops import OPS, Op
-from hv.table import COLUMN_TITLES, COLUMNS, LETTERS, Row
+from hv.table import COLUMN_TITLES, COLUMNS, LETTERS, SHORT, Row
 
+WITH_DRIVERS = 120  # columns from which there is room for the drivers and long titles
 STYLES = {"VS": "bold red", "P": "bold yellow", "VH": "bold green", "H": "bold cyan"}
 
 
@@ -23,7 +24,7 @@ def number(value: float) -> str:
     return f"{value:.0f}" if value == int(value) else f"{value:.2f}"
 
 
-def grid(rows: list[Row], table: TableResult, unbuilt: dict[str, str]) -> RenderableType:
+def grid(rows: list[Row], table: TableResult, unbuilt: dict[str, str], width: int = 140) -> RenderableType:
     """The article's grid: a letter and the exits of one headline operation a column. A blank is not built yet."""
     results = {row.id: row for row in table.rows}
     headlines = {op.column: op for op in OPS.values() if op.headline}
@@ -31,10 +32,13 @@ def grid(rows: list[Row], table: TableResult, unbuilt: dict[str, str]) -> Render
         title="AWS EC2 Virtualization Types (B. Gregg, 2017), with the exits of one operation a column",
         caption=_legend(headlines, unbuilt), box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left",
     )  # fmt: skip
-    for heading in ("row", "tech", "with"):
-        drawn.add_column(heading)
+    drawn.add_column("row", no_wrap=True)
+    drawn.add_column("tech", no_wrap=True)
+    if width >= WITH_DRIVERS:
+        drawn.add_column("with", no_wrap=True)
+    titles = COLUMN_TITLES if width >= WITH_DRIVERS else SHORT
     for column in COLUMNS:
-        drawn.add_column(COLUMN_TITLES[column].replace(", ", "\n"))
+        drawn.add_column(titles[column].replace(", ", "\n"), no_wrap=True)
     for row in rows:
         cells = []
         for column in COLUMNS:
@@ -42,9 +46,9 @@ def grid(rows: list[Row], table: TableResult, unbuilt: dict[str, str]) -> Render
             headline = headlines.get(column)
             result = results[row.id].ops.get(headline.id) if row.id in results and headline else None
             count = f" {number(result.exits_per_op)}" if isinstance(result, OpResult) else ""
-            style = STYLES[letter] if count else "dim"
-            cells.append(Text(f"{letter}{count}", style=style))
-        drawn.add_row(Text(row.id, style="bold" if row.id in results else "dim"), row.label, row.drivers, *cells)
+            cells.append(Text(f"{letter}{count}", style=STYLES[letter] if count else "dim"))
+        name = Text(row.id, style="bold" if row.id in results else "dim")
+        drawn.add_row(name, row.label, *([row.drivers] if width >= WITH_DRIVERS else []), *cells)
     return drawn
 
 

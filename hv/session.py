@@ -65,6 +65,8 @@ class Session:
 
     def _show(self, data: bytes) -> None:
         sys.stdout.buffer.write(data)
+        if data == b"\n":
+            self._report_windows()  # behind the line with which the guest itself reports the operation
         if data == b"\n" or self.terminal is not None:
             sys.stdout.buffer.flush()
 
@@ -72,7 +74,6 @@ class Session:
         """None: the user left."""
         while True:
             outcome = self.vm.run(self.vm.now + SLICE)
-            self._report_windows()
             if isinstance(outcome, Ended):
                 return outcome
             wait = isinstance(outcome, Idle) and not self.vm.console.input

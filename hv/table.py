@@ -23,6 +23,7 @@ COLUMN_TITLES = {
     "interrupts": "Interrupts, Timers",
     "boot": "Motherboard, Boot",
 }
+SHORT = {"cpu": "cpu", "net": "net", "local": "local", "remote": "remote", "interrupts": "intr", "boot": "boot"}
 LETTERS = {
     "VS": "virtualized in software",
     "P": "paravirtualized",
