@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, TextIO
@@ -41,7 +41,13 @@ Three commands to try next:
 
 hv --help lists all commands."""
 
-app = App(name="hv", version=f"hv {__version__}", version_flags=["--version"], help=WELCOME.split("\n", maxsplit=1)[0])
+app = App(
+    name="hv",
+    suppress_keyboard_interrupt=False,
+    version=f"hv {__version__}",
+    version_flags=["--version"],
+    help=WELCOME.split("\n", maxsplit=1)[0],
+)
 WIDE = 140  # columns, where there is no terminal that says how wide it is
 MOST_ITERATIONS = 10_000
 
@@ -54,6 +60,13 @@ def _console(stream: TextIO | None, *, stderr: bool = False) -> Console:
 out = _console(sys.stdout)
 err = _console(sys.stderr, stderr=True)
 
+
+def _whole(_: type[int], tokens: Sequence[cyclopts.Token]) -> int:
+    """A whole number; 1.5 and 1e3 are none."""
+    return int(tokens[0].value, 10)
+
+
+Whole = Annotated[int, Parameter(converter=_whole)]
 Set = Annotated[list[str] | None, Parameter(name="--set", negative="", help="COLUMN=CELL: a letter or a mode's id")]
 Dash = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
 
@@ -165,7 +178,7 @@ def _choose(names: str | None, changes: list[str], installed: Mapping[str, type[
 
 @app.command
 def table(
-    *, rows: str | None = None, ops: str | None = None, set: Set = None, iterations: int = 100, seed: int = 0,
+    *, rows: str | None = None, ops: str | None = None, set: Set = None, iterations: Whole = 100, seed: Whole = 0,
     cold: Annotated[bool, Parameter(negative="")] = False, cost_model: str = DEFAULT,
     portable: Annotated[bool, Parameter(negative="")] = False, kernel: Path | None = None,
     json: Dash = None, csv: Dash = None, html: Dash = None,
@@ -226,8 +239,8 @@ def table(
 
 @app.command
 def run(
-    row: str, /, *, set: Set = None, m: Annotated[int, Parameter(name="-m")] = DEFAULT_MIB,
-    smp: Annotated[int, Parameter(name="-smp")] = 1,
+    row: str, /, *, set: Set = None, m: Annotated[int, Parameter(name="-m", converter=_whole)] = DEFAULT_MIB,
+    smp: Annotated[int, Parameter(name="-smp", converter=_whole)] = 1,
     command: Annotated[str | None, Parameter(name="-c")] = None, cost_model: str = DEFAULT,
     portable: Annotated[bool, Parameter(negative="")] = False, kernel: Path | None = None,
 ) -> int:  # fmt: skip

@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import sys
 import termios
 import tty
 from collections.abc import Iterator
+from types import FrameType
 
 from hv.crash import report
 from hv.report import number
@@ -32,11 +34,19 @@ def _raw(terminal: int | None) -> Iterator[None]:
         yield
         return
     before = termios.tcgetattr(terminal)
+    handlers = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         tty.setraw(terminal, termios.TCSANOW)
         yield
     finally:
         termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _leave(number: int, _: FrameType | None) -> None:
+    """A signal that ends hv: by an exception, so that the terminal is put right."""
+    sys.exit(128 + number)
 
 
 class Session:
@@ -72,6 +82,7 @@ class Session:
 
     def _loop(self) -> Ended | None:
         """None: the user left."""
+        unended = False  # the last line has no end: Ctrl-D would not be taken as one
         while True:
             outcome = self.vm.run(self.vm.now + SLICE)
             if isinstance(outcome, Ended):
@@ -85,8 +96,10 @@ class Session:
                 continue
             if wait or select.select([self.input], [], [], 0)[0]:
                 data = os.read(self.input, 4096)
-                if not data:
-                    data, self.input = bytes([END_OF_INPUT]), None
+                if data:
+                    unended = not data.endswith(b"\n")
+                else:
+                    data, self.input = (b"\n" if unended else b"") + bytes([END_OF_INPUT]), None
                 if self.terminal is not None and LEAVE in data:
                     return None
                 self.vm.console.feed(data)

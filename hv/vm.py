@@ -14,6 +14,7 @@ from hv.ledger import Ledger, LedgerState
 from hv.loader import Guest
 from hv.silicon.x86_64.cpu import NEVER
 from hv.silicon.x86_64.machine import Idle, Machine, Outcome, Snapshot
+from hv.silicon.x86_64.selftest import self_test
 from hv.vcpu import Vcpu
 from hv.x86_64.pvh import write_start_info
 
@@ -45,6 +46,7 @@ class Vm:
         portable: bool = False, console: Console | None = None,
     ) -> None:  # fmt: skip
         _check_size(guest, mib)
+        self_test(costs.timing, portable=portable)
         self.guest, self.costs = guest, costs
         self.work = {reason: costs.work_of(reason) for reason in sorted(mode.reasons | {"shutdown"})}
         self.switch = costs.switch

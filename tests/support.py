@@ -81,8 +81,9 @@ NOT_MAPPED = 0x40_0000  # a linear address without a page
 LAPIC, IOAPIC = 0xFEE0_0000, 0xFEC0_0000  # mapped where they are
 KERNEL_CS, KERNEL_SS, USER_SS, USER_CS, TR = 0x08, 0x10, 0x23, 0x2B, 0x30
 WITH_ERROR_CODE = (8, 10, 11, 12, 13, 14, 17)
+MOST_RECORDS = 40  # then the guest ends
 RECORD = struct.Struct("<10Q")
-LIMIT = 50_000_000 * MILLI  # virtual time that no raw guest needs
+LIMIT = 500_000 * MILLI  # virtual time that no raw guest needs
 
 PRELUDE = f"""
 .set DATA, {DATA}
@@ -101,8 +102,8 @@ PRELUDE = f"""
     iretq
 .endm
 .macro lapic offset, value
-    movl $\\value, %ebp
-    movl %ebp, LAPIC+\\offset(%rip)
+    mov $LAPIC, %ebp
+    movl $\\value, \\offset(%rbp)
 .endm
 .macro finish
     cli
@@ -131,6 +132,8 @@ common:
     mov %rbx, 72(%rax)
     add $80, %rax
     mov %rax, {LOG_NEXT}
+    cmp ${LOG + 80 * MOST_RECORDS}, %rax
+    jae end
     cmpl $0x80, 16(%rsp)
     je end
     cmpl $32, 16(%rsp)
@@ -261,8 +264,7 @@ class RawGuest:
             parts.append((IDT + 16 * vector, gate(handler, **options)))  # type: ignore[arg-type]
         parts += (memory or {}).items()
         segments = [Segment(at, len(data), data) for at, data in parts]
-        top = Segment(RAM_MIB << 20, 0, b"")  # the loader's last segment is the highest
-        guest = Guest(Path("raw"), "", CODE, [*segments, top][:-1], {}, b"")
+        guest = Guest(Path("raw"), "", CODE, segments, {}, b"")
         self.console = Console()
         self.vm = Vm(where.mode, guest, costs(), mib=RAM_MIB, portable=where.portable, console=self.console)
         self.machine = self.vm.machine
@@ -271,6 +273,7 @@ class RawGuest:
         self.vmcb = self.cpu.vmcb
         start_state(self.vmcb, CODE)
         self.machine.engine.state.regs[:] = [0] * 16
+        self._retired_before = self.cpu.m.retired
         if prepare is not None:
             prepare(self.vmcb)
 
@@ -309,7 +312,8 @@ class RawGuest:
 
     @property
     def retired(self) -> int:
-        return self.cpu.m.retired
+        """Instructions since the start."""
+        return self.cpu.m.retired - self._retired_before
 
     @property
     def exits(self) -> dict[str, int]:

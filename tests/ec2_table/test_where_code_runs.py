@@ -42,7 +42,7 @@ class WatchedLedger(Ledger):
     opened = 0
     is_open = False
 
-    @property  # type: ignore[override]
+    @property
     def open(self) -> bool:
         return self.is_open
 
@@ -90,9 +90,10 @@ class Witness:
 def watching(row: str) -> Iterator[tuple[RowRunner, Witness]]:
     """A booted row whose probe turns the witness on and off."""
     settings = Settings(load_guest(default_guest()), load(), ITERATIONS, 0)
-    runner = RowRunner(find_row(row), find_modes(), settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hv.vm.Ledger", WatchedLedger)
+        runner = RowRunner(find_row(row), find_modes(), settings)
     ledger = runner.vm.ledger
-    ledger.__class__ = WatchedLedger
     assert isinstance(ledger, WatchedLedger)
     witness = Witness(ledger)
     probe = runner.vm.machine.probe
@@ -108,15 +109,13 @@ def watching(row: str) -> Iterator[tuple[RowRunner, Witness]]:
             witness.opened += ledger.opened
             witness.windows += 1
 
-    probe.hit = switch  # type: ignore[method-assign]
+    probe.hit = switch  # type: ignore[assignment,method-assign]
     before = sys.getprofile()
     try:
         yield runner, witness
     finally:
         sys.setprofile(before)
         runner.close()
-
-
 
 
 @pytest.mark.parametrize("op", CPU_OPERATIONS)

@@ -20,6 +20,7 @@ from tests.support import (
     STACK,
     STACK_OF_IST_1,
     STACK_OF_RING_0,
+    TR,
     TSS,
     USER_CS,
     USER_SS,
@@ -29,7 +30,7 @@ from tests.support import (
 )
 
 IF = 1 << 9
-DE, BP, OF, UD, NM, DF, NP, SS, GP, PF = 0, 3, 4, 6, 7, 8, 11, 12, 13, 14
+DE, BP, UD, DF, NP, GP, PF = 0, 3, 6, 8, 11, 13, 14
 pytestmark = pytest.mark.parametrize("where", EVERYWHERE)
 
 # name: (code with the label `bad` at the instruction and `after` behind it, vector, error code)
@@ -38,10 +39,9 @@ FAULTS = {
     "quotient too large": ("mov $5, %edx; mov $1, %ecx; bad: div %ecx; after:", DE, 0),
     "ud2": ("bad: ud2; after:", UD, 0),
     "non-canonical read": ("mov $0x800000000000, %rcx; bad: mov (%rcx), %rax; after:", GP, 0),
-    "non-canonical stack": ("mov %rsp, %rdi; mov $0x800000000000, %rsp; bad: push %rax; after: mov %rdi, %rsp", SS, 0),
     "read of a page that is not there": ("bad: mov NOT_MAPPED, %eax; after:", PF, 0),
     "write to a page that is not there": ("bad: mov %eax, NOT_MAPPED; after:", PF, 2),
-    "call to a page that is not there": ("mov $NOT_MAPPED, %rcx; call *%rcx; after:", PF, 0),
+    "call to a page that is not there": ("mov $NOT_MAPPED, %rcx; call *%rcx; after:", PF, 0x10),
     "load of a selector beyond the GDT": ("mov $0x100, %ecx; bad: mov %ecx, %ds; after:", GP, 0x100),
 }
 AT_RING_3 = {
@@ -63,20 +63,14 @@ AT_RING_3 = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_at_ring_0_pushes_its_frame_on_the_current_stack(where: Where, name: str) -> None:
     code, vector, error = FAULTS[name]
-    stack = "non-canonical stack" in name
-    guest = RawGuest(
-        f"lea after(%rip), %r15; {code}; finish",
-        where,
-        gates={SS: ("", {"ist": 1})} if stack else None,
-    ).finish()
+    guest = RawGuest(f"lea after(%rip), %r15; {code}; finish", where).finish()
     (record,) = guest.log
     jumped = "call" in name
     assert (record.vector, record.error) == (vector, error)
     assert record.rip == (NOT_MAPPED if jumped else guest["bad"])
     assert (record.cs, record.ss) == (KERNEL_CS, KERNEL_SS)
-    assert record.rsp == (0x8000_0000_0000 if stack else STACK - 8 if jumped else STACK)
-    if not stack:
-        assert record.frame == record.rsp - 48  # SS, RSP, RFLAGS, CS, RIP, error code
+    assert record.rsp == (STACK - 8 if jumped else STACK)
+    assert record.frame == STACK - 16 * jumped - 48  # aligned; SS, RSP, RFLAGS, CS, RIP, error code
     if vector == PF:
         assert record.cr2 == NOT_MAPPED
 
@@ -92,8 +86,7 @@ def test_a_fault_at_ring_3_switches_to_the_stack_in_the_tss(where: Where, name: 
     assert (record.vector, record.error) == (vector, error)
     assert record.rip == (NOT_MAPPED if jumped else guest["bad"])
     assert (record.cs, record.ss) == (USER_CS, USER_SS)
-    if "stack" not in name or "segment" in name:
-        assert record.rsp == USER_STACK - 8 * jumped
+    assert record.rsp == USER_STACK - 8 * jumped
     assert record.frame == STACK_OF_RING_0 - 48
     assert end.vector == 0x80
     assert end.frame == STACK_OF_RING_0 - 48
@@ -325,9 +318,8 @@ def test_syscall_without_sce_and_sysenter_are_undefined(where: Where) -> None:
     guest = RawGuest(
         "lea b(%rip), %r15; to_user user; user: a: syscall; b: lea d(%rip), %r15; c: sysenter; d: int $0x80",
         where,
-    )
-
-    guest.finish()
+        prepare=lambda vmcb: setattr(vmcb, "efer", 0xD00),
+    ).finish()
     assert [(r.vector, r.rip) for r in guest.log[:2]] == [(UD, guest["a"]), (UD, guest["c"])]
 
 
@@ -336,14 +328,11 @@ def test_the_io_permission_bitmap_lets_a_port_through(where: Where) -> None:
     bitmap = bytes(0x10) + b"\x02" + b"\xff" * 16
     tss = struct.pack("<H", 0x68) + bitmap
 
-    def long_tss(vmcb: Vmcb) -> None:
-        vmcb.tr.limit = 0x68 + len(bitmap) - 1
-
+    descriptor = struct.pack("<HHBBBBII", 0x68 + len(bitmap) - 1, TSS & 0xFFFF, TSS >> 16, 0x89, 0, 0, 0, 0)
     guest = RawGuest(
-        "lea a(%rip), %r15; to_user user; user: in $0x80, %al; mov %al, DATA; bad: in $0x81, %al; a: int $0x80",
+        f"mov ${TR}, %eax; ltr %ax; lea a(%rip), %r15; to_user user; user: in $0x80, %al; mov %al, DATA; bad: in $0x81, %al; a: int $0x80",
         where,
-        memory={TSS + 0x66: tss},
-        prepare=long_tss,
+        memory={TSS + 0x66: tss, GDT + TR: descriptor},
     ).finish()
     record = guest.log[0]
     assert (record.vector, record.error, record.rip) == (GP, 0, guest["bad"])

@@ -123,7 +123,9 @@ def test_registers_that_do_not_exist_read_as_zero_and_take_no_writes() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from("rwpe"), st.integers(0, 0xFFF) | st.sampled_from([0, 0x10]), st.integers(0, (1 << 64) - 1)),
+        st.tuples(
+            st.sampled_from("rwpe"), st.integers(0, 0xFFF) | st.sampled_from([0, 0x10]), st.integers(0, (1 << 64) - 1)
+        ),
         max_size=80,
     )
 )

@@ -43,6 +43,16 @@ def load_bytes(folder: Path, image: bytes) -> Guest:
     return load_guest(path)
 
 
+def load_or_refuse(folder: Path, image: bytes) -> Guest | None:
+    """The guest, or None for one that was refused in one line. Any other exception is a bug."""
+    try:
+        return load_bytes(folder, image)
+    except HvError as error:
+        message = str(error)
+    assert "\n" not in message
+    return None
+
+
 def refused(folder: Path, image: bytes) -> str:
     """The one line that this file gives."""
     with pytest.raises(HvError) as error:
@@ -87,7 +97,9 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
         load_guest(path)
 
 
-@pytest.mark.parametrize("image", [b"", b"\n", b"just a text\n", b"\x7fELF", b"\x7fELF" + bytes(60), b"#!/bin/sh\n" * 100])
+@pytest.mark.parametrize(
+    "image", [b"", b"\n", b"just a text\n", b"\x7fELF", b"\x7fELF" + bytes(60), b"#!/bin/sh\n" * 100]
+)
 def test_what_is_no_elf_file_is_refused(folder: Path, image: bytes) -> None:
     refused(folder, image)
 
@@ -97,11 +109,7 @@ def test_what_is_no_elf_file_is_refused(folder: Path, image: bytes) -> None:
 def test_a_kernel_that_is_cut_off_loads_or_is_refused(folder: Path, length: int) -> None:
     """Only the end of the file may be missing without harm: names and line numbers."""
     needed = max(fields[2] + fields[5] for _, fields in headers() if fields[0] in (PT_LOAD, PT_NOTE))
-    try:
-        load_bytes(folder, IMAGE[:length])
-    except HvError as error:
-        assert "\n" not in str(error)
-    else:
+    if load_or_refuse(folder, IMAGE[:length]) is not None:
         assert length >= needed
 
 
@@ -116,31 +124,23 @@ def test_a_kernel_cut_off_within_its_segments_is_refused(folder: Path, length: i
     value=st.integers(0, 255),
 )
 def test_a_kernel_with_a_wrong_byte_loads_or_is_refused(folder: Path, at: int, value: int) -> None:
-    try:
-        guest = load_bytes(folder, patched((at, bytes([value]))))
-    except HvError as error:
-        assert "\n" not in str(error)
-    else:
-        assert guest.segments
+    guest = load_or_refuse(folder, patched((at, bytes([value]))))
+    assert guest is None or guest.segments
 
 
 @settings(max_examples=100)
 @given(at=st.integers(0, PHOFF + PHNUM * PHDR.size - 8), value=st.integers(0, (1 << 64) - 1))
 def test_a_kernel_with_wrong_words_in_its_headers_loads_or_is_refused(folder: Path, at: int, value: int) -> None:
-    try:
-        load_bytes(folder, patched((at, struct.pack("<Q", value))))
-    except HvError as error:
-        assert "\n" not in str(error)
+    load_or_refuse(folder, patched((at, struct.pack("<Q", value))))
 
 
 @settings(max_examples=100)
 @given(at=st.integers(0, 64 * PHNUM), value=st.integers(0, (1 << 64) - 1))
-def test_a_kernel_with_wrong_words_in_its_section_headers_loads_or_is_refused(folder: Path, at: int, value: int) -> None:
+def test_a_kernel_with_wrong_words_in_its_section_headers_loads_or_is_refused(
+    folder: Path, at: int, value: int
+) -> None:
     start = struct.unpack_from("<Q", IMAGE, 40)[0]
-    try:
-        load_bytes(folder, patched((min(start + at, len(IMAGE) - 8), struct.pack("<Q", value))))
-    except HvError as error:
-        assert "\n" not in str(error)
+    load_or_refuse(folder, patched((min(start + at, len(IMAGE) - 8), struct.pack("<Q", value))))
 
 
 @settings(max_examples=60)
@@ -158,7 +158,11 @@ def test_another_machine_is_named(folder: Path, machine: int, name: str) -> None
 
 
 def test_a_32_bit_file_is_named(folder: Path) -> None:
-    header = b"\x7fELF\x01\x01\x01" + bytes(9) + struct.pack("<HHIIIIIHHHHHH", 2, 3, 1, 0x10_0000, 52, 0, 0, 52, 32, 0, 40, 0, 0)
+    header = (
+        b"\x7fELF\x01\x01\x01"
+        + bytes(9)
+        + struct.pack("<HHIIIIIHHHHHH", 2, 3, 1, 0x10_0000, 52, 0, 0, 52, 32, 0, 40, 0, 0)
+    )
     assert "wrong machine (EM_386, 32-bit)" in refused(folder, header)
 
 
@@ -234,7 +238,9 @@ def no_machine(mode: type[Mode], guest: Guest, costs: CostModel, mib: int) -> st
 def test_an_odd_or_too_small_memory_is_refused(
     mib: int, guest: Guest, modes: Mapping[str, type[Mode]], costs: CostModel
 ) -> None:
-    assert f"-m takes an even number of MiB, 16 or more, not {mib}" in no_machine(modes["bare-metal"], guest, costs, mib)
+    assert f"-m takes an even number of MiB, 16 or more, not {mib}" in no_machine(
+        modes["bare-metal"], guest, costs, mib
+    )
 
 
 @pytest.mark.parametrize("mib", [1 << 20, 1 << 40, 1 << 70])

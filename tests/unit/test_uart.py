@@ -17,12 +17,15 @@ class Bench:
     """A chip on the bench: its line, and what it has sent."""
 
     def __init__(self) -> None:
-        self.line = False
+        self.level = False
         self.sent = bytearray()
         self.chip = Uart(self.set_line, self.sent.append)
 
     def set_line(self, level: bool) -> None:
-        self.line = level
+        self.level = level
+
+    def line(self) -> bool:
+        return self.level
 
     def write(self, offset: int, value: int) -> None:
         self.chip.port_write(offset, 1, value)
@@ -69,23 +72,23 @@ def test_received_data_raises_the_line_until_it_is_read() -> None:
     uart = Bench()
     uart.interrupts_on(1)
     uart.chip.receive(b"ab")
-    assert uart.line
+    assert uart.line()
     assert uart.read(IIR) & 0xF == 4
     uart.read(RBR)
-    assert uart.line
+    assert uart.line()
     uart.read(RBR)
-    assert not uart.line
+    assert not uart.line()
     assert uart.read(IIR) & 0xF == 1
 
 
 def test_an_empty_transmitter_raises_the_line_until_the_cause_is_read() -> None:
     uart = Bench()
     uart.interrupts_on(2)
-    assert uart.line
+    assert uart.line()
     assert uart.read(IIR) & 0xF == 2
-    assert not uart.line
+    assert not uart.line()
     uart.write(THR, 0)
-    assert uart.line
+    assert uart.line()
     assert uart.read(IIR) & 0xF == 2
     assert uart.read(IIR) & 0xF == 1
 
@@ -103,11 +106,11 @@ def test_without_out2_or_without_enable_the_line_stays_low() -> None:
     uart = Bench()
     uart.write(IER, 1)
     uart.chip.receive(b"a")
-    assert not uart.line
+    assert not uart.line()
     uart.write(MCR, 8)
-    assert uart.line
+    assert uart.line()
     uart.write(IER, 0)
-    assert not uart.line
+    assert not uart.line()
 
 
 def test_the_divisor_lies_behind_dlab_and_leaves_the_other_registers_alone() -> None:
@@ -187,4 +190,4 @@ def test_no_traffic_upsets_the_chip(traffic: list[tuple[str, int | bytes, int]])
     uart.write(LCR, 3)
     uart.write(MCR, 8)
     uart.write(IER, 0)
-    assert not uart.line
+    assert not uart.line()

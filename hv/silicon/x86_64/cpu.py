@@ -23,7 +23,7 @@ from hv.silicon.timing import MILLI, Timing
 from hv.silicon.x86_64 import svm
 from hv.silicon.x86_64.cpuid import cpuid
 from hv.silicon.x86_64.engine import ALL_MSRS, NO_PORTS, STUB, Engine
-from hv.silicon.x86_64.microcode import CONTROL_WORDS, EVENTS, Microcode
+from hv.silicon.x86_64.microcode import CONTROL_WORDS, EVENTS, NOWHERE, Microcode
 from hv.silicon.x86_64.msr import BadMsr, read_msr, write_msr
 from hv.silicon.x86_64.paging import walk
 from hv.silicon.x86_64.state import HF_CPL, HF_INHIBIT_IRQ, IF, RAX, RCX, RDX, RF
@@ -197,7 +197,7 @@ class Cpu:
         m.retired -= 1  # VMRUN is microcode, not the guest's
         if not self._booted:
             m.retired -= 1
-        m.pc = (1 << 64) - 1
+        m.pc = NOWHERE
         self.entered = True
 
     def _count_injection(self, event: int) -> None:
@@ -227,18 +227,25 @@ class Cpu:
     def run_slice(self) -> None:
         """Run until the deadline, a mark, or an exit after which the guest cannot simply go on."""
         m = self.m
-        if self.entered and bytes(self._control_view) != bytes(m.control):
-            self.leave()  # the hypervisor has written to the control area: VMRUN must read it again
+        if self.entered and self._commanded():
+            self.leave()
         m.exit_valid = 0
         m.mark_hit = 0
         if not self.entered:
             self._enter()
             self._vmrun()
             self._settle()
-            if m.exit_valid or self.halted or not self.entered:
+            if not self._goes_on():
                 return
         self._run(self.state.eip)
         self._settle()
+
+    def _goes_on(self) -> bool:
+        return self.entered and not self.halted and not self._commanded()
+
+    def _commanded(self) -> bool:
+        """The hypervisor has written to the VMCB's control area: VMRUN must read it again."""
+        return bytes(self._control_view) != bytes(self.m.control)
 
     def _settle(self) -> None:
         """Nothing: the native hooks have done everything. PortableCpu has more to do."""
@@ -264,15 +271,21 @@ class Cpu:
         self.keep_deadline()
         return True
 
-    def _vmrun(self) -> None:
-        """Execute VMRUN, the first time VMLOAD before it, and stop in front of the guest's next instruction."""
+    def _vmrun(self, delivering: int | None = None) -> None:
+        """Execute VMRUN, the first time VMLOAD before it, and stop in front of the guest's next instruction.
+
+        `delivering`: what the injected interrupt really is, in the form of the microcode's field.
+        """
         m = self.m
         event = self.physical.eventinj
         m.injecting = int(event & (svm.EVENT_VALID | svm.EVENT_TYPE) == svm.EVENT_VALID | svm.EVENT_INTR)
         m.stop = m.retired + (1 if self._booted else 2)
         self._run(STUB + 3 if self._booted else STUB)
         self._booted = True
-        m.injecting = 0
+        if m.injecting:  # delivered, and no exit on the way
+            m.injecting = 0
+            m.delivering = NOWHERE
+        m.pc = NOWHERE
         self.keep_deadline()
 
     def _run(self, address: int) -> None:
@@ -298,7 +311,7 @@ class Cpu:
             out.int_info, out.int_error = p.eventinj, p.eventinj_err
             p.eventinj = 0
             if out.int_info & svm.EVENT_TYPE == svm.EVENT_SOFT:
-                state.eip = state.exception_next_eip
+                out.int_info = 0  # RIP is at the `int n`, which simply runs again
         if self._wanted(code, info1):
             return out
         handler = _ASSIST_OF.get(code)
@@ -549,7 +562,7 @@ class Cpu:
         )  # fmt: skip
         state.intercept &= ~intercepts(code)
         m.stepping = 1
-        m.pc = (1 << 64) - 1
+        m.pc = NOWHERE
         m.stop = m.retired
 
     def _dr7_write(self, exit: Exit) -> None:

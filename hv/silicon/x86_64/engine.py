@@ -135,6 +135,7 @@ class Engine:
             "efer": env + layout.efer, "star": env + layout.star, "lstar": env + layout.lstar,
             "cstar": env + layout.cstar, "fmask": env + layout.fmask, "next_eip": env + layout.error_code + 8,
             "hflags": env + layout.hflags, "error_code": env + layout.error_code, "is_int": env + layout.error_code + 4,
+            "old_exception": env + layout.old_exception,
             "cs": env + layout.segs + 24, "ss": env + layout.segs + 48, "intercept": env + layout.intercept,
             "intercept_cr_read": env + layout.intercept + 8, "intercept_cr_write": env + layout.intercept + 10,
             "do_interrupt": exported("x86_cpu_do_interrupt"), "do_vmexit": exported("do_vmexit"),

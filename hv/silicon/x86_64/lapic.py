@@ -16,6 +16,11 @@ ISR, TMR, IRR, ESR, ICR_LOW, ICR_HIGH = 0x100, 0x180, 0x200, 0x280, 0x300, 0x310
 LVT_TIMER, LVT_THERMAL, LVT_PERF, LVT_LINT0, LVT_LINT1, LVT_ERROR = 0x320, 0x330, 0x340, 0x350, 0x360, 0x370
 TIMER_INITIAL, TIMER_CURRENT, TIMER_DIVIDE = 0x380, 0x390, 0x3E0
 LVTS = (LVT_TIMER, LVT_THERMAL, LVT_PERF, LVT_LINT0, LVT_LINT1, LVT_ERROR)
+# Bits that a write can change: vector and mask; delivery mode, polarity and trigger; the timer's mode.
+LVT_WRITABLE = {
+    LVT_TIMER: 0x3_00FF, LVT_THERMAL: 0x1_07FF, LVT_PERF: 0x1_07FF, LVT_LINT0: 0x1_A7FF, LVT_LINT1: 0x1_A7FF,
+    LVT_ERROR: 0x1_00FF,
+}  # fmt: skip
 MASKED, PERIODIC = 1 << 16, 1 << 17
 SVR_ENABLE = 1 << 8
 VERSION_VALUE = 0x0005_0010  # six LVT entries
@@ -157,7 +162,11 @@ class Lapic:
         elif offset == TIMER_INITIAL:
             self._start(value)
         elif offset == TIMER_DIVIDE:
+            left = self._current()
             s.divide = value & 0xB
+            if s.expiry is not None:
+                s.expiry = self.clock() + left * self._period()
+                self.changed()
         elif offset == ICR_LOW:
             s.icr = s.icr & ~0xFFFF_FFFF | value & ~(1 << 12)
             self.send(s.icr)
@@ -168,7 +177,7 @@ class Lapic:
             if not value & SVR_ENABLE:
                 s.lvt = {lvt: entry | MASKED for lvt, entry in s.lvt.items()}
         elif offset in s.lvt:
-            s.lvt[offset] = value & 0x3_07FF | (0 if s.svr & SVR_ENABLE else MASKED)
+            s.lvt[offset] = value & LVT_WRITABLE[offset] | (0 if s.svr & SVR_ENABLE else MASKED)
         elif offset == LDR:
             s.ldr = value & 0xFF00_0000
         elif offset == DFR:

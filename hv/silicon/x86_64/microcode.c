@@ -47,12 +47,12 @@ struct microcode {
     u64 armed, armed_cr_read, armed_cr_write;   /* the intercepts to switch on again */
     u64 watch_tpr;          /* an interrupt waits for a lower task priority: end the slice after a write of CR8 */
     u64 injecting;          /* 1: VMRUN delivers an interrupt; 2: and it has, see hook_intr */
-    u64 delivering;         /* vector of the `int n` that is being delivered, or ~0 */
+    u64 delivering;         /* the event that is being delivered: vector * 8 + 2, bit 0 unless it is `int n`; or ~0 */
     u64 control[24];        /* the hypervisor's VMCB control area as VMRUN read it */
     /* Unicorn's own state and functions. */
     void *uc, *cpu;
     u64 *regs, *eip, *efer, *star, *lstar, *cstar, *fmask, *next_eip;
-    u32 *hflags, *error_code, *is_int;
+    u32 *hflags, *error_code, *is_int, *old_exception;
     void *cs, *ss;          /* struct segment */
     u64 *intercept;
     u16 *intercept_cr_read, *intercept_cr_write;
@@ -76,7 +76,7 @@ struct segment { u32 selector; u64 base; u32 limit; u32 flags; };
 enum { RAX = 0, RCX = 1, R11 = 11 };
 enum { UC_REG_EFLAGS = 25 };
 enum { HF_CPL = 3, HF_CS32 = 1 << 4, HF_SS32 = 1 << 5, HF_ADDSEG = 1 << 6, HF_CS64 = 1 << 15, HF_GUEST = 1 << 21 };
-enum { EFER_SCE = 1, RFLAGS_RF = 1 << 16, UD = 6, GP = 13, PF = 14 };
+enum { EFER_SCE = 1, RFLAGS_RF = 1 << 16, DE = 0, UD = 6, DF = 8, TS = 10, NP = 11, GP = 13, PF = 14 };
 enum { EXIT_CR8_READ = 0x08, EXIT_CR_WRITE = 0x10, EXIT_CR3_WRITE = 0x13, EXIT_CR8_WRITE = 0x18, EXIT_CR_LAST = 0x1f, EXIT_VECTOR = 0x60,
        EXIT_VINTR = 0x64, EXIT_IRET = 0x74, EXIT_INVLPG = 0x79, EXIT = 0x100 };
 
@@ -198,6 +198,8 @@ static void vmexit(struct microcode *m, u32 code)
     }
     if (m->stepping)
         rearm(m);
+    m->injecting = 0;
+    m->delivering = ~0ull;
     m->exit_valid = 1;
     m->exit_code = code;
     m->exit_info1 = *m->error_code;
@@ -216,22 +218,27 @@ static void vmexit(struct microcode *m, u32 code)
 /* Deliver exception or `int n` number *cpu->exception_index* through the guest's own IDT. */
 static void deliver(struct microcode *m, u32 vector)
 {
-    if (*m->is_int) {
+    int soft = *m->is_int != 0;
+
+    if (soft) {
         /* Unicorn has moved RIP behind the instruction. If the gate refuses, the fault must show the instruction. */
         if (m->pc != ~0ull)
             *m->eip = m->pc;
-        m->delivering = vector;
     } else {
-        /* Unicorn 2.1.4 pushes n*16+2 when the gate of `int n` refuses; the error code is n*8+2 (APM vol. 2, 8.4.1). */
-        if (m->delivering != ~0ull && vector == GP && *m->error_code == m->delivering * 16 + 2)
-            *m->error_code = (u32)m->delivering * 8 + 2;
-        m->delivering = ~0ull;
+        /* A gate that refuses: Unicorn 2.1.4 pushes n*16+2; the error code is n*8+2, and bit 0 says that the program
+           did not ask for it (APM vol. 2, 8.4.1). */
+        if (m->delivering != ~0ull && (vector == GP || vector == NP) && *m->error_code == (m->delivering & ~1ull) * 2 - 2)
+            *m->error_code = (u32)m->delivering;
+        /* For a second fault while this one is delivered; one that VMRUN injects has not passed Unicorn's own check. */
+        if (vector == DE || vector == DF || (vector >= TS && vector <= PF))
+            *m->old_exception = vector;
         undo_attempt(m);
     }
+    m->delivering = vector * 8 + 2 + !soft;
     if (m->stepping)
         rearm(m);
     charge(m, EV_EXCEPTION);
-    if (vector == PF && !*m->is_int)
+    if (vector == PF && !soft)
         charge(m, EV_TLB_FILL);
     m->do_interrupt(m->cpu);            /* may not return: a fault inside comes back to hook_intr */
     m->delivering = ~0ull;

@@ -23,8 +23,9 @@ _EXITS = (
     "armed_cr_write watch_tpr injecting delivering"
 )
 _POINTERS = (
-    "uc cpu regs eip efer star lstar cstar fmask next_eip hflags error_code is_int cs ss intercept intercept_cr_read "
-    "intercept_cr_write do_interrupt do_vmexit raise_exception check_port0 check_port1 check_port2 check_ioio env "
+    "uc cpu regs eip efer star lstar cstar fmask next_eip hflags error_code is_int old_exception cs ss "
+    "intercept intercept_cr_read intercept_cr_write do_interrupt do_vmexit raise_exception "
+    "check_port0 check_port1 check_port2 check_ioio env "
     "emu_stop reg_read reg_write vmcb on_exit port_in port_out"
 )
 

@@ -38,6 +38,8 @@ from hv.silicon.x86_64.state import (
 PORT_IO, CR_ACCESS, CR8_ACCESS, INVLPG, IRET, SYSCALL, EXCEPTION, TLB_FILL = range(len(EVENTS))
 R11 = 11
 EFER_SCE = 1
+NP = 11
+CONTRIBUTORY = frozenset((0, 8, 10, 11, 12, 13, 14))  # with the double fault; see deliver() in microcode.c
 
 
 class Pending(msgspec.Struct):
@@ -168,6 +170,7 @@ class PortableHooks:
 
     def note_exit(self, code: int, info1: int) -> None:
         m = self.m
+        m.injecting, m.delivering = 0, NOWHERE
         m.exit_valid, m.exit_code, m.exit_info1, m.exit_left = 1, code, info1, 0
         self.state.exception_is_int = 0
         self.engine.stop()
@@ -179,12 +182,13 @@ class PortableHooks:
         if soft:
             if m.pc != NOWHERE:
                 state.eip = m.pc
-            m.delivering = vector
         else:
-            if m.delivering != NOWHERE and vector == GP and error == m.delivering * 16 + 2:
-                error = m.delivering * 8 + 2
-            m.delivering = NOWHERE
+            if m.delivering != NOWHERE and vector in (GP, NP) and error == (m.delivering & ~1) * 2 - 2:
+                error = m.delivering
+            if vector in CONTRIBUTORY:
+                state.old_exception = vector
             self.undo_attempt()
+        m.delivering = vector * 8 + 2 + (not soft)
         if m.stepping:
             self.rearm()
         self.charge(EXCEPTION)
@@ -234,8 +238,9 @@ class PortableHooks:
         if self.cpu.physical.intercept_exceptions >> vector & 1:
             self.note_exit(svm.EXCEPTION + vector, 0)
             return
-        if vector == GP:
-            self.state.old_exception = GP
+        if vector in CONTRIBUTORY:
+            self.state.old_exception = vector
+        self.m.delivering = vector * 8 + 3
         self.charge(EXCEPTION)
         self.pending = Pending(vector, 0, False)
         self.engine.stop()
@@ -311,40 +316,47 @@ class PortableCpu(Cpu):
         m, state = self.m, self.state
         if event.soft and self._gate_refuses(event.vector):
             state.old_exception = GP
-            m.delivering = NOWHERE
+            self.hooks.undo_attempt()
             self.hooks.charge(EXCEPTION)
             event = Pending(GP, event.vector * 8 + 2, False)
+        instruction, delivering = state.eip, event.vector * 8 + 2 + (not event.soft)
         if event.soft:
             state.eip = state.exception_next_eip
         self.leave()
         self._enter(injection=event.vector | svm.EVENT_VALID)
-        self._vmrun()
+        self._vmrun(delivering)
         if m.exit_valid:
-            self._restore_event_type(event)
-        elif self.hooks.pending is None:
+            self._cut_short(event, instruction)
+        elif self.hooks.pending is not None:
+            if event.soft:
+                state.eip = instruction  # the gate refused: that fault belongs to the instruction
+                m.retired -= 1
+        else:
             if not event.soft and event.vector in EVENT_ERROR_VECTORS:
                 self._push(event.error)
             state.old_exception = -1
             state.exception_is_int = 0
-            m.delivering = NOWHERE
 
     def _gate_refuses(self, vector: int) -> bool:
         """The privilege check of `int n`, which an interrupt does not have (APM vol. 2, 8.7.3)."""
         idt = self.state.idt
         gate = self.read_linear(idt.base + 16 * vector, 16)
-        return 16 * vector + 15 > idt.limit or len(gate) < 16 or gate[5] >> 5 & 3 < self.cpl
+        return 16 * vector + 15 <= idt.limit and len(gate) == 16 and gate[5] >> 5 & 3 < self.cpl
 
-    def _restore_event_type(self, event: Pending) -> None:
-        """The delivery was cut short by an exit: report the event as what it is, not as an interrupt."""
-        p = self.physical
+    def _cut_short(self, event: Pending, instruction: int) -> None:
+        """The delivery ended in an exit: report the event as what it is, not as an interrupt."""
+        p, state = self.physical, self.state
         if not p.eventinj & svm.EVENT_VALID:
             return
-        kind = svm.EVENT_SOFT if event.soft else svm.EVENT_EXCEPTION
-        p.eventinj = event.vector | kind | svm.EVENT_VALID
-        if not event.soft and event.vector in EVENT_ERROR_VECTORS:
+        if event.soft:
+            p.eventinj = event.vector | svm.EVENT_SOFT | svm.EVENT_VALID
+            state.eip = instruction
+            self.m.retired -= 1
+            return
+        p.eventinj = event.vector | svm.EVENT_EXCEPTION | svm.EVENT_VALID
+        if event.vector in EVENT_ERROR_VECTORS:
             p.eventinj |= svm.EVENT_HAS_ERROR
             p.eventinj_err = event.error
-        self.state.exception_next_eip = self.state.eip
 
     def _push(self, error: int) -> None:
         """The error code below the frame; it lies in the same 16 bytes as RIP, so its page is there."""

@@ -6,6 +6,7 @@ guest's own IDT, an I/O write must arrive, and code that is written from outside
 
 from __future__ import annotations
 
+import functools
 import struct
 
 from hv.silicon.memory import PAGE
@@ -61,8 +62,9 @@ def write_tables(machine: Machine) -> None:
     write(HANDLERS + 0x100, ON_PF)
 
 
+@functools.cache
 def self_test(timing: Timing, *, portable: bool) -> None:
-    """Raises SiliconError with one line when something is not as it must be."""
+    """Raises SiliconError with one line when something is not as it must be. Once a process is enough."""
     machine = Machine(timing, 2 << 20, portable=portable)
     machine.build_board(lambda byte: None)
     write_tables(machine)
