@@ -332,8 +332,16 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read has gone: say nothing more
+        _drop_output()  # whoever read has gone: say nothing more
         sys.exit(1)
+    except OSError as error:
+        _drop_output()
+        _fail(f"cannot write the output: {error.strerror}", 1)
+
+
+def _drop_output() -> None:
+    """Let what is still in stdout's buffer go nowhere, so that the interpreter's last flush is silent."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _mend_streams() -> None:

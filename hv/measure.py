@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import closing
 
 import msgspec
 
@@ -21,7 +22,7 @@ from hv.ops import Op
 from hv.silicon.timing import MILLI
 from hv.silicon.x86_64.machine import Ended, Idle
 from hv.table import COLUMNS, Row, missing_mode
-from hv.vm import Vm
+from hv.vm import Vm, VmSnapshot
 
 SCHEMA = "hv-table/1"
 PROMPT = "hv> "
@@ -95,12 +96,19 @@ class RowRunner:
         self.row, self.settings = row, settings
         mode = modes[row.modes["cpu"]]
         self.vm = Vm(mode, settings.guest, settings.costs, portable=settings.portable)
-        outcome = self.vm.run(BOOT_LIMIT)
-        self._check(outcome, "boot")
-        if not self.vm.console.take().endswith(PROMPT):
-            raise HvError(f"row {row.id}: the guest did not reach its prompt", 1)
-        self.prompt = self.vm.snapshot()
+        try:
+            self.prompt = self._boot()
+        except BaseException:
+            self.vm.close()
+            raise
         self.modes = {column: id for column, id in row.modes.items() if id in modes and column in modes[id].cells}
+
+    def _boot(self) -> VmSnapshot:
+        """Run to the shell's prompt, and keep that moment."""
+        self._check(self.vm.run(BOOT_LIMIT), "boot")
+        if not self.vm.console.take().endswith(PROMPT):
+            raise HvError(f"row {self.row.id}: the guest did not reach its prompt", 1)
+        return self.vm.snapshot()
 
     def _check(self, outcome: Ended | Idle | object, what: str) -> None:
         if isinstance(outcome, Ended):
@@ -149,11 +157,10 @@ def run_table(
     table = TableResult(SCHEMA, settings.guest.sha256, settings.costs.name, settings.seed, list(COLUMNS), [])
     for row in rows:
         progress(row.id, "boot")
-        runner = RowRunner(row, modes, settings)
-        result = RowResult(row.id, row.label, row.cells, runner.modes, {})
-        for op in ops:
-            progress(row.id, op.id)
-            result.ops[op.id] = runner.run(op).result
-        runner.close()
+        with closing(RowRunner(row, modes, settings)) as runner:
+            result = RowResult(row.id, row.label, row.cells, runner.modes, {})
+            for op in ops:
+                progress(row.id, op.id)
+                result.ops[op.id] = runner.run(op).result
         table.rows.append(result)
     return table

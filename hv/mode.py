@@ -17,6 +17,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hv.errors import HvError
+from hv.exits import REASONS
 
 if TYPE_CHECKING:
     from hv.loader import Guest
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from hv.vm import Vm
 
 GROUP = "hv.modes"
+# The cells that a mode can provide: column -> letters.
+CELLS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("cpu", "net", "local", "remote", "interrupts"), ("VS", "P", "VH", "H")),
+    "boot": ("VS", "P", "H"),
+}
 
 
 class Mode(abc.ABC):
@@ -59,14 +65,32 @@ class Mode(abc.ABC):
 
 
 def find_modes() -> dict[str, type[Mode]]:
-    """All installed modes by id. A plug-in that cannot be loaded is reported, not skipped."""
+    """All installed modes by id. A plug-in that cannot be used is reported, not skipped."""
     found: dict[str, type[Mode]] = {}
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        where = f"mode {point.name} ({point.value})"
         try:
             mode = point.load()
-        except Exception as error:
-            raise HvError(f"mode {point.name} ({point.value}) cannot be loaded: {error}", 1) from error
-        if not (isinstance(mode, type) and issubclass(mode, Mode)) or mode.id != point.name:
-            raise HvError(f"mode {point.name} ({point.value}) is not a Mode with that id", 1)
+        except (Exception, SystemExit) as error:
+            text = " ".join(str(error).split()) or type(error).__name__
+            raise HvError(f"{where} cannot be loaded: {text}", 1) from error
+        wrong = _what_is_wrong(mode, point.name)
+        if wrong is not None:
+            raise HvError(f"{where} {wrong}", 1)
         found[point.name] = mode
     return found
+
+
+def _what_is_wrong(mode: Any, name: str) -> str | None:
+    """Why an entry point's object is no usable mode, or None."""
+    if not (isinstance(mode, type) and issubclass(mode, Mode)):
+        return "is not a class that inherits from hv.mode.Mode"
+    if getattr(mode, "id", None) != name:
+        return f"calls itself {getattr(mode, 'id', None)!r}"
+    if not isinstance(getattr(mode, "summary", None), str):
+        return "has no summary"
+    cells = getattr(mode, "cells", None)
+    if not isinstance(cells, Mapping) or not cells or not all(cell in CELLS.get(c, ()) for c, cell in cells.items()):
+        return "provides a cell that the table does not have"
+    unknown = sorted(mode.reasons - REASONS.keys())
+    return f"declares reasons that do not exist: {', '.join(unknown)}" if unknown else None

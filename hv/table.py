@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from hv.errors import HvError
-from hv.mode import Mode
+from hv.mode import CELLS, Mode
 
-COLUMNS = ("cpu", "net", "local", "remote", "interrupts", "boot")
+COLUMNS = tuple(CELLS)
 COLUMN_TITLES = {
     "cpu": "CPU, Memory",
     "net": "Network I/O",

@@ -17,7 +17,7 @@ from hv.silicon.x86_64 import svm
 from hv.silicon.x86_64.cpu import GP, UD, Cpu, Exit, Shutdown
 from hv.silicon.x86_64.cpuid import cpuid
 from hv.silicon.x86_64.ioapic import Ioapic
-from hv.silicon.x86_64.lapic import Lapic
+from hv.silicon.x86_64.lapic import TPR, Lapic
 from hv.silicon.x86_64.machine import HOLE, HOLE_END, IOAPIC_BASE, LAPIC_BASE
 from hv.silicon.x86_64.msr import (
     CSTAR,
@@ -130,25 +130,25 @@ class HwAssist(Mode):
         """Give the guest the interrupt that its local APIC has for it, or arrange to hear when it can take it."""
         vmcb, lapic = self.vmcb, self.board.lapic
         expiry = lapic.state.expiry
-        if not lapic.state.irr and not self.waiting and (expiry is None or expiry > cpu.now):
+        if not lapic.state.irr and not self.waiting and not cpu.halted and (expiry is None or expiry > cpu.now):
             cpu.host_timer = expiry
             return
         lapic.advance(cpu.now)
-        if lapic.state.tpr >> 4 != cpu.tpr:
-            lapic.state.tpr = cpu.tpr << 4
+        lapic.set_priority_class(cpu.tpr)
         pending = lapic.pending()
         vmcb.intercept_cr_write = 1 << CR8 if lapic.state.irr and pending is None else 0
         window = False
         if pending is not None:
-            cpu.halted = False
             if cpu.interruptible and not cpu.event_pending:
+                cpu.halted = False
                 cpu.inject(svm.EVENT_INTR | lapic.acknowledge())
                 window = lapic.pending() is not None
             else:
                 window = True
         _set_window(vmcb, window)
         self.waiting = bool(lapic.state.irr)
-        cpu.host_timer = lapic.state.expiry
+        asleep = cpu.halted and not cpu.interruptible  # HLT with interrupts off: no interrupt will wake it
+        cpu.host_timer = None if asleep else lapic.state.expiry
 
     def _cpuid(self, cpu: Cpu, exit: Exit) -> str:
         regs = cpu.regs
@@ -206,21 +206,23 @@ class HwAssist(Mode):
 
     def _device(self, cpu: Cpu, gpa: int, *, fetch: bool) -> None:
         """An access outside RAM: an APIC's registers, or nobody (reads give all ones, writes are lost)."""
+        chips: dict[int, Lapic | Ioapic] = {LAPIC_BASE: self.board.lapic, IOAPIC_BASE: self.board.ioapic}
+        chip, offset = chips.get(gpa & ~0xFFF), gpa & 0xFFF
         access = None if fetch else decode_access(cpu)
         if access is None or cpu.linear(access.address) != gpa:
+            what = "where there is no memory" if chip is None else "a device's registers"
             raise Shutdown(
-                f"access to guest-physical {gpa:#x}, where there is no memory, by the instruction at RIP "
+                f"access to guest-physical {gpa:#x}, {what}, by an instruction that hv does not emulate, at RIP "
                 f"{cpu.state.eip:#x} (CR3 {cpu.state.cr[3]:#x})"
             )
-        chips: dict[int, Lapic | Ioapic] = {LAPIC_BASE: self.board.lapic, IOAPIC_BASE: self.board.ioapic}
-        chip = chips.get(gpa & ~0xFFF)
-        if access.is_write:
-            if chip is not None:
-                chip.write(gpa & 0xFFF, access.value)
-                if chip is self.board.lapic:
-                    cpu.tpr = self.board.lapic.state.tpr >> 4
-        else:
-            finish_read(cpu, access, (1 << 64) - 1 if chip is None else chip.read(gpa & 0xFFF))
+        lapic = self.board.lapic
+        lapic.set_priority_class(cpu.tpr)
+        if not access.is_write:
+            finish_read(cpu, access, (1 << 64) - 1 if chip is None else chip.read(offset))
+        elif chip is not None:
+            chip.write(offset, access.value)
+            if chip is lapic and offset == TPR:
+                cpu.tpr = lapic.state.tpr >> 4
         cpu.skip(access.length)
 
     def _external_interrupt(self, cpu: Cpu, exit: Exit) -> str:

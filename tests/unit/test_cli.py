@@ -463,3 +463,31 @@ def test_json_on_stdout_is_utf_8_whatever_the_locale(run_hv: RunHv) -> None:
         usual, ascii_only = run_hv(*common, kind, "-"), run_hv(*common, kind, "-", env={"PYTHONIOENCODING": "ascii"})
         assert ascii_only.returncode == 0, ascii_only.stderr
         assert usual.stdout == ascii_only.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full disk here")
+@pytest.mark.parametrize(
+    "arguments", ["rows", "table --rows metal --ops cpu.in --json -", "run metal -c help", "--help", "--version"]
+)
+def test_a_full_disk_behind_stdout_is_one_line(arguments: str) -> None:
+    script = f"{sys.executable} -c 'from hv.cli import main; main()' {arguments} > /dev/full"
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=ROOT, env=hv_environment(), capture_output=True, text=True, timeout=60, check=False,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    check_error(Said(done.returncode, done.stdout, done.stderr), 1, "No space left")
+
+
+@pytest.mark.parametrize("width", ["1", "20", "40", "0", "x", "100000"])
+def test_no_width_of_the_terminal_upsets_it(width: str, run_hv: RunHv) -> None:
+    for arguments in (["rows"], ["table", "--rows", "metal", "--iterations", "1"]):
+        done = run_hv(*arguments, env={"COLUMNS": width})
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_empty_environment_is_enough() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from hv.cli import main; main()", "table", "--rows", "metal", "--iterations", "1"],
+        cwd=ROOT, env={}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")

@@ -118,6 +118,14 @@ def test_a_kernel_cut_off_within_its_segments_is_refused(folder: Path, length: i
     refused(folder, IMAGE[:length])
 
 
+def test_a_kernel_without_section_headers_that_is_cut_off_is_refused(folder: Path) -> None:
+    """Nothing behind the segments gives it away."""
+    end = max(fields[2] + fields[5] for _, fields in headers() if fields[0] == PT_LOAD)
+    stripped = patched((40, bytes(8)), (58, bytes(6)))
+    assert load_bytes(folder, stripped[:end]).symbols == {}
+    assert "truncated" in refused(folder, stripped[: end - 1])
+
+
 @settings(max_examples=150)
 @given(
     at=st.one_of(st.integers(0, PHOFF + PHNUM * PHDR.size - 1), st.integers(0, len(IMAGE) - 1)),

@@ -31,17 +31,21 @@ def nitro(settings: Settings, modes: Mapping[str, type[Mode]]) -> Iterator[RowRu
 
 
 def test_an_operation_can_be_run_again_with_the_same_numbers(nitro: RowRunner) -> None:
-    first = nitro.run(OPS["cpu.in"])
+    first, end = nitro.run(OPS["cpu.in"]), nitro.vm.now
     nitro.run(OPS["cpu.fork_exit"])
     assert nitro.run(OPS["cpu.in"]) == first
+    assert nitro.vm.now == end  # it started at the same moment, from the same state
+    assert len(nitro.vm.machine.probe.windows) == 2
 
 
-def test_the_detail_of_a_window_adds_up_to_its_result(nitro: RowRunner) -> None:
+def test_the_detail_of_a_window_adds_up_to_its_result(nitro: RowRunner, costs: CostModel) -> None:
     measured = nitro.run(OPS["cpu.in"])
     tally = measured.tallies["ioio"]
     assert tally.count == measured.result.exits["ioio"] == 4
     assert tally.low <= tally.time / tally.count <= tally.high
     assert measured.time >= tally.time
+    each = costs.switch + costs.work_of("ioio")
+    assert (tally.low, tally.high) == (each, each)  # the switch there and back, and the handler's own work
     assert measured.time == measured.result.cycles_per_op * 4 * MILLI
 
 

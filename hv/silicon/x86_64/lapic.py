@@ -78,6 +78,11 @@ class Lapic:
         in_service = s.isr.bit_length() - 1 if s.isr else 0
         return s.tpr if s.tpr >> 4 >= in_service >> 4 else in_service & 0xF0
 
+    def set_priority_class(self, value: int) -> None:
+        """CR8 is the upper half of the task priority register (APM vol. 2, 16.6.4)."""
+        if self.state.tpr >> 4 != value:
+            self.state.tpr = value << 4
+
     def pending(self) -> int | None:
         """The vector that the CPU should take next, or None when nothing exceeds its priority."""
         s = self.state
@@ -120,7 +125,7 @@ class Lapic:
         s = self.state
         if s.expiry is None:
             return 0
-        return max(0, s.expiry - self.clock()) // self._period()
+        return -(-max(0, s.expiry - self.clock()) // self._period())
 
     def advance(self, now: int) -> int:
         """Let the timer expire as often as it is due. Returns how many times."""

@@ -24,7 +24,7 @@ from hv.silicon.x86_64 import svm
 from hv.silicon.x86_64.cpu import NEVER, Cpu, CpuRecord, Exit, Shutdown
 from hv.silicon.x86_64.engine import VOID_BASE, Engine, native_hooks
 from hv.silicon.x86_64.ioapic import Ioapic
-from hv.silicon.x86_64.lapic import Lapic
+from hv.silicon.x86_64.lapic import TPR, Lapic
 from hv.silicon.x86_64.svm import Vmcb
 
 GIB = 1 << 30
@@ -223,14 +223,15 @@ class Machine:
     def _lapic_read(self, offset: int, size: int) -> int:
         self._mmio()
         lapic = self.lapics[self._loaded.index]
-        _sync_tpr(self._loaded, lapic)
+        lapic.set_priority_class(self._loaded.tpr)
         return lapic.read(offset)
 
     def _lapic_write(self, offset: int, size: int, value: int) -> None:
         self._mmio()
         lapic = self.lapics[self._loaded.index]
+        lapic.set_priority_class(self._loaded.tpr)
         lapic.write(offset, value)
-        if offset == 0x80:
+        if offset == TPR:
             self._loaded.state.v_tpr = value >> 4 & 0xF
 
     def _ioapic_read(self, offset: int, size: int) -> int:
@@ -298,16 +299,17 @@ class Machine:
 
     def _next_event(self, cpu: Cpu) -> int:
         """When something will happen to this CPU by itself."""
-        if cpu.on_metal:
-            lapic = self.lapics[cpu.index] if self.lapics else None
-            if lapic is None:
-                return NEVER
-            if lapic.pending() is not None:
-                return self._time(cpu)
-            return NEVER if lapic.state.expiry is None else max(lapic.state.expiry, self._time(cpu))
-        if cpu.host_interrupt:
-            return self._time(cpu)
-        return NEVER if cpu.host_timer is None else max(cpu.host_timer, self._time(cpu))
+        now = self._time(cpu)
+        if not cpu.on_metal:
+            if cpu.host_interrupt:
+                return now
+            return NEVER if cpu.host_timer is None else max(cpu.host_timer, now)
+        if not self.lapics or (cpu.halted and not cpu.interruptible):
+            return NEVER  # HLT with interrupts off sleeps for ever
+        lapic = self.lapics[cpu.index]
+        if cpu.halted and lapic.pending() is not None:
+            return now
+        return NEVER if lapic.state.expiry is None else max(lapic.state.expiry, now)
 
     def _run_one(self, cpu: Cpu, now: int, budget: int) -> None:
         """One slice of one CPU, with the interrupts that are due before it."""
@@ -353,15 +355,15 @@ class Machine:
             return
         lapic = self.lapics[cpu.index]
         cpu.assists["timer"] += lapic.advance(cpu.now)
-        _sync_tpr(cpu, lapic)
+        lapic.set_priority_class(cpu.tpr)
         if lapic.pending() is None:
             cpu.m.watch_tpr = bool(lapic.state.irr)
             return
         cpu.m.watch_tpr = 0
-        cpu.halted = False
         if cpu.interruptible and not cpu.event_pending:
+            cpu.halted = False
             cpu.inject(svm.EVENT_INTR | lapic.acknowledge())
-        else:
+        elif not cpu.halted:
             cpu.open_window()
 
     def _watch(self, cpu: Cpu, now: int) -> None:
@@ -429,9 +431,3 @@ class Snapshot(msgspec.Struct):
     ended: Ended | None
     irq_off_since: int | None
     watch_at: int
-
-
-def _sync_tpr(cpu: Cpu, lapic: Lapic) -> None:
-    """CR8 is the upper half of the task priority register (APM vol. 2, 16.6.4)."""
-    if lapic.state.tpr >> 4 != cpu.tpr:
-        lapic.state.tpr = cpu.tpr << 4
