@@ -15,7 +15,7 @@ from hv.measure import NotThere, OpResult, TableResult
 from hv.ops import OPS, Op
 from hv.table import COLUMN_TITLES, COLUMNS, LETTERS, SHORT, Row
 
-WITH_DRIVERS = 120  # columns from which there is room for the drivers and long titles
+WITH_DRIVERS = 132  # columns from which there is room for the drivers and long titles
 STYLES = {"VS": "bold red", "P": "bold yellow", "VH": "bold green", "H": "bold cyan"}
 
 
@@ -38,7 +38,7 @@ def grid(rows: list[Row], table: TableResult, unbuilt: dict[str, str], width: in
         drawn.add_column("with", no_wrap=True)
     titles = COLUMN_TITLES if width >= WITH_DRIVERS else SHORT
     for column in COLUMNS:
-        drawn.add_column(titles[column].replace(", ", "\n"), no_wrap=True)
+        drawn.add_column(titles[column].replace(" ", "\n"), no_wrap=True)
     for row in rows:
         cells = []
         for column in COLUMNS:

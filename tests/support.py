@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import pytest
 from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 
 from hv.costs import CostModel, load
 from hv.host.console import Console
@@ -32,7 +33,7 @@ from hv.silicon.x86_64.state import REGISTERS
 from hv.silicon.x86_64.svm import Vmcb
 from hv.vm import Vm
 from modes.bare_metal import BareMetal
-from modes.hw_assist import HwAssist
+from modes.hw_assist.mode import HwAssist
 
 # --- the assembler --------------------------------------------------------------------------------------------------
 
@@ -65,9 +66,11 @@ def assemble(source: str, origin: int = 0) -> Code:
             assert done.returncode == 0, done.stderr
             (here / "code.elf").replace(kept)
     elf = ELFFile(BytesIO(kept.read_bytes()))
-    symbols = elf.get_section_by_name(".symtab")
+    symbols, text = elf.get_section_by_name(".symtab"), elf.get_section_by_name(".text")
+    assert isinstance(symbols, SymbolTableSection)
+    assert text is not None
     labels = {symbol.name: symbol["st_value"] for symbol in symbols.iter_symbols() if symbol.name}
-    return Code(elf.get_section_by_name(".text").data(), labels)
+    return Code(text.data(), labels)
 
 
 # --- raw guests -----------------------------------------------------------------------------------------------------
@@ -114,7 +117,8 @@ PRELUDE = f"""
 
 def _handlers() -> str:
     stubs = "\n".join(
-        f".balign 16\n{'' if vector in WITH_ERROR_CODE else 'push $0'}\npush ${vector}\njmp common" for vector in range(256)
+        f".balign 16\n{'' if vector in WITH_ERROR_CODE else 'push $0'}\npush ${vector}\njmp common"
+        for vector in range(256)
     )
     return f"""{stubs}
     .balign 16
@@ -193,7 +197,7 @@ def gate(handler: int, *, dpl: int = 0, kind: int = 0xE, ist: int = 0, present: 
 
 
 @functools.cache
-def _tables() -> tuple[tuple[int, bytes], ...]:
+def raw_memory() -> tuple[tuple[int, bytes], ...]:
     """The memory of every raw guest: page tables, descriptor tables, handlers. Ring 3 may use the first 2 MiB."""
     word = struct.Struct("<Q").pack
     pages = b"".join(word(page << 12 | 7) for page in range(512))
@@ -258,7 +262,7 @@ class RawGuest:
         memory: Mapping[int, bytes] | None = None, prepare: Callable[[Vmcb], None] | None = None,
     ) -> None:  # fmt: skip
         self.code = assemble(PRELUDE + code, CODE) if isinstance(code, str) else Code(code, {})
-        parts = [*_tables(), (CODE, self.code.data)]
+        parts = [*raw_memory(), (CODE, self.code.data)]
         for vector, (label, options) in (gates or {}).items():
             handler = self.code.labels[label] if label else HANDLERS + _stub(vector)
             parts.append((IDT + 16 * vector, gate(handler, **options)))  # type: ignore[arg-type]

@@ -18,7 +18,14 @@ IIR_NONE, IIR_TX, IIR_RX, IIR_FIFOS = 1, 2, 4, 0xC0
 FCR_ENABLE, FCR_CLEAR_RX = 1, 2
 LCR_DLAB = 0x80
 MCR_OUT2, MCR_LOOP = 8, 16
+MSR_CTS, MSR_DSR, MSR_RI, MSR_DCD = 0x10, 0x20, 0x40, 0x80
+MSR_PRESENT = MSR_CTS | MSR_DSR | MSR_DCD  # somebody is at the other end
 LSR_DATA, LSR_OVERRUN, LSR_THRE, LSR_IDLE = 1, 2, 0x20, 0x40
+
+
+def _looped(mcr: int) -> int:
+    """In loopback the four modem outputs (DTR, RTS, OUT1, OUT2) come in as DSR, CTS, RI, DCD."""
+    return sum(line for bit, line in enumerate((MSR_DSR, MSR_CTS, MSR_RI, MSR_DCD)) if mcr >> bit & 1)
 
 
 class UartState(msgspec.Struct):
@@ -86,7 +93,7 @@ class Uart:
             value = LSR_THRE | LSR_IDLE | (LSR_DATA if s.rx else 0) | (LSR_OVERRUN if s.overrun else 0)
             s.overrun = False
         elif offset == 6:
-            value = 0xB0  # carrier, ready to send, clear to send: the line is there
+            value = _looped(s.mcr) if s.mcr & MCR_LOOP else MSR_PRESENT
         elif offset == 7:
             value = s.scratch
         self._update()

@@ -117,9 +117,7 @@ def test_a_page_fault_at_ring_3_says_what_was_wrong(where: Where, entry: int, co
 def test_a_write_to_a_read_only_page_faults_at_ring_0_too(where: Where) -> None:
     page = DATA + 0x3000
     entry = {PT + 8 * (page >> 12): struct.pack("<Q", page | 1)}
-    guest = RawGuest(
-        "lea after(%rip), %r15; mov %eax, DATA+0x3018; after: finish", where, memory=entry
-    ).finish()
+    guest = RawGuest("lea after(%rip), %r15; mov %eax, DATA+0x3018; after: finish", where, memory=entry).finish()
     assert [(r.vector, r.error, r.cr2) for r in guest.log] == [(PF, 3, page + 0x18)]
 
 
@@ -284,7 +282,7 @@ def test_a_far_return_to_ring_3_and_a_call_gate_of_the_gdt_keep_the_rings_apart(
 
 def test_syscall_and_sysretq_follow_the_manual(where: Where) -> None:
     """APM vol. 3, SYSCALL and SYSRET: RCX, R11, the mask, the selectors, and RSP left alone."""
-    code = f"""
+    code = """
         mov $0xC0000081, %ecx; xor %eax, %eax; mov $0x00180008, %edx; wrmsr
         mov $0xC0000082, %ecx; mov $entry, %eax; xor %edx, %edx; wrmsr
         mov $0xC0000084, %ecx; mov $0x301, %eax; wrmsr
@@ -330,7 +328,7 @@ def test_the_io_permission_bitmap_lets_a_port_through(where: Where) -> None:
 
     descriptor = struct.pack("<HHBBBBII", 0x68 + len(bitmap) - 1, TSS & 0xFFFF, TSS >> 16, 0x89, 0, 0, 0, 0)
     guest = RawGuest(
-        f"mov ${TR}, %eax; ltr %ax; lea a(%rip), %r15; to_user user; user: in $0x80, %al; mov %al, DATA; bad: in $0x81, %al; a: int $0x80",
+        f"mov ${TR}, %eax; ltr %ax; lea a(%rip), %r15; to_user user; user: in $0x80, %al; mov %al, DATA; bad: in $0x81, %al; a: int $0x80",  # noqa: E501
         where,
         memory={TSS + 0x66: tss, GDT + TR: descriptor},
     ).finish()

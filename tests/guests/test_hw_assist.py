@@ -19,10 +19,10 @@ def exits(code: str, where: Where) -> dict[str, int]:
 
 
 NO_EXIT = [
-    "nop", "cli", "sti; cli", "pushf; popf", "mov %cr0, %rax; mov %rax, %cr0", "mov %cr2, %rax", "mov %cr3, %rax; mov %rax, %cr3",
+    "nop", "cli", "sti; cli", "pushf; popf", "mov %cr0, %rax; mov %rax, %cr0", "mov %cr2, %rax", "mov %cr3, %rax; mov %rax, %cr3",  # noqa: E501
     "mov %cr4, %rax; mov %rax, %cr4", "mov %rax, %cr8; mov %cr8, %rax", "invlpg DATA", "rdtsc", "rdtscp", "int3",
     "int $0x55", "lea 1f(%rip), %r15; ud2; 1:", "lea 1f(%rip), %r15; mov NOT_MAPPED, %eax; 1:", "swapgs; swapgs",
-    "mov $0xC0000101, %ecx; rdmsr; wrmsr", "mov $0xC0000082, %ecx; rdmsr; wrmsr", "sgdt DATA; lgdt DATA", "wbinvd", "pause",
+    "mov $0xC0000101, %ecx; rdmsr; wrmsr", "mov $0xC0000082, %ecx; rdmsr; wrmsr", "sgdt DATA; lgdt DATA", "wbinvd", "pause",  # noqa: E501
 ]  # fmt: skip
 
 
@@ -93,7 +93,9 @@ def test_each_page_of_memory_costs_one_nested_page_fault(where: Where) -> None:
 
 def test_an_access_across_two_pages_faults_once_for_each(where: Where) -> None:
     before = RawGuest("finish", where).finish().exits["npf"]
-    guest = RawGuest("mov $-1, %rax; mov %rax, 0x200FFC; mov 0x200FFC, %rcx; mov %rcx, 0x201800; finish", where).finish()
+    guest = RawGuest(
+        "mov $-1, %rax; mov %rax, 0x200FFC; mov 0x200FFC, %rcx; mov %rcx, 0x201800; finish", where
+    ).finish()
     assert guest.exits["npf"] == before + 2
     assert guest.registers()["rcx"] == (1 << 64) - 1
 
@@ -136,7 +138,9 @@ def test_a_string_transfer_to_memory_that_was_never_touched(where: Where) -> Non
 
 
 def test_the_size_of_a_port_access_says_how_much_of_rax_changes(where: Where) -> None:
-    code = "mov $-2, %rax; mov %rax, %rbx; in $0x90, %al; mov %rax, DATA; xor %eax, %eax; in $0x90, %ax; mov %rax, DATA+8;"
+    code = (
+        "mov $-2, %rax; mov %rax, %rbx; in $0x90, %al; mov %rax, DATA; xor %eax, %eax; in $0x90, %ax; mov %rax, DATA+8;"
+    )
     code += "mov %rbx, %rax; in $0x90, %eax; mov %rax, DATA+16; finish"
     assert RawGuest(code, where).finish().words(3) == [(1 << 64) - 1, 0xFFFF, 0xFFFF_FFFF]
 

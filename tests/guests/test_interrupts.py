@@ -97,7 +97,7 @@ def test_cr8_and_the_tpr_register_are_one(where: Where) -> None:
 
 def test_lowering_the_tpr_register_releases_a_waiting_interrupt(where: Where) -> None:
     code = (
-        START + "movl $0xF0, 0x80(%rbp); sti;" + SELF.format(0x40) + "nop; nop;" + say("1") + "movl $0, 0x80(%rbp); nop;"
+        START + "movl $0xF0, 0x80(%rbp); sti;" + SELF.format(0x40) + "nop; nop;" + say("1") + "movl $0, 0x80(%rbp); nop;"  # noqa: E501
         + say("2") + "finish\n" + HANDLERS
     )  # fmt: skip
     assert text(RawGuest(code, where, gates=GATES).finish()) == "1a2"
@@ -117,7 +117,10 @@ def test_a_vector_below_16_and_a_switched_off_apic_give_no_interrupt(where: Wher
 
 
 def test_a_one_shot_timer_fires_once(where: Where) -> None:
-    code = START + "movl $0xB, 0x3E0(%rbp); movl $0x40, 0x320(%rbp); movl $10, 0x380(%rbp); sti; hlt; mov 0x390(%rbp), %eax;"
+    code = (
+        START
+        + "movl $0xB, 0x3E0(%rbp); movl $0x40, 0x320(%rbp); movl $10, 0x380(%rbp); sti; hlt; mov 0x390(%rbp), %eax;"
+    )
     code += "mov %eax, DATA+64; cli; hlt\n" + HANDLERS
     guest = RawGuest(code, where, gates=GATES).finish()
     assert text(guest) == "a"
@@ -131,12 +134,17 @@ def test_a_periodic_timer_fires_until_it_is_stopped(where: Where) -> None:
 
 
 def test_a_timer_interrupts_a_loop_that_runs(where: Where) -> None:
-    code = START + "movl $0xB, 0x3E0(%rbp); movl $0x40, 0x320(%rbp); movl $30, 0x380(%rbp); sti; 1: cmp $DATA, %r8; je 1b;"
+    code = (
+        START + "movl $0xB, 0x3E0(%rbp); movl $0x40, 0x320(%rbp); movl $30, 0x380(%rbp); sti; 1: cmp $DATA, %r8; je 1b;"
+    )
     assert text(RawGuest(code + "finish\n" + HANDLERS, where, gates=GATES).finish()) == "a"
 
 
 def test_a_timer_that_expires_with_interrupts_off_is_delivered_later(where: Where) -> None:
-    code = START + "movl $0xB, 0x3E0(%rbp); movl $0x40, 0x320(%rbp); movl $30, 0x380(%rbp); 1: mov 0x390(%rbp), %eax; test %eax, %eax; jnz 1b;"
+    code = (
+        START
+        + "movl $0xB, 0x3E0(%rbp); movl $0x40, 0x320(%rbp); movl $30, 0x380(%rbp); 1: mov 0x390(%rbp), %eax; test %eax, %eax; jnz 1b;"  # noqa: E501
+    )
     code += say("1") + "sti; nop; nop;" + say("2") + "finish\n" + HANDLERS
     assert text(RawGuest(code, where, gates=GATES).finish()) == "1a2"
 
@@ -160,7 +168,8 @@ def test_an_interrupt_at_ring_3_switches_the_stack(where: Where) -> None:
 def test_a_byte_from_the_serial_line_interrupts_through_the_io_apic(where: Where) -> None:
     """16550 on pin 4: received data, vector 0x51; the guest sleeps until it comes."""
     code = (
-        START + "mov $IOAPIC, %ebx; movl $0x18, (%rbx); movl $0x51, 0x10(%rbx); movl $0x19, (%rbx); movl $0, 0x10(%rbx);"
+        START
+        + "mov $IOAPIC, %ebx; movl $0x18, (%rbx); movl $0x51, 0x10(%rbx); movl $0x19, (%rbx); movl $0, 0x10(%rbx);"
         "mov $0x3FC, %dx; mov $8, %al; out %al, (%dx); mov $0x3F9, %dx; mov $1, %al; out %al, (%dx);"
         "sti; 1: hlt; cmp $DATA+2, %r8; jne 1b; finish\n"
         "rx: mov $0x3F8, %dx; in (%dx), %al; mov %al, (%r8); inc %r8; movl $0, 0xB0(%rbp); iretq\n"

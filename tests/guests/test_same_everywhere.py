@@ -106,7 +106,9 @@ INSTEAD = {"hlt_or_fault": "invd", "vmmcall_is_skipped": "vmsave", "vmrun": "mov
 def sequence(seed: int, ring: int) -> str:
     """The assembly text of sequence number `seed`."""
     chosen = random.Random(seed)
-    lines = [f"mov ${chosen.getrandbits(63):#x}, %{name}" for name in "rax rbx rcx rdx rsi rdi r8 r9 r10 r11 r12".split()]
+    lines = [
+        f"mov ${chosen.getrandbits(63):#x}, %{name}" for name in "rax rbx rcx rdx rsi rdi r8 r9 r10 r11 r12".split()
+    ]
     if ring:
         lines.append("to_user user; user:")
     for number in range(LENGTH):
@@ -122,7 +124,7 @@ def end_state(seed: int, ring: int, where: Where) -> dict[str, Any]:
 
     guest = RawGuest(sequence(seed, ring), where, prepare=lambda vmcb: setattr(vmcb, "efer", 0xD00)).finish()
     state: dict[str, Any] = dict(guest.registers())
-    state |= {"retired": guest.retired, "log": guest.log, "data": guest.read(DATA, 0xF000), "low": guest.read(0, 0x9000),
+    state |= {"retired": guest.retired, "log": guest.log, "data": guest.read(DATA, 0xF000), "low": guest.read(0, 0x9000),  # noqa: E501
               "rest": guest.read(0xA000, 0x36000), "log next": guest.word(LOG_NEXT)}  # fmt: skip
     guest.close()
     return state

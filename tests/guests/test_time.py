@@ -150,7 +150,9 @@ def test_rdtsc_shows_instructions_times_cpi_plus_the_events(where: Where, code: 
     guest = RawGuest(source, where, gates={0x70: ("back", {})}).finish()
     last, first = guest.words(2)
     timing = costs().timing
-    times = {name: getattr(timing, name) for name in timing.__struct_fields__} | {"tlb": timing.walk * timing.walk_levels}
+    times = {name: getattr(timing, name) for name in timing.__struct_fields__} | {
+        "tlb": timing.walk * timing.walk_levels
+    }
     instructions = 2 + code.count(";") + 1 + 1 + (code.startswith("int"))
     cycles = instructions * timing.cpi + timing.rdtsc + sum(times[event] for event in events)
     assert abs((last - first) - cycles / MILLI) < 1
@@ -170,7 +172,7 @@ def test_rdtscp_and_the_tsc_msr_agree_with_rdtsc(where: Where) -> None:
     assert 0 < first < second < third < first + 20_000
 
 
-# A guest with all that can go wrong at the edge of a slice: faults, `int n`, REP, observed instructions, ring 3, a timer.
+# A guest with all that can go wrong at the edge of a slice: faults, `int n`, REP, observed instructions, a timer.
 BUSY = """
     mov $14, %r12d
     lapic 0xF0, 0x1FF

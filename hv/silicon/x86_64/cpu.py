@@ -192,6 +192,7 @@ class Cpu:
             vmcb.eventinj = 0
         ctypes.memmove(m.control, ctypes.addressof(vmcb), CONTROL_AREA)
         m.vmcb = ctypes.addressof(vmcb)
+        m.eventinj = ctypes.addressof(p) + Vmcb.eventinj.offset
         self._want = 0 if self.on_metal else vmcb.intercept
         self.regs[RAX] = self.page
         m.retired -= 1  # VMRUN is microcode, not the guest's

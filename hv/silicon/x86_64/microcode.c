@@ -53,6 +53,7 @@ struct microcode {
     void *uc, *cpu;
     u64 *regs, *eip, *efer, *star, *lstar, *cstar, *fmask, *next_eip;
     u32 *hflags, *error_code, *is_int, *old_exception;
+    u32 *eventinj;          /* of the VMCB that runs: Unicorn notes there what it delivers */
     void *cs, *ss;          /* struct segment */
     u64 *intercept;
     u16 *intercept_cr_read, *intercept_cr_write;
@@ -177,6 +178,11 @@ static int control_changed(struct microcode *m)
 static void vmexit(struct microcode *m, u32 code)
 {
     int event = observed(m, code);
+    if (*m->is_int) {
+        /* An `int n` whose delivery is cut short runs again; Unicorn has moved RIP behind it. */
+        *m->eip = m->pc;
+        *m->is_int = 0;
+    }
     undo_attempt(m);
     if (event >= 0) {
         /* Time it, then let the CPU itself execute it, with the intercepts off for this one instruction. */
@@ -204,7 +210,6 @@ static void vmexit(struct microcode *m, u32 code)
     m->exit_code = code;
     m->exit_info1 = *m->error_code;
     m->exit_left = 0;
-    *m->is_int = 0;
     if (code == EXIT_VINTR) {
         /* The virtual interrupt stays pending in Unicorn until the world switch; do that here, or it would fire again
            before the stop below is seen. */
@@ -235,6 +240,7 @@ static void deliver(struct microcode *m, u32 vector)
         undo_attempt(m);
     }
     m->delivering = vector * 8 + 2 + !soft;
+    *m->eventinj = 0;                   /* an event before this one, if any, has failed for good */
     if (m->stepping)
         rearm(m);
     charge(m, EV_EXCEPTION);

@@ -23,7 +23,7 @@ _EXITS = (
     "armed_cr_write watch_tpr injecting delivering"
 )
 _POINTERS = (
-    "uc cpu regs eip efer star lstar cstar fmask next_eip hflags error_code is_int old_exception cs ss "
+    "uc cpu regs eip efer star lstar cstar fmask next_eip hflags error_code is_int old_exception eventinj cs ss "
     "intercept intercept_cr_read intercept_cr_write do_interrupt do_vmexit raise_exception "
     "check_port0 check_port1 check_port2 check_ioio env "
     "emu_stop reg_read reg_write vmcb on_exit port_in port_out"
@@ -73,6 +73,7 @@ class Microcode(ctypes.Structure):
     delivering: int
     control: ctypes.Array[c_uint64]
     vmcb: int
+    eventinj: int
 
 
 def library_path() -> Path | None:

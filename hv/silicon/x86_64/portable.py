@@ -39,7 +39,8 @@ PORT_IO, CR_ACCESS, CR8_ACCESS, INVLPG, IRET, SYSCALL, EXCEPTION, TLB_FILL = ran
 R11 = 11
 EFER_SCE = 1
 NP = 11
-CONTRIBUTORY = frozenset((0, 8, 10, 11, 12, 13, 14))  # with the double fault; see deliver() in microcode.c
+DF = 8
+COMBINING = frozenset((0, 10, 11, 12, 13))  # the contributory exceptions
 
 
 class Pending(msgspec.Struct):
@@ -185,8 +186,6 @@ class PortableHooks:
         else:
             if m.delivering != NOWHERE and vector in (GP, NP) and error == (m.delivering & ~1) * 2 - 2:
                 error = m.delivering
-            if vector in CONTRIBUTORY:
-                state.old_exception = vector
             self.undo_attempt()
         m.delivering = vector * 8 + 2 + (not soft)
         if m.stepping:
@@ -238,8 +237,6 @@ class PortableHooks:
         if self.cpu.physical.intercept_exceptions >> vector & 1:
             self.note_exit(svm.EXCEPTION + vector, 0)
             return
-        if vector in CONTRIBUTORY:
-            self.state.old_exception = vector
         self.m.delivering = vector * 8 + 3
         self.charge(EXCEPTION)
         self.pending = Pending(vector, 0, False)
@@ -313,9 +310,8 @@ class PortableCpu(Cpu):
 
     def _deliver(self, event: Pending) -> None:
         """Exception or `int n` through the guest's IDT, by the CPU's own interrupt delivery in VMRUN."""
-        m, state = self.m, self.state
+        m, p, state = self.m, self.physical, self.state
         if event.soft and self._gate_refuses(event.vector):
-            state.old_exception = GP
             self.hooks.undo_attempt()
             self.hooks.charge(EXCEPTION)
             event = Pending(GP, event.vector * 8 + 2, False)
@@ -323,19 +319,33 @@ class PortableCpu(Cpu):
         if event.soft:
             state.eip = state.exception_next_eip
         self.leave()
+        state.old_exception = -1  # Unicorn's own sum of two faults would go on after a delivery that succeeded
         self._enter(injection=event.vector | svm.EVENT_VALID)
         self._vmrun(delivering)
-        if m.exit_valid:
-            self._cut_short(event, instruction)
-        elif self.hooks.pending is not None:
-            if event.soft:
-                state.eip = instruction  # the gate refused: that fault belongs to the instruction
-                m.retired -= 1
-        else:
+        if not p.eventinj & svm.EVENT_VALID:
             if not event.soft and event.vector in EVENT_ERROR_VECTORS:
                 self._push(event.error)
-            state.old_exception = -1
             state.exception_is_int = 0
+            return
+        if event.soft:
+            state.eip = instruction
+            m.retired -= 1
+        if self.hooks.pending is not None:
+            self._add_faults(event, self.hooks.pending)
+        else:
+            self._cut_short(event)
+
+    def _add_faults(self, first: Pending, second: Pending) -> None:
+        """A fault while another event is delivered: one after the other, a double fault, or the end (APM 8.2.9)."""
+        if first.soft or second.soft:
+            return
+        if first.vector == DF:
+            self.hooks.pending = None
+            self.hooks.note_exit(svm.SHUTDOWN, 0)
+        elif (first.vector in COMBINING and second.vector in COMBINING) or (
+            first.vector == PF and second.vector in COMBINING | {PF}
+        ):
+            self.hooks.pending = Pending(DF, 0, False)
 
     def _gate_refuses(self, vector: int) -> bool:
         """The privilege check of `int n`, which an interrupt does not have (APM vol. 2, 8.7.3)."""
@@ -343,15 +353,11 @@ class PortableCpu(Cpu):
         gate = self.read_linear(idt.base + 16 * vector, 16)
         return 16 * vector + 15 <= idt.limit and len(gate) == 16 and gate[5] >> 5 & 3 < self.cpl
 
-    def _cut_short(self, event: Pending, instruction: int) -> None:
+    def _cut_short(self, event: Pending) -> None:
         """The delivery ended in an exit: report the event as what it is, not as an interrupt."""
-        p, state = self.physical, self.state
-        if not p.eventinj & svm.EVENT_VALID:
-            return
+        p = self.physical
         if event.soft:
             p.eventinj = event.vector | svm.EVENT_SOFT | svm.EVENT_VALID
-            state.eip = instruction
-            self.m.retired -= 1
             return
         p.eventinj = event.vector | svm.EVENT_EXCEPTION | svm.EVENT_VALID
         if event.vector in EVENT_ERROR_VECTORS:

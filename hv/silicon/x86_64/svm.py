@@ -123,7 +123,7 @@ class Vmcb(ctypes.LittleEndianStructure):
     exitintinfo: int
     exitintinfo_err: int
     np_enable: int
-    eventinj: int
+    eventinj: Any  # an int; of the class, its descriptor
     eventinj_err: int
     n_cr3: int
     es: VmcbSegment
