@@ -78,7 +78,9 @@ def decode_access(cpu: Cpu) -> Access | None:
     target, source = instruction.operands
     if x86.X86_OP_MEM not in (target.type, source.type):
         return None
-    memory = target if target.type == x86.X86_OP_MEM else source
+    memory, other = (target, source) if target.type == x86.X86_OP_MEM else (source, target)
+    if other.type == x86.X86_OP_REG and instruction.reg_name(other.reg) not in _register_table():
+        return None  # a segment register, for one
     address = _address(cpu, instruction, memory)
     if memory is source:
         return Access(

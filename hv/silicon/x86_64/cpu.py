@@ -26,7 +26,7 @@ from hv.silicon.x86_64.engine import ALL_MSRS, NO_PORTS, STUB, Engine
 from hv.silicon.x86_64.microcode import CONTROL_WORDS, EVENTS, NOWHERE, Microcode
 from hv.silicon.x86_64.msr import BadMsr, read_msr, write_msr
 from hv.silicon.x86_64.paging import walk
-from hv.silicon.x86_64.state import HF_CPL, HF_INHIBIT_IRQ, IF, RAX, RCX, RDX, RF
+from hv.silicon.x86_64.state import HF_CPL, HF_CS64, HF_INHIBIT_IRQ, HF_LMA, IF, RAX, RCX, RDX, RF
 from hv.silicon.x86_64.svm import Vmcb, intercepts
 
 NEVER = (1 << 63) - 1
@@ -42,6 +42,7 @@ ASSISTED = intercepts(
 )  # fmt: skip
 OBSERVED_CR = 0x11D  # CR0, CR2, CR3, CR4, CR8: only timed, by the microcode
 ASSISTED_DR_WRITE = 1 << 7
+CR4_WRITABLE = 0x7FF  # VME to OSXMMEXCPT; what CPUID does not offer is reserved
 
 
 class Exit(msgspec.Struct):
@@ -270,7 +271,7 @@ class Cpu:
         if timer is not None and timer < m.deadline:
             m.deadline = timer
         self.keep_deadline()
-        return True
+        return m.stop > m.retired  # it may be over: time is up, or the machine has ended
 
     def _vmrun(self, delivering: int | None = None) -> None:
         """Execute VMRUN, the first time VMLOAD before it, and stop in front of the guest's next instruction.
@@ -340,7 +341,9 @@ class Cpu:
             return bool(vmcb.intercept_dr_write >> (code - svm.DR0_WRITE) & 1)
         if code >= svm.DR0_READ:
             return bool(vmcb.intercept_dr_read >> (code - svm.DR0_READ) & 1)
-        return True
+        if code >= svm.CR0_WRITE:
+            return bool(vmcb.intercept_cr_write >> (code - svm.CR0_WRITE) & 1)
+        return bool(vmcb.intercept_cr_read >> code & 1)
 
     def _msr_intercepted(self, vmcb: Vmcb, info1: int) -> bool:
         """The hypervisor's MSR permission map (APM vol. 2, 15.11): two bits an MSR, read then write."""
@@ -543,7 +546,7 @@ class Cpu:
             self._assist("reserved", 0)
             self.fault(GP)
             return
-        self.step(exit.code)
+        self.step()
 
     def _ltr_operand(self) -> int | None:
         code = self.instruction_bytes()
@@ -555,16 +558,42 @@ class Cpu:
             return None  # a memory operand: nobody uses it, and the CPU here refuses it
         return self.state.regs[code[2] & 7 | (8 if rex & 1 else 0)] & 0xFFFF
 
-    def step(self, code: int) -> None:
-        """Let the CPU itself execute the intercepted instruction, with that intercept off for just this one."""
+    def step(self) -> None:
+        """Let the CPU itself execute the intercepted instruction, with the intercepts off for just this one."""
         m, state = self.m, self.state
         m.armed, m.armed_cr_read, m.armed_cr_write = (
             state.intercept, state.intercept_cr_read, state.intercept_cr_write,
         )  # fmt: skip
-        state.intercept &= ~intercepts(code)
+        state.intercept &= ~intercepts(svm.TR_WRITE)
+        state.intercept_cr_read, state.intercept_cr_write = m.want_cr_read, m.want_cr_write
         m.stepping = 1
         m.pc = NOWHERE
         m.stop = m.retired
+
+    def _cr_write(self, exit: Exit) -> None:
+        """MOV to CR0 or CR4: the checks that Unicorn does not make (APM vol. 2, 3.1.1 and 3.1.3)."""
+        self.charge(self.timing.cr_access)
+        code = self.instruction_bytes(4)
+        rex = code[0] if code and 0x40 <= code[0] <= 0x4F else 0
+        code = code[1:] if rex else code
+        if code[:2] == b"\x0f\x22":  # CLTS and LMSW come here too, and cannot do wrong
+            value = self.regs[code[2] & 7 | (8 if rex & 1 else 0)]
+            if self._bad_cr0(value) if exit.code == svm.CR0_WRITE else self._bad_cr4(value):
+                self._assist("reserved", 0)
+                self.fault(GP)
+                return
+        self.step()
+
+    def _bad_cr0(self, value: int) -> bool:
+        paging, protected, pae = value >> 31 & 1, value & 1, self.state.cr[4] >> 5 & 1
+        long_mode_wanted = self.state.efer >> 8 & 1
+        return bool(
+            value >> 32 or (paging and not protected) or (value >> 29 & 3) == 1
+            or (paging and long_mode_wanted and not pae) or (not paging and self.state.hflags & HF_CS64)
+        )  # fmt: skip
+
+    def _bad_cr4(self, value: int) -> bool:
+        return bool(value & ~CR4_WRITABLE or (self.state.hflags & HF_LMA and not value >> 5 & 1))
 
     def _dr7_write(self, exit: Exit) -> None:
         """Simplified: DR7 keeps its value, but hardware breakpoints never fire."""
@@ -632,6 +661,8 @@ _ASSIST_OF: dict[int, Callable[[Cpu, Exit], None]] = {
     svm.HLT: Cpu._hlt,
     svm.SHUTDOWN: Cpu._shutdown,
     svm.TR_WRITE: Cpu._ltr,
+    svm.CR0_WRITE: Cpu._cr_write,
+    svm.CR0_WRITE + 4: Cpu._cr_write,
     svm.RDPMC: Cpu._rdpmc,
     svm.DR0_WRITE + 7: Cpu._dr7_write,
     svm.NPF: Cpu._npf,

@@ -41,6 +41,7 @@ ERRORS = {
     unicorn.UC_ERR_FETCH_UNMAPPED: "instruction fetch from an address where there is no memory",
     unicorn.UC_ERR_READ_UNMAPPED: "read from an address where there is no memory",
     unicorn.UC_ERR_WRITE_UNMAPPED: "write to an address where there is no memory",
+    unicorn.UC_ERR_FETCH_PROT: "instruction fetch from a device's registers",
 }
 
 # The binding's own uc_emu_start wrapper costs as much as the whole exit; this is the bare function.

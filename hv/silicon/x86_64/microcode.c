@@ -78,7 +78,8 @@ enum { RAX = 0, RCX = 1, R11 = 11 };
 enum { UC_REG_EFLAGS = 25 };
 enum { HF_CPL = 3, HF_CS32 = 1 << 4, HF_SS32 = 1 << 5, HF_ADDSEG = 1 << 6, HF_CS64 = 1 << 15, HF_GUEST = 1 << 21 };
 enum { EFER_SCE = 1, RFLAGS_RF = 1 << 16, DE = 0, UD = 6, DF = 8, TS = 10, NP = 11, GP = 13, PF = 14 };
-enum { EXIT_CR8_READ = 0x08, EXIT_CR_WRITE = 0x10, EXIT_CR3_WRITE = 0x13, EXIT_CR8_WRITE = 0x18, EXIT_CR_LAST = 0x1f, EXIT_VECTOR = 0x60,
+enum { EXIT_CR8_READ = 0x08, EXIT_CR_WRITE = 0x10, EXIT_CR0_WRITE = 0x10, EXIT_CR3_WRITE = 0x13,
+       EXIT_CR4_WRITE = 0x14, EXIT_CR8_WRITE = 0x18, EXIT_CR_LAST = 0x1f, EXIT_VECTOR = 0x60,
        EXIT_VINTR = 0x64, EXIT_IRET = 0x74, EXIT_INVLPG = 0x79, EXIT = 0x100 };
 
 u64 microcode_size(void) { return sizeof(struct microcode); }
@@ -157,6 +158,8 @@ static int observed(struct microcode *m, u32 code)
 {
     if (code < EXIT_CR_WRITE && !(m->want_cr_read >> code & 1))
         return code == EXIT_CR8_READ ? EV_CR8_ACCESS : EV_CR_ACCESS;
+    if (code == EXIT_CR0_WRITE || code == EXIT_CR4_WRITE)
+        return -1;                      /* rare, and needs checks: Cpu._cr_write */
     if (code >= EXIT_CR_WRITE && code <= EXIT_CR_LAST && !(m->want_cr_write >> (code - EXIT_CR_WRITE) & 1))
         return code == EXIT_CR8_WRITE ? EV_CR8_ACCESS : EV_CR_ACCESS;
     if (code == EXIT_IRET && !(m->want >> (EXIT_IRET - EXIT_VECTOR) & 1))

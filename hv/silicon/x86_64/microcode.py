@@ -91,8 +91,11 @@ def load() -> ctypes.CDLL:
     path = library_path()
     if path is None:
         raise SiliconError("the microcode library was not built for this platform; use --portable")
-    library = ctypes.CDLL(str(path))
-    library.microcode_size.restype = c_uint64
+    try:
+        library = ctypes.CDLL(str(path))
+        library.microcode_size.restype = c_uint64
+    except (OSError, AttributeError):
+        raise SiliconError("the microcode library is damaged; run make again") from None
     if library.microcode_size() != ctypes.sizeof(Microcode):
         raise SiliconError("the microcode library is older than its source; run make again")
     return library

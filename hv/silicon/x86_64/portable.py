@@ -135,6 +135,8 @@ class PortableHooks:
         m = self.m
         if code < 0x10 and not m.want_cr_read >> code & 1:
             return CR8_ACCESS if code == 0x08 else CR_ACCESS
+        if code in (0x10, 0x14):
+            return -1
         if 0x10 <= code <= 0x1F and not m.want_cr_write >> (code - 0x10) & 1:
             return CR8_ACCESS if code == 0x18 else CR_ACCESS
         if code == svm.IRET and not m.want & svm.intercepts(svm.IRET):
@@ -251,7 +253,8 @@ class PortableHooks:
         if self.undo is not None:
             return True
         if state.hflags & HF_CPL > self.engine.rflags() >> 12 & 3 and not self.port_allowed(port, size):
-            self.refuse(GP)
+            if not m.exit_valid:
+                self.refuse(GP)
             return True
         cpu = self.cpu
         if cpu.physical.intercept & svm.intercepts(svm.IOIO):
@@ -266,18 +269,28 @@ class PortableHooks:
         return False
 
     def port_allowed(self, port: int, size: int) -> bool:
-        """The I/O permission bitmap of the TSS (APM vol. 2, 12.2.4)."""
+        """The I/O permission bitmap of the TSS (APM vol. 2, 12.2.4). False also when reading it ends in an exit."""
         tr = self.state.tr
         if not tr.flags & 0x8000 or tr.limit < 103:
             return False
-        base = self.cpu.read_linear(tr.base + 0x66, 2)
-        if len(base) < 2:
+        base = self.read_tss(tr.base + 0x66)
+        if base is None or base + port // 8 + 1 > tr.limit:
             return False
-        at = struct.unpack("<H", base)[0] + port // 8
-        if at + 1 > tr.limit:
-            return False
-        bits = self.cpu.read_linear(tr.base + at, 2)
-        return len(bits) == 2 and not struct.unpack("<H", bits)[0] >> port % 8 & (1 << size) - 1
+        bits = self.read_tss(tr.base + base + port // 8)
+        return bits is not None and not bits >> port % 8 & (1 << size) - 1
+
+    def read_tss(self, address: int) -> int | None:
+        """Two bytes. Where the second level of paging has none, the access exits as the hardware's would."""
+        word = self.cpu.read_linear(address, 2)
+        if len(word) == 2:
+            return word[0] | word[1] << 8
+        gpa = self.cpu.linear(address + len(word))
+        if gpa is not None:
+            self.undo = Undo(list(self.state.regs), self.state.eip)
+            self.cpu.physical.exitinfo2 = gpa
+            self.undo_attempt()
+            self.note_exit(svm.NPF, svm.NPF_USER)
+        return None
 
     def hook_in(self, uc: int, port: int, size: int, user: int) -> int:
         if self.port_refused(port, size, 1):

@@ -181,7 +181,7 @@ EVENT_TYPE, EVENT_HAS_ERROR, EVENT_VALID = 7 << 8, 1 << 11, 1 << 31
 V_TPR, V_IRQ, V_IGN_TPR, V_INTR_MASKING = 0xFF, 1 << 8, 1 << 20, 1 << 24
 
 # EXITINFO1 of NPF (APM vol. 2, 15.25.6): a page-fault error code, cut to 32 bits by Unicorn.
-NPF_PRESENT, NPF_WRITE, NPF_FETCH = 1 << 0, 1 << 1, 1 << 4
+NPF_PRESENT, NPF_WRITE, NPF_USER, NPF_FETCH = 1 << 0, 1 << 1, 1 << 2, 1 << 4
 
 
 def intercepts(*codes: int) -> int:
