@@ -187,7 +187,7 @@ EVERYWHERE = [
     pytest.param(NATIVE_HW, id="hw-native"),
     pytest.param(PORTABLE_HW, id="hw-portable"),
 ]
-ON_METAL, UNDER_HW = EVERYWHERE[:2], EVERYWHERE[2:]
+UNDER_HW = EVERYWHERE[2:]
 
 
 def gate(handler: int, *, dpl: int = 0, kind: int = 0xE, ist: int = 0, present: bool = True) -> bytes:
