@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated, TextIO
 
@@ -25,9 +25,9 @@ from hv.costs import DEFAULT, load
 from hv.errors import HvError
 from hv.exits import REASONS
 from hv.loader import default_guest, load_guest
-from hv.measure import Settings, run_table
+from hv.measure import RowRunner, Settings, run_table
 from hv.mode import Mode, find_modes
-from hv.ops import OPS, select
+from hv.ops import OPS, find_op, select
 from hv.silicon.x86_64.layout import SiliconError
 from hv.table import COLUMNS, ROWS, SHORT, Row, customize, find_row, missing_mode
 from hv.vm import DEFAULT_MIB, Vm
@@ -235,6 +235,44 @@ def table(
     if "-" not in documents:
         drawn = report.grid(chosen, result, unbuilt, out.width) if ops is None else report.operations(wanted, result)
         out.print(drawn)
+
+
+@app.command
+def stat(
+    row: str, /, *, op: str, set: Set = None, iterations: Whole = 100, seed: Whole = 0,
+    cold: Annotated[bool, Parameter(negative="")] = False, cost_model: str = DEFAULT,
+    portable: Annotated[bool, Parameter(negative="")] = False, kernel: Path | None = None,
+) -> None:  # fmt: skip
+    """Show one operation's exits by reason, as perf kvm stat does.
+
+    Parameters
+    ----------
+    row
+        A row id; hv rows lists them.
+    op
+        An operation; hv ops lists them.
+    iterations
+        How often the operation runs, 1 to 10000.
+    seed
+        Seed of the operation's payload.
+    cold
+        Count the first round instead of the second.
+    cost_model
+        A built-in cost model, or a TOML file.
+    portable
+        Use the path without compiled microcode.
+    kernel
+        Another guest ELF file.
+    """
+    from hv import report
+
+    installed = find_modes()
+    settings = _settings(iterations, seed, cold, cost_model, portable, kernel)
+    operation = find_op(op)
+    chosen = customize(find_row(row), set or [], installed)
+    with closing(RowRunner(chosen, installed, settings)) as runner:
+        measured = runner.run(operation)
+    out.print(report.stat(chosen.id, operation, measured, cold))
 
 
 @app.command

@@ -30,6 +30,11 @@ class Tally(msgspec.Struct):
         self.count += 1
         self.time += time
 
+    @property
+    def mean(self) -> float:
+        """Average time of one exit."""
+        return self.time / self.count if self.count else 0.0
+
     def merge(self, other: Tally) -> None:
         """Take another tally's exits in."""
         self.low = other.low if not self.count else min(self.low, other.low)

@@ -42,6 +42,13 @@ OPS: dict[str, Op] = {
 }
 
 
+def find_op(name: str) -> Op:
+    """The operation with this id."""
+    if name not in OPS:
+        raise HvError(f"no operation is called {name!r}; hv ops lists them")
+    return OPS[name]
+
+
 def select(patterns: str | None) -> list[Op]:
     """The operations that match a comma-separated list of globs, in the table's order; None: the headlines."""
     if patterns is None:

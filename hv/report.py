@@ -11,8 +11,9 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from hv.measure import NotThere, OpResult, TableResult
+from hv.measure import Measured, NotThere, OpResult, TableResult
 from hv.ops import OPS, Op
+from hv.silicon.timing import MILLI
 from hv.table import COLUMN_TITLES, COLUMNS, LETTERS, SHORT, Row
 
 WITH_DRIVERS = 132  # columns from which there is room for the drivers and long titles
@@ -83,6 +84,34 @@ def operations(ops: list[Op], table: TableResult) -> RenderableType:
                 cells += [number(result.exits_per_op), f"{result.cycles_per_op:,.0f}"]
         drawn.add_row(*cells)
     return drawn
+
+
+def stat(row: str, op: Op, measured: Measured, cold: bool) -> RenderableType:
+    """What `perf kvm stat` would show for one operation: exits by reason, dearest first. Cycles are virtual."""
+    result, tallies = measured.result, measured.tallies
+    inside = sum(tally.time for tally in tallies.values())
+    total = sum(tally.count for tally in tallies.values())
+    drawn = Table(
+        box=box.SIMPLE_HEAD, title=f"{op.id} on {row}: {op.meaning}", title_justify="left", caption_justify="left",
+        caption=f"{'first' if cold else 'second'} round of {result.iterations} iterations\nan operation: exits "
+        f"{number(result.exits_per_op)}, cycles {number(result.cycles_per_op)}, in exits "
+        f"{percent(inside, measured.time)}",
+    )  # fmt: skip
+    drawn.add_column("reason", no_wrap=True)
+    for heading in ("count", "count %", "cycles %", "min", "avg", "max", "per operation"):
+        drawn.add_column(heading, justify="right")
+    for reason, tally in sorted(tallies.items(), key=lambda item: (-item[1].time, item[0])):
+        cycles = [number(round(time / MILLI, 1)) for time in (tally.low, tally.mean, tally.high)]
+        shares = [percent(tally.count, total), percent(tally.time, inside)]
+        drawn.add_row(reason, str(tally.count), *shares, *cycles, number(tally.count / result.iterations))
+    if not tallies:
+        drawn.add_row("none", "0", *[""] * 5, "0")
+    return drawn
+
+
+def percent(part: int, whole: int) -> str:
+    """A share with one decimal."""
+    return f"{100 * part / whole:.1f} %" if whole else "0 %"
 
 
 def as_csv(table: TableResult) -> str:
