@@ -50,7 +50,7 @@ def _leave(number: int, _: FrameType | None) -> None:
 
 
 class Session:
-    """One guest with one user. `show_exits` prints a line about exits after each operation."""
+    """One guest with one user. After each operation a line in brackets says what it exited for."""
 
     def __init__(self, vm: Vm, command: str | None) -> None:
         self.vm = vm
@@ -74,6 +74,7 @@ class Session:
         return self._finish(ended)
 
     def _show(self, data: bytes) -> None:
+        self.vm.console.output.clear()  # nobody reads it here, and a session may be long
         sys.stdout.buffer.write(data)
         if data == b"\n":
             self._report_windows()  # behind the line with which the guest itself reports the operation
