@@ -6,7 +6,9 @@ Exit status: 0 success, 1 a failed run, 2 bad usage.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -28,6 +30,7 @@ from hv.loader import default_guest, load_guest
 from hv.measure import RowRunner, Settings, run_table
 from hv.mode import Mode, find_modes
 from hv.ops import OPS, find_op, select
+from hv.silicon.x86_64.engine import interrupt
 from hv.silicon.x86_64.layout import SiliconError
 from hv.table import COLUMNS, ROWS, SHORT, Row, customize, find_row, missing_mode
 from hv.vm import DEFAULT_MIB, Vm
@@ -354,6 +357,8 @@ def _one_line(error: cyclopts.CycloptsError) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command `hv`."""
     _mend_streams()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, lambda *_: interrupt(KeyboardInterrupt()))
     try:
         status = app(
             arguments, exit_on_error=False, print_error=False, result_action="return_value",

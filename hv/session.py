@@ -19,6 +19,7 @@ from types import FrameType
 from hv.crash import report
 from hv.report import number
 from hv.silicon.timing import MILLI
+from hv.silicon.x86_64.engine import interrupt
 from hv.silicon.x86_64.machine import Ended, Idle
 from hv.vm import Vm
 
@@ -46,7 +47,7 @@ def _raw(terminal: int | None) -> Iterator[None]:
 
 def _leave(number: int, _: FrameType | None) -> None:
     """A signal that ends hv: by an exception, so that the terminal is put right."""
-    sys.exit(128 + number)
+    interrupt(SystemExit(128 + number))
 
 
 class Session:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from ctypes import c_int, c_uint32, c_uint64, c_void_p
-from typing import Any
+from typing import Any, ClassVar
 
 import unicorn
 from unicorn import x86_const as x86
@@ -61,6 +61,7 @@ def exported(name: str) -> int:
 class Engine:
     """The CPU core. `state` is its live register file, `microcode` the counters that its hooks keep."""
 
+    active: ClassVar[Engine | None] = None  # the one whose guest runs at this moment
     on_exit: Callable[[], bool]  # what a #VMEXIT calls, inside the slice; False ends the slice
 
     def __init__(self, memory: Memory) -> None:
@@ -219,7 +220,9 @@ class Engine:
 
     def run(self, address: int) -> str:
         """Run from `address` until a hook stops it. Returns what went wrong, or nothing."""
+        Engine.active = self
         error = _emu_start(self._uc, address, 0, 0, 0)
+        Engine.active = None
         if self.error is not None:
             raised, self.error = self.error, None
             raise raised
@@ -271,6 +274,18 @@ class Engine:
     def close(self) -> None:
         """Give Unicorn's memory back. The engine cannot be used afterwards."""
         self.uc._Uc__finalizer()  # what the binding runs when the object dies; callbacks keep that from happening soon
+
+
+def interrupt(error: BaseException) -> None:
+    """For a signal handler: raise `error` in the program, also when a guest runs just now.
+
+    Inside a hook it would be lost on its way through Unicorn; so it is kept, and run() raises it.
+    """
+    engine = Engine.active
+    if engine is None:
+        raise error
+    engine.error = engine.error or error
+    engine.stop()
 
 
 def native_hooks(engine: Engine) -> None:
