@@ -71,7 +71,6 @@ class Vm:
 
     def run(self, budget: int = NEVER) -> Outcome:
         """Run until the end, until the guest waits for input, or until virtual time `budget` (millicycles)."""
-        self.console.pump(self.uart)
         while True:
             outcome = self.machine.run(budget)
             if not (isinstance(outcome, Idle) and self.console.pump(self.uart)):
