@@ -127,6 +127,10 @@ class PortableHooks:
                 self.engine.stop()
                 return
             m.mark_pass = 0
+        if not m.stepping and self.engine.breakpoints.hit(address):
+            m.pc = NOWHERE
+            self.note_exit(svm.BREAKPOINT, 0)
+            return
         m.retired += 1
         m.pc = address
         m.length = size
