@@ -82,7 +82,7 @@ enum { RAX = 0, RCX = 1, R11 = 11 };
 enum { UC_REG_EFLAGS = 25 };
 enum { HF_CPL = 3, HF_CS32 = 1 << 4, HF_SS32 = 1 << 5, HF_ADDSEG = 1 << 6, HF_CS64 = 1 << 15, HF_GUEST = 1 << 21 };
 enum { EFER_SCE = 1, RFLAGS_RF = 1 << 16, DE = 0, UD = 6, DF = 8, TS = 10, NP = 11, GP = 13, PF = 14 };
-enum { EXIT_CR8_READ = 0x08, EXIT_CR_WRITE = 0x10, EXIT_CR3_WRITE = 0x13, EXIT_CR8_WRITE = 0x18, EXIT_CR_LAST = 0x1f, EXIT_VECTOR = 0x60,
+enum { EXIT_CR8_READ = 0x08, EXIT_CR_WRITE = 0x10, EXIT_CR3_WRITE = 0x13, EXIT_CR8_WRITE = 0x18, EXIT_CR_LAST = 0x1f, EXIT_SINGLE_STEP = 0x41, EXIT_VECTOR = 0x60,
        EXIT_VINTR = 0x64, EXIT_IRET = 0x74, EXIT_INVLPG = 0x79, EXIT_BREAKPOINT = 0x500, EXIT = 0x100 };
 enum { BREAKPOINT_PAGES = 1024 };
 
@@ -204,7 +204,8 @@ static void vmexit(struct microcode *m, u32 code)
         *m->eip = m->pc;
         *m->is_int = 0;
     }
-    undo_attempt(m);
+    if (code != EXIT_SINGLE_STEP)       /* a trap: a REP that shows itself has done one more iteration */
+        undo_attempt(m);
     if (event >= 0) {
         /* Time it, then let the CPU itself execute it, with the intercepts off for this one instruction. */
         charge(m, (enum event)event);
