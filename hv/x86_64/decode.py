@@ -14,7 +14,7 @@ import msgspec
 from capstone import x86
 
 from hv.silicon.x86_64.cpu import Cpu
-from hv.silicon.x86_64.state import REGISTERS
+from hv.silicon.x86_64.state import HF_CS64, REGISTERS
 
 MASKS = {1: 0xFF, 2: 0xFFFF, 4: 0xFFFF_FFFF, 8: 0xFFFF_FFFF_FFFF_FFFF}
 
@@ -70,9 +70,16 @@ def write_register(cpu: Cpu, name: str, value: int) -> None:
 
 def decode_access(cpu: Cpu) -> Access | None:
     """The access of the instruction at RIP, or None when it is no plain move from or to memory."""
-    code = cpu.instruction_bytes()
-    mode = capstone.CS_MODE_64 if cpu.state.hflags & 1 << 15 else capstone.CS_MODE_32
-    instruction = next(_decoder(mode).disasm(code, cpu.state.eip, 1), None)
+    return access_of(cpu, decode(cpu.instruction_bytes(), bool(cpu.state.hflags & HF_CS64)))
+
+
+def decode(code: bytes, is_64: bool) -> capstone.CsInsn | None:
+    """The instruction that `code` begins with."""
+    return next(_decoder(capstone.CS_MODE_64 if is_64 else capstone.CS_MODE_32).disasm(code, 0, 1), None)
+
+
+def access_of(cpu: Cpu, instruction: capstone.CsInsn | None) -> Access | None:
+    """The access of an instruction at RIP, or None when it is no plain move from or to memory."""
     if instruction is None or instruction.id not in _MOVES or len(instruction.operands) != 2:
         return None
     target, source = instruction.operands
@@ -81,7 +88,7 @@ def decode_access(cpu: Cpu) -> Access | None:
     memory, other = (target, source) if target.type == x86.X86_OP_MEM else (source, target)
     if other.type == x86.X86_OP_REG and instruction.reg_name(other.reg) not in _register_table():
         return None  # a segment register, for one
-    address = _address(cpu, instruction, memory)
+    address = address_of(cpu, instruction, memory)
     if memory is source:
         return Access(
             instruction.size, memory.size, address, is_write=False,
@@ -95,7 +102,7 @@ _MOVES = frozenset((x86.X86_INS_MOV, x86.X86_INS_MOVABS, x86.X86_INS_MOVZX, x86.
 _SIGNED = frozenset((x86.X86_INS_MOVSX, x86.X86_INS_MOVSXD))
 
 
-def _address(cpu: Cpu, instruction: capstone.CsInsn, operand: x86.X86Op) -> int:
+def address_of(cpu: Cpu, instruction: capstone.CsInsn, operand: x86.X86Op) -> int:
     """The linear address of a memory operand; only FS and GS have a base in 64-bit mode."""
     mem = operand.mem
     address: int = mem.disp

@@ -15,10 +15,7 @@ from hv.loader import Guest
 from hv.mode import Mode
 from hv.silicon.x86_64 import svm
 from hv.silicon.x86_64.cpu import GP, UD, Cpu, Exit, Shutdown
-from hv.silicon.x86_64.cpuid import cpuid
-from hv.silicon.x86_64.ioapic import Ioapic
-from hv.silicon.x86_64.lapic import TPR, Lapic
-from hv.silicon.x86_64.machine import HOLE, HOLE_END, IOAPIC_BASE, LAPIC_BASE
+from hv.silicon.x86_64.machine import HOLE, HOLE_END
 from hv.silicon.x86_64.msr import (
     CSTAR,
     FS_BASE,
@@ -38,14 +35,14 @@ from hv.silicon.x86_64.state import RAX, RBX, RCX, RDX
 from hv.silicon.x86_64.svm import Vmcb, intercepts
 from hv.vcpu import Vcpu
 from hv.vm import Vm
-from hv.x86_64.decode import decode_access, finish_read
+from hv.x86_64.board import Board
+from hv.x86_64.decode import decode_access
+from hv.x86_64.guest_cpuid import answer_cpuid
+from hv.x86_64.pool import HypervisorMemory
+from hv.x86_64.ports import port_access
 from hv.x86_64.pvh import first_state
-from modes.hw_assist.board import Board
-from modes.hw_assist.npt import HypervisorMemory, NestedTables
-from modes.hw_assist.ports import port_access
+from modes.hw_assist.npt import NestedTables
 
-SIGNATURE = b"hvladder\0\0\0\0"  # CPUID 4000_0000: who runs here
-HYPERVISOR_BIT, SVM_BIT = 1 << 31, 1 << 2
 NO_SUCH_HYPERCALL = (1 << 64) - 1000  # -KVM_ENOSYS
 CR8 = 8
 # MSRs that are plain registers of the guest: reading and writing them does not exit.
@@ -151,19 +148,7 @@ class HwAssist(Mode):
         cpu.host_timer = None if asleep else lapic.state.expiry
 
     def _cpuid(self, cpu: Cpu, exit: Exit) -> str:
-        regs = cpu.regs
-        leaf = regs[RAX] & 0xFFFF_FFFF
-        eax, ebx, ecx, edx = cpuid(leaf, cpu.index, cpu.timing)
-        if leaf == 1:
-            ecx |= HYPERVISOR_BIT
-        elif leaf == 0x8000_0001:
-            ecx &= ~SVM_BIT
-        elif leaf == 0x8000_000A:
-            eax = ebx = ecx = edx = 0
-        elif leaf == 0x4000_0000:
-            eax = leaf
-            ebx, ecx, edx = (int.from_bytes(SIGNATURE[i : i + 4], "little") for i in (0, 4, 8))
-        regs[RAX], regs[RCX], regs[RDX], regs[RBX] = eax, ecx, edx, ebx
+        answer_cpuid(cpu)
         cpu.skip(2)
         return "cpuid"
 
@@ -205,25 +190,11 @@ class HwAssist(Mode):
         return "mmio"
 
     def _device(self, cpu: Cpu, gpa: int, *, fetch: bool) -> None:
-        """An access outside RAM: an APIC's registers, or nobody (reads give all ones, writes are lost)."""
-        chips: dict[int, Lapic | Ioapic] = {LAPIC_BASE: self.board.lapic, IOAPIC_BASE: self.board.ioapic}
-        chip, offset = chips.get(gpa & ~0xFFF), gpa & 0xFFF
+        """An access outside RAM: an APIC's registers, or nobody."""
         access = None if fetch else decode_access(cpu)
-        if access is None or cpu.linear(access.address) != gpa:
-            what = "where there is no memory" if chip is None else "a device's registers"
-            raise Shutdown(
-                f"access to guest-physical {gpa:#x}, {what}, by an instruction that hv does not emulate, at RIP "
-                f"{cpu.state.eip:#x} (CR3 {cpu.state.cr[3]:#x})"
-            )
-        lapic = self.board.lapic
-        lapic.set_priority_class(cpu.tpr)
-        if not access.is_write:
-            finish_read(cpu, access, (1 << 64) - 1 if chip is None else chip.read(offset))
-        elif chip is not None:
-            chip.write(offset, access.value)
-            if chip is lapic and offset == TPR:
-                cpu.tpr = lapic.state.tpr >> 4
-        cpu.skip(access.length)
+        if access is not None and cpu.linear(access.address) != gpa:
+            access = None
+        self.board.access(cpu, gpa, access)
 
     def _external_interrupt(self, cpu: Cpu, exit: Exit) -> str:
         return "external_interrupt"

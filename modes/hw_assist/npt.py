@@ -7,30 +7,10 @@ Simplified: 4 KiB pages only, and guest frame N is always host frame RAM base + 
 
 from __future__ import annotations
 
-from hv.silicon.memory import Memory, Region, anonymous
-from hv.silicon.x86_64.cpu import Shutdown
+from hv.x86_64.pool import HypervisorMemory
 
 PRESENT_WRITABLE_USER = 7  # the nested walk counts as a user access
 ADDRESS = 0x000F_FFFF_FFFF_F000
-POOL_BASE = 0xFC_0000_0000  # the hypervisor's own memory
-POOL_SIZE = 32 << 20
-
-
-class HypervisorMemory:
-    """Pages for VMCBs, permission maps and nested tables, out of the guest's reach."""
-
-    def __init__(self, memory: Memory) -> None:
-        self.memory = memory
-        memory.add(Region("hypervisor", POOL_BASE, POOL_SIZE, anonymous(POOL_SIZE), 0))
-        self.used = 0
-
-    def alloc(self, pages: int = 1) -> int:
-        """Host-physical address of zeroed pages."""
-        address = POOL_BASE + self.used
-        self.used += pages * 0x1000
-        if self.used > POOL_SIZE:
-            raise Shutdown("the hypervisor has no memory left for nested page tables")
-        return address
 
 
 class NestedTables:

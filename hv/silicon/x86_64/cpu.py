@@ -26,7 +26,7 @@ from hv.silicon.x86_64.engine import ALL_MSRS, NO_PORTS, STUB, Engine
 from hv.silicon.x86_64.microcode import CONTROL_WORDS, EVENTS, NOWHERE, Microcode
 from hv.silicon.x86_64.msr import BadMsr, read_msr, write_msr
 from hv.silicon.x86_64.paging import walk
-from hv.silicon.x86_64.state import HF_CPL, HF_CS64, HF_INHIBIT_IRQ, HF_LMA, IF, RAX, RCX, RDX, RF
+from hv.silicon.x86_64.state import HF_CPL, HF_CS64, HF_INHIBIT_IRQ, HF_LMA, IF, RAX, RCX, RDX, RF, RSP
 from hv.silicon.x86_64.svm import Vmcb, intercepts
 
 NEVER = (1 << 63) - 1
@@ -40,6 +40,9 @@ ASSISTED = intercepts(
     svm.RDTSC, svm.RDTSCP, svm.CPUID, svm.MSR, svm.HLT, svm.SHUTDOWN, svm.TR_WRITE, svm.RDPMC, svm.INVLPGA, svm.VMRUN,
     svm.VMMCALL, svm.VMLOAD, svm.VMSAVE, svm.STGI, svm.CLGI, svm.SKINIT, svm.MONITOR, svm.MWAIT, svm.IRET, svm.INVLPG,
 )  # fmt: skip
+# What it needs to see of a deprivileged guest, for which every privileged instruction faults: CPUID does not, RDPMC
+# and the SVM instructions Unicorn lets through, and a triple fault cannot happen but would abort.
+ASSISTED_DEPRIVILEGED = intercepts(svm.CPUID, svm.SHUTDOWN)
 OBSERVED_CR = 0x11D  # CR0, CR2, CR3, CR4, CR8: only timed, by the microcode
 ASSISTED_DR_WRITE = 1 << 7
 CR4_WRITABLE = 0x7FF  # VME to OSXMMEXCPT; what CPUID does not offer is reserved
@@ -90,6 +93,8 @@ class Cpu:
         self.entered = False  # the guest is in the CPU
         self.vmcb: Vmcb | None = None
         self.on_metal = True
+        self.deprivileged = False  # everything of the guest runs at ring 3
+        self.masked = False  # and it believes that interrupts are off
         self.identity_ncr3 = chip_identity_ncr3
         self.page = engine.alloc()
         region, at = engine.memory.find(self.page, 0x1000)
@@ -132,7 +137,7 @@ class Cpu:
         m = self.m
         last = -((m.extra - m.deadline) // self.timing.cpi)
         retired = m.retired
-        m.stop = max(retired, last)
+        m.stop = retired if m.stepping else max(retired, last)
 
     def stop_soon(self) -> None:
         """End the slice in front of the next instruction; safe inside a chip's register access."""
@@ -145,12 +150,13 @@ class Cpu:
 
     # --- the guest's world ------------------------------------------------------------------------------------
 
-    def load(self, vmcb: Vmcb, *, on_metal: bool) -> None:
+    def load(self, vmcb: Vmcb, *, on_metal: bool, deprivileged: bool = False) -> None:
         """Take a guest: its initial state and, for a hypervisor, its wishes. Read again at the next slice."""
         self.leave()
         self.vmcb, self.on_metal = vmcb, on_metal
         self._control_view = memoryview(vmcb).cast("B")[:CONTROL_AREA]
-        nested = not on_metal
+        self.deprivileged = deprivileged
+        nested = bool(vmcb.np_enable)
         t = self.timing
         # The costs of the events that the microcode charges, in the order of microcode.EVENTS.
         walks = t.walk * (t.walk_nested if nested else t.walk_levels)
@@ -169,18 +175,20 @@ class Cpu:
         ctypes.memmove(ctypes.addressof(p), ctypes.addressof(vmcb), 0x1000)
         m = self.m
         m.want, m.want_cr_read, m.want_cr_write = vmcb.intercept, vmcb.intercept_cr_read, vmcb.intercept_cr_write
-        p.intercept |= ASSISTED
-        p.intercept_cr_read |= OBSERVED_CR
-        p.intercept_cr_write |= OBSERVED_CR
-        p.intercept_dr_write |= ASSISTED_DR_WRITE
+        if self.deprivileged:
+            p.intercept |= ASSISTED_DEPRIVILEGED
+        else:
+            p.intercept |= ASSISTED
+            p.intercept_cr_read |= OBSERVED_CR
+            p.intercept_cr_write |= OBSERVED_CR
+            p.intercept_dr_write |= ASSISTED_DR_WRITE
         p.msrpm_base_pa = ALL_MSRS
         if not p.intercept & intercepts(svm.IOIO):
             p.iopm_base_pa = NO_PORTS
         p.efer |= 1 << 12
         p.asid = 1
-        p.np_enable = 1
-        if not vmcb.np_enable:
-            p.n_cr3 = self.identity_ncr3
+        if self.on_metal:
+            p.np_enable, p.n_cr3 = 1, self.identity_ncr3
         p.int_ctl = vmcb.int_ctl & svm.V_TPR | svm.V_INTR_MASKING
         if self.window or vmcb.int_ctl & svm.V_IRQ:
             p.int_ctl |= svm.V_IRQ | svm.V_IGN_TPR
@@ -330,6 +338,8 @@ class Cpu:
             return False
         if code == svm.NPF:
             return bool(vmcb.np_enable)
+        if code == svm.BREAKPOINT:
+            return True
         if code == svm.MSR:
             return bool(vmcb.intercept & intercepts(svm.MSR)) and self._msr_intercepted(vmcb, info1)
         if code >= svm.INTR:
@@ -377,6 +387,8 @@ class Cpu:
     @property
     def interruptible(self) -> bool:
         """IF is set and the guest is not in the shadow of STI or MOV SS."""
+        if self.deprivileged:
+            return not self.masked
         if self.entered:
             return bool(self.state.eflags & IF) and not self.state.hflags & HF_INHIBIT_IRQ
         assert self.vmcb is not None
@@ -416,6 +428,58 @@ class Cpu:
             vmcb.int_state = 0
         self.m.retired += 1
 
+    @rip.setter
+    def rip(self, value: int) -> None:
+        if self.entered:
+            self.state.eip = value
+        else:
+            assert self.vmcb is not None
+            self.vmcb.rip = value
+
+    @property
+    def rflags(self) -> int:
+        """RFLAGS, wherever the guest is now."""
+        if self.entered:
+            return self.engine.rflags()
+        assert self.vmcb is not None
+        return self.vmcb.rflags
+
+    @rflags.setter
+    def rflags(self, value: int) -> None:
+        if self.entered:
+            self.engine.set_rflags(value)
+        else:
+            assert self.vmcb is not None
+            self.vmcb.rflags = value
+
+    @property
+    def rsp(self) -> int:
+        if self.entered:
+            return self.regs[RSP]
+        assert self.vmcb is not None
+        return self.vmcb.rsp
+
+    @rsp.setter
+    def rsp(self, value: int) -> None:
+        if self.entered:
+            self.regs[RSP] = value
+        else:
+            assert self.vmcb is not None
+            self.vmcb.rsp = value
+
+    def load_root(self, root: int) -> None:
+        """Give the CPU other page tables, as a hypervisor's MOV CR3 does. `root` may be the one it has: TLB flush."""
+        if self.entered:
+            self.state.cr[3] = root
+            self.engine.flush_tlb()
+        else:
+            assert self.vmcb is not None
+            self.vmcb.cr3 = root
+
+    def step_over(self) -> None:
+        """Let the instruction at a breakpoint run."""
+        self._step()
+
     def inject(self, event: int, error: int = 0) -> None:
         """Deliver an event at the next entry (EVENTINJ format, APM vol. 2, 15.20)."""
         vmcb = self.vmcb
@@ -438,6 +502,8 @@ class Cpu:
         """Host-physical address behind a guest-physical one."""
         vmcb = self.vmcb
         assert vmcb is not None
+        if not self.on_metal and not vmcb.np_enable:
+            return gpa  # shadow tables: linear() has given a host-physical address already
         root = vmcb.n_cr3 if vmcb.np_enable else self.identity_ncr3
         return walk(self.engine.memory.read_u64, root, gpa)
 
@@ -560,11 +626,14 @@ class Cpu:
 
     def step(self) -> None:
         """Let the CPU itself execute the intercepted instruction, with the intercepts off for just this one."""
+        self._step(intercepts(svm.TR_WRITE))
+
+    def _step(self, without: int = 0) -> None:
         m, state = self.m, self.state
         m.armed, m.armed_cr_read, m.armed_cr_write = (
             state.intercept, state.intercept_cr_read, state.intercept_cr_write,
         )  # fmt: skip
-        state.intercept &= ~intercepts(svm.TR_WRITE)
+        state.intercept &= ~without
         state.intercept_cr_read, state.intercept_cr_write = m.want_cr_read, m.want_cr_write
         m.stepping = 1
         m.pc = NOWHERE

@@ -17,6 +17,7 @@ from unicorn import x86_const as x86
 from unicorn.unicorn_py3.unicorn import uclib
 
 from hv.silicon.memory import Memory, Region, anonymous
+from hv.silicon.x86_64.breakpoints import Breakpoints
 from hv.silicon.x86_64.layout import CR0, CR4, EFER_VALUE, SiliconError, measure
 from hv.silicon.x86_64.microcode import Microcode
 from hv.silicon.x86_64.state import State, state_type
@@ -143,13 +144,14 @@ class Engine:
             "do_interrupt": exported("x86_cpu_do_interrupt"), "do_vmexit": exported("do_vmexit"),
             "raise_exception": exported("raise_exception"), "check_port0": exported("helper_check_iob"),
             "check_port1": exported("helper_check_iow"), "check_port2": exported("helper_check_iol"),
-            "check_ioio": exported("helper_svm_check_io"),
+            "check_ioio": exported("helper_svm_check_io"), "raise_vmexit": exported("cpu_vmexit"),
         }  # fmt: skip
         for name in ("emu_stop", "reg_read", "reg_write"):
             places[name] = ctypes.cast(getattr(uclib, f"uc_{name}"), c_void_p).value
         for name, value in places.items():
             setattr(m, name, value)
         m.pc = m.delivering = (1 << 64) - 1
+        self.breakpoints = Breakpoints(m)
         self.state.old_exception = -1
         self._vmexit = ctypes.CFUNCTYPE(None, c_void_p, c_uint32, c_uint64)(exported("do_vmexit"))
 
@@ -180,6 +182,10 @@ class Engine:
         value = c_uint32()
         uclib.uc_reg_read(self.handle, x86.UC_X86_REG_EFLAGS, ctypes.byref(value))
         return value.value
+
+    def set_rflags(self, value: int) -> None:
+        """Write RFLAGS, in a slice and between two."""
+        uclib.uc_reg_write(self.handle, x86.UC_X86_REG_EFLAGS, ctypes.byref(c_uint32(value)))
 
     def map_chip(self, address: int, read: Callable[[int, int], int], write: Callable[[int, int, int], None]) -> None:
         """One page of registers: read(offset, size) and write(offset, size, value)."""

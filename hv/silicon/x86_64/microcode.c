@@ -67,6 +67,10 @@ struct microcode {
     int (*reg_read)(void *uc, int reg, void *value);
     int (*reg_write)(void *uc, int reg, const void *value);
     const u64 *vmcb;        /* that VMCB's control area as it is now */
+    /* Address breakpoints, see breakpoints.py: a filter by the low 16 bits, then a hash table of pages. */
+    const uint8_t *break_filter, *break_marks;
+    const u64 *break_pages;
+    void (*raise_vmexit)(void *env, u32 code, u64 info1, u64 host_address);     /* does not return */
     int (*on_exit)(void);   /* sort and handle the exit; 0: end the slice */
     u32 (*port_in)(u32 port, u32 size);
     void (*port_out)(u32 port, u32 size, u32 value);
@@ -79,8 +83,9 @@ enum { UC_REG_EFLAGS = 25 };
 enum { HF_CPL = 3, HF_CS32 = 1 << 4, HF_SS32 = 1 << 5, HF_ADDSEG = 1 << 6, HF_CS64 = 1 << 15, HF_GUEST = 1 << 21 };
 enum { EFER_SCE = 1, RFLAGS_RF = 1 << 16, DE = 0, UD = 6, DF = 8, TS = 10, NP = 11, GP = 13, PF = 14 };
 enum { EXIT_CR8_READ = 0x08, EXIT_CR_WRITE = 0x10, EXIT_CR0_WRITE = 0x10, EXIT_CR3_WRITE = 0x13,
-       EXIT_CR4_WRITE = 0x14, EXIT_CR8_WRITE = 0x18, EXIT_CR_LAST = 0x1f, EXIT_VECTOR = 0x60,
-       EXIT_VINTR = 0x64, EXIT_IRET = 0x74, EXIT_INVLPG = 0x79, EXIT = 0x100 };
+       EXIT_CR4_WRITE = 0x14, EXIT_CR8_WRITE = 0x18, EXIT_CR_LAST = 0x1f, EXIT_SINGLE_STEP = 0x41, EXIT_VECTOR = 0x60,
+       EXIT_VINTR = 0x64, EXIT_IRET = 0x74, EXIT_INVLPG = 0x79, EXIT_BREAKPOINT = 0x500, EXIT = 0x100 };
+enum { BREAKPOINT_PAGES = 1024 };
 
 u64 microcode_size(void) { return sizeof(struct microcode); }
 
@@ -135,6 +140,18 @@ static int pause_here(struct microcode *m, u64 address)
     return 0;
 }
 
+/* The filter says that there may be a breakpoint at this address: is there? */
+static int breakpoint_at(struct microcode *m, u64 address)
+{
+    u64 page = address >> 12, slot = page % BREAKPOINT_PAGES;
+    while (m->break_pages[slot] != page) {
+        if (m->break_pages[slot] == ~0ull)
+            return 0;
+        slot = (slot + 1) % BREAKPOINT_PAGES;
+    }
+    return m->break_marks[slot << 12 | (address & 0xfff)];
+}
+
 /* UC_HOOK_CODE: before every instruction. The hot path of the whole program. */
 void hook_code(void *uc, u64 address, u32 size, struct microcode *m)
 {
@@ -147,6 +164,10 @@ void hook_code(void *uc, u64 address, u32 size, struct microcode *m)
             return;
         }
         m->mark_pass = 0;
+    }
+    if (__builtin_expect(m->break_filter[address & 0xffff], 0) && !m->stepping && breakpoint_at(m, address)) {
+        m->pc = ~0ull;
+        m->raise_vmexit(m->env, EXIT_BREAKPOINT, 0, 0);
     }
     m->retired++;
     m->pc = address;
@@ -186,7 +207,8 @@ static void vmexit(struct microcode *m, u32 code)
         *m->eip = m->pc;
         *m->is_int = 0;
     }
-    undo_attempt(m);
+    if (code != EXIT_SINGLE_STEP)       /* a trap: a REP that shows itself has done one more iteration */
+        undo_attempt(m);
     if (event >= 0) {
         /* Time it, then let the CPU itself execute it, with the intercepts off for this one instruction. */
         charge(m, (enum event)event);

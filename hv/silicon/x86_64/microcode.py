@@ -16,6 +16,7 @@ EVENTS = ("port_io", "cr_access", "cr8_access", "invlpg", "iret", "syscall", "ex
 
 CONTROL_WORDS = 24  # of the VMCB that a hypervisor writes to command the CPU: 0x000 to 0x0BF
 NOWHERE = (1 << 64) - 1
+BREAKPOINT_PAGES = 1024
 
 _WORDS = "retired stop extra deadline cpi pc length"
 _EXITS = (
@@ -26,7 +27,7 @@ _POINTERS = (
     "uc cpu regs eip efer star lstar cstar fmask next_eip hflags error_code is_int old_exception eventinj cs ss "
     "intercept intercept_cr_read intercept_cr_write do_interrupt do_vmexit raise_exception "
     "check_port0 check_port1 check_port2 check_ioio env "
-    "emu_stop reg_read reg_write vmcb on_exit port_in port_out"
+    "emu_stop reg_read reg_write vmcb break_filter break_marks break_pages raise_vmexit on_exit port_in port_out"
 )
 
 
@@ -74,6 +75,9 @@ class Microcode(ctypes.Structure):
     control: ctypes.Array[c_uint64]
     vmcb: int
     eventinj: int
+    break_filter: int
+    break_marks: int
+    break_pages: int
 
 
 def library_path() -> Path | None:

@@ -39,6 +39,7 @@ PORT_IO, CR_ACCESS, CR8_ACCESS, INVLPG, IRET, SYSCALL, EXCEPTION, TLB_FILL = ran
 R11 = 11
 EFER_SCE = 1
 NP = 11
+DB = 1
 DF = 8
 COMBINING = frozenset((0, 10, 11, 12, 13))  # the contributory exceptions
 
@@ -127,6 +128,10 @@ class PortableHooks:
                 self.engine.stop()
                 return
             m.mark_pass = 0
+        if not m.stepping and self.engine.breakpoints.hit(address):
+            m.pc = NOWHERE
+            self.note_exit(svm.BREAKPOINT, 0)
+            return
         m.retired += 1
         m.pc = address
         m.length = size
@@ -148,7 +153,8 @@ class PortableHooks:
     def vmexit(self, code: int) -> None:
         m, state = self.m, self.state
         event = self.observed(code)
-        self.undo_attempt()
+        if code != svm.EXCEPTION + DB:
+            self.undo_attempt()
         if event >= 0:
             self.charge(event)
             if event == INVLPG or code == 0x13:

@@ -12,9 +12,20 @@ from typing import TYPE_CHECKING
 from hv.silicon.bus import PortBus
 from hv.silicon.timing import MILLI
 from hv.silicon.uart16550 import Uart
+from hv.silicon.x86_64.cpu import Cpu, Shutdown
 from hv.silicon.x86_64.ioapic import Ioapic
-from hv.silicon.x86_64.lapic import Lapic
-from hv.silicon.x86_64.machine import COM1, COM1_PIN, PANIC_PORT, POWER_PORT, PanicPort, PowerButton
+from hv.silicon.x86_64.lapic import TPR, Lapic
+from hv.silicon.x86_64.machine import (
+    COM1,
+    COM1_PIN,
+    IOAPIC_BASE,
+    LAPIC_BASE,
+    PANIC_PORT,
+    POWER_PORT,
+    PanicPort,
+    PowerButton,
+)
+from hv.x86_64.decode import Access, finish_read
 
 if TYPE_CHECKING:
     from hv.vm import Vm
@@ -35,6 +46,28 @@ class Board:
         self.ports.add(COM1, 8, self.uart)
         self.ports.add(POWER_PORT, 2, PowerButton(vm.machine.end))
         self.ports.add(PANIC_PORT, 1, PanicPort(vm.machine.end))
+
+    def access(self, cpu: Cpu, gpa: int, access: Access | None) -> None:
+        """Perform an access outside RAM: an APIC's registers, or nobody (reads give all ones, writes are lost).
+
+        `access` is what the decoder made of the instruction at RIP; None when it is none that it knows.
+        """
+        chips: dict[int, Lapic | Ioapic] = {LAPIC_BASE: self.lapic, IOAPIC_BASE: self.ioapic}
+        chip, offset = chips.get(gpa & ~0xFFF), gpa & 0xFFF
+        if access is None:
+            what = "where there is no memory" if chip is None else "a device's registers"
+            raise Shutdown(
+                f"access to guest-physical {gpa:#x}, {what}, by an instruction that hv does not emulate, at RIP "
+                f"{cpu.state.eip:#x} (CR3 {cpu.state.cr[3]:#x})"
+            )
+        self.lapic.set_priority_class(cpu.tpr)
+        if not access.is_write:
+            finish_read(cpu, access, (1 << 64) - 1 if chip is None else chip.read(offset))
+        elif chip is not None:
+            chip.write(offset, access.value)
+            if chip is self.lapic and offset == TPR:
+                cpu.tpr = self.lapic.state.tpr >> 4
+        cpu.skip(access.length)
 
     def _line(self, pin: int, vm: Vm) -> Callable[[bool], None]:
         """An interrupt line. What comes from outside while no exit is open interrupts the physical CPU first."""

@@ -1,0 +1,328 @@
+"""Shadow page tables: what the real CPU walks, made from what the guest has written.
+
+A shadow table stands for one guest table at one place of the address space, in one *view*: the kernel's or the user's
+(both run at ring 3, so one bit cannot tell them apart). Entry i of it is derived from entry i of the guest's; the real
+CPU combines the rights of the levels as it always does. Tables are found by (guest table, level, view, linear address),
+so several address spaces share what they share. They are filled on a fault (`fill`) and emptied when the guest's entry
+changes: a guest table in use is *traced*, that is mapped read-only wherever it is mapped. So no shadow entry is ever
+out of date, and MOV CR3 and INVLPG find nothing to do. A table that is written in a burst is forgotten whole and is no
+longer traced, until the next fill reads it again.
+
+Simplified: real hypervisors keep a table that is written in bursts and compare it at the next INVLPG or MOV CR3; here
+it is filled again, fault by fault. Shadow leaves are 4 KiB pages. The cache is dropped as a whole when it is full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from hv.silicon.memory import Memory
+from hv.silicon.x86_64.machine import HOLE, HOLE_END, Machine
+from hv.silicon.x86_64.paging import ADDRESS, LARGE, NX, PRESENT, USER, WRITABLE
+from hv.x86_64.pool import HypervisorMemory
+from modes.full_emulation.state import CR0_WP, EFER_NXE, GuestFault, VirtualCpu
+
+ACCESSED, DIRTY = 1 << 5, 1 << 6
+MOST_TABLES = 4096
+BURST = 4  # so many different entries written between two fills are a burst
+PF_PRESENT, PF_WRITE, PF_USER, PF_RESERVED, PF_FETCH = 1, 2, 4, 8, 16
+BEYOND = 0x000F_FF00_0000_0000  # address bits that this CPU, with 40 of them, reserves
+PAGE_FAULT, GENERAL_PROTECTION = 14, 13
+
+# What a shadow table stands for: (guest-physical base, level, view, linear address, made from one large page).
+Key = tuple[int, int, int, int, bool]
+KERNEL, USER_VIEW, KERNEL_WRITES_ALL, NATIVE = range(4)  # views; the third with CR0.WP = 0, the last for hw-shadow
+
+
+class Step(msgspec.Struct):
+    """One level of a walk: the table, the entry in it, and what the table's entries are for."""
+
+    table: int
+    entry: int
+    level: int  # 4 is the top
+
+
+class Walk(msgspec.Struct):
+    """A successful walk."""
+
+    gpa: int
+    steps: list[Step]  # from the top to the leaf
+
+
+class PagerState(msgspec.Struct):
+    """Everything that the pager remembers besides the tables themselves, which are in the pool."""
+
+    used: int = 0
+    tables: dict[Key, int] = {}  # to host-physical addresses
+    of_guest: dict[int, list[Key]] = {}  # guest table -> its shadow tables
+    traced: set[int] = set()  # guest tables that are mapped read-only
+    written: dict[int, set[int]] = {}  # traced table -> entries written since the last fill
+    maps: dict[int, dict[int, int]] = {}  # guest frame -> the shadow entries that map it, and their linear addresses
+    scanned: set[int] = set()  # frames that may be executed, and not written
+
+
+class Pager:
+    """`walk` is the guest's view of its tables, `fill` makes the real CPU's."""
+
+    def __init__(self, machine: Machine, pool: HypervisorMemory, v: VirtualCpu) -> None:
+        self.memory: Memory = machine.memory
+        self.v = v
+        self.ram_base, self.ram_size = machine.ram_base, machine.ram_size
+        self._ram = memoryview(machine.ram).cast("Q")
+        self.base = pool.alloc(MOST_TABLES)
+        start = self.base - pool.region.base
+        self._pool = memoryview(pool.region.data)[start : start + MOST_TABLES * 0x1000].cast("Q")
+        self.s = PagerState()
+        self.flush: Callable[[], None] = lambda: None  # the real TLB
+        self.code_lost: Callable[[], None] = lambda: None  # an executable mapping has gone
+        self.scan: Callable[[int, int], None] = lambda linear, frame: None  # look at code before it runs
+
+    # --- guest-physical memory --------------------------------------------------------------------------------
+
+    def is_ram(self, gpa: int) -> bool:
+        return gpa < min(self.ram_size, HOLE) or HOLE_END <= gpa < HOLE_END + self.ram_size - HOLE
+
+    def read_entry(self, gpa: int) -> int:
+        """A word of a guest table; where there is no RAM, the bus gives all ones."""
+        if gpa < HOLE:
+            return self._ram[gpa >> 3] if gpa < self.ram_size else (1 << 64) - 1
+        return self._ram[gpa - (HOLE_END - HOLE) >> 3] if self.is_ram(gpa) else (1 << 64) - 1
+
+    def read(self, gpa: int, size: int) -> bytes:
+        """Bytes within one page."""
+        return self.memory.read(self.ram_base + gpa, size) if self.is_ram(gpa) else b"\xff" * size
+
+    def write(self, gpa: int, data: bytes) -> None:
+        """Write within one page, as if the guest had: traced tables and scanned code notice."""
+        if not self.is_ram(gpa):
+            return
+        frame = gpa & ADDRESS
+        self.memory.write(self.ram_base + gpa, data)
+        if frame in self.s.traced:
+            self.entries_written(gpa, len(data))
+        if frame in self.s.scanned:
+            self.forget_code(frame)
+
+    def _set_bits(self, table: int, entry: int, slot: int, bits: int) -> int:
+        if entry & bits != bits and self.is_ram(table):
+            entry |= bits
+            self.memory.write_u64(self.ram_base + table + 8 * slot, entry)
+        return entry
+
+    # --- the guest's tables -----------------------------------------------------------------------------------
+
+    def walk(self, address: int, *, write: bool = False, user: bool = False, fetch: bool = False) -> Walk:
+        """Translate as the guest's CPU would, with accessed and dirty bits (APM vol. 2, 5.3 and 5.4)."""
+        v = self.v
+        if not v.paging:
+            return Walk(address & 0xFFFF_FFFF, [])
+        if address >> 47 not in (0, 0x1FFFF):
+            raise GuestFault(GENERAL_PROTECTION)
+        nxe = bool(v.efer & EFER_NXE)
+        code = write * PF_WRITE | user * PF_USER | (fetch and nxe) * PF_FETCH
+        reserved = BEYOND if nxe else BEYOND | NX
+        steps = []
+        table = v.cr3 & ADDRESS
+        rights, no_execute = WRITABLE | USER, 0
+        for level in (4, 3, 2, 1):
+            shift = 3 + 9 * level
+            entry = self.read_entry(table + (address >> shift & 511) * 8)
+            if not entry & PRESENT:
+                raise GuestFault(PAGE_FAULT, code, address)
+            steps.append(Step(table, entry, level))
+            large = entry & LARGE and level > 1
+            if large and level < 4:
+                unwanted = reserved | ((1 << shift) - 1 & ADDRESS & ~(1 << 12))
+            else:
+                unwanted = reserved | (LARGE if level == 4 else 0)
+            if entry & unwanted:
+                raise GuestFault(PAGE_FAULT, code | PF_PRESENT | PF_RESERVED, address)
+            rights &= entry
+            no_execute |= entry & NX
+            if large or level == 1:
+                break
+            table = entry & ADDRESS
+        if (
+            (user and not rights & USER)
+            or (write and not rights & WRITABLE and (user or v.cr0 & CR0_WP))
+            or (fetch and no_execute)
+        ):
+            raise GuestFault(PAGE_FAULT, code | PF_PRESENT, address)
+        for step in steps[:-1]:
+            step.entry = self._set_bits(step.table, step.entry, address >> 3 + 9 * step.level & 511, ACCESSED)
+        leaf = steps[-1]
+        slot = address >> 3 + 9 * leaf.level & 511
+        leaf.entry = self._set_bits(leaf.table, leaf.entry, slot, ACCESSED | DIRTY if write else ACCESSED)
+        mask = (1 << 3 + 9 * leaf.level) - 1
+        return Walk(leaf.entry & ADDRESS & ~mask | address & mask, steps)
+
+    # --- the shadow -------------------------------------------------------------------------------------------
+
+    def view(self) -> int:
+        """Which of the views the guest's CPU needs now."""
+        if self.v.cpl == 3:
+            return USER_VIEW
+        return KERNEL if self.v.cr0 & CR0_WP else KERNEL_WRITES_ALL
+
+    def root(self) -> int:
+        """Host-physical address of the shadow root for the guest's CPU as it is now."""
+        v = self.v
+        return self._table((v.cr3 & ADDRESS if v.paging else 0, 4, self.view(), 0, not v.paging))
+
+    def _table(self, key: Key) -> int:
+        s = self.s
+        found = s.tables.get(key)
+        if found is None:
+            if s.used == MOST_TABLES:
+                self.drop_all()
+            found = s.tables[key] = self.base + (s.used << 12)
+            s.used += 1
+            if not key[4]:
+                s.of_guest.setdefault(key[0], []).append(key)
+        return found
+
+    def drop_all(self) -> None:
+        """Forget every table. Whoever calls it, or fills, loads the root again."""
+        for i in range(self.s.used << 9):
+            self._pool[i] = 0
+        self.s = PagerState(scanned=self.s.scanned)
+        self.code_lost()
+
+    def fill(self, address: int, walk: Walk, *, fetch: bool) -> None:
+        """Make the real CPU translate `address` as `walk` found, with all rights that the guest gives and no more."""
+        if self.s.used > MOST_TABLES - 4:
+            self.drop_all()
+        s, pool = self.s, self._pool
+        view = self.view()
+        table = self.root()
+        steps = walk.steps
+        all_writable = view == KERNEL_WRITES_ALL
+        for level in (4, 3, 2, 1):
+            shift = 3 + 9 * level
+            at = (table - self.base >> 3) + (address >> shift & 511)
+            step = steps[4 - level] if 4 - level < len(steps) else None
+            flags = PRESENT | USER | ACCESSED | DIRTY
+            if step is None:  # inside a large page, or no paging: nothing more to say
+                flags |= WRITABLE
+            else:
+                self._trace(step.table)
+                leaf = step is steps[-1]
+                if (step.entry & WRITABLE or all_writable) and not (leaf and not step.entry & DIRTY):
+                    flags |= WRITABLE
+                flags |= step.entry & NX
+            if level > 1:
+                below = address & -(1 << shift) & (1 << 48) - 1
+                if step is None or step is steps[-1]:
+                    key: Key = walk.gpa & -(1 << shift), level - 1, view, below, True
+                else:
+                    key = step.entry & ADDRESS, level - 1, view, below, False
+                table = self._table(key)
+                pool[at] = table | flags
+                continue
+            frame = walk.gpa & ADDRESS
+            if self.scans:
+                if fetch:
+                    self.scan(address, frame)
+                    self._protect(frame)
+                    s.scanned.add(frame)
+                elif not pool[at] or pool[at] & NX:
+                    flags |= NX
+            if frame in s.traced or frame in s.scanned:
+                flags &= ~WRITABLE
+            pool[at] = self.ram_base + frame | flags
+            s.maps.setdefault(frame, {})[at] = address & -0x1000
+
+    scans = True  # code is looked at before it runs
+
+    def _trace(self, table: int) -> None:
+        """The guest table is in use: writes to it must be seen."""
+        s = self.s
+        s.written.pop(table, None)
+        if table not in s.traced:
+            s.traced.add(table)
+            self._protect(table)
+
+    def _protect(self, frame: int) -> None:
+        """Take the right to write away from every mapping of a frame."""
+        taken = False
+        for at in self.s.maps.get(frame, ()):
+            if self._pool[at] & WRITABLE:
+                self._pool[at] &= ~WRITABLE
+                taken = True
+        if taken:
+            self.flush()
+
+    def _zap(self, at: int, level: int) -> bool:
+        """Empty one shadow entry. True when there was something in it."""
+        entry = self._pool[at]
+        if not entry:
+            return False
+        self._pool[at] = 0
+        if level == 1:
+            frame = (entry & ADDRESS) - self.ram_base
+            mapped = self.s.maps.get(frame)
+            if mapped is not None:
+                mapped.pop(at, None)
+        if not entry & NX:
+            self.code_lost()
+        return True
+
+    def entries_written(self, gpa: int, size: int) -> None:
+        """The guest has written to a traced table: what was derived from those entries is void."""
+        s = self.s
+        table = gpa & ADDRESS
+        first, last = (gpa & 0xFFF) >> 3, (gpa & 0xFFF) + size - 1 >> 3
+        written = s.written.setdefault(table, set())
+        written.update(range(first, last + 1))
+        if len(written) > BURST:
+            self.forget_table(table)
+            return
+        changed = False
+        for key in s.of_guest.get(table, ()):
+            at = s.tables[key] - self.base >> 3
+            for slot in range(first, last + 1):
+                changed |= self._zap(at + slot, key[1])
+        if changed:
+            self.flush()
+
+    def forget_table(self, table: int) -> None:
+        """Drop everything that was derived from a guest table, and let it be written."""
+        s = self.s
+        for key in s.of_guest.get(table, ()):
+            at = s.tables[key] - self.base >> 3
+            for slot in range(512):
+                self._zap(at + slot, key[1])
+        s.traced.discard(table)
+        s.written.pop(table, None)
+        self.flush()
+
+    def forget_code(self, frame: int) -> None:
+        """A scanned frame is written: it is data now, until it is executed again."""
+        self.s.scanned.discard(frame)
+        for at in self.s.maps.get(frame, ()):
+            self._pool[at] |= NX
+        self.code_lost()
+        self.flush()
+
+    def look_again(self, frame: int) -> None:
+        """Scanned code has been written by itself: scan it where it can be executed, and protect it again."""
+        for at, linear in list(self.s.maps.get(frame, {}).items()):
+            if not self._pool[at] & NX:
+                self.scan(linear, frame)
+        self._protect(frame)
+        self.code_lost()
+
+    def forget_all_code(self) -> None:
+        """Every frame has to be looked at again before it is executed."""
+        for frame in list(self.s.scanned):
+            self.forget_code(frame)
+
+    def allow_once(self, address: int) -> None:
+        """Let the current view write to the page at `address`, whatever is in it."""
+        table = self.root()
+        for level in (4, 3, 2):
+            table = self._pool[(table - self.base >> 3) + (address >> 3 + 9 * level & 511)] & ADDRESS
+        self._pool[(table - self.base >> 3) + (address >> 12 & 511)] |= WRITABLE
+

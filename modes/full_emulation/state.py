@@ -1,0 +1,68 @@
+"""The virtual CPU: what the guest believes its CPU to be, where that differs from the real one.
+
+The real CPU runs the guest at ring 3 all the time. General registers, RIP, the arithmetic flags, the bases of FS and
+GS and the MSRs of SYSCALL are in the real CPU (SYSCALL itself is off there, so the guest's values do no harm).
+Everything that has to do with privilege is here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+ES, CS, SS, DS, FS, GS = range(6)
+CR0_PE, CR0_TS, CR0_WP, CR0_PG = 1, 1 << 3, 1 << 16, 1 << 31
+CR0_REAL = 0x2E  # MP, EM, TS and NE are the real CPU's as the guest wants them: FPU instructions then fault by themselves
+CR4_REAL = 0x600  # so are OSFXSR and OSXMMEXCPT
+EFER_SCE, EFER_LME, EFER_LMA, EFER_NXE = 1, 1 << 8, 1 << 10, 1 << 11
+FLAG_TF, FLAG_IF, FLAG_NT, FLAG_RF, FLAG_VM = 1 << 8, 1 << 9, 1 << 14, 1 << 16, 1 << 17
+FLAG_IOPL = 3 << 12
+
+
+class GuestFault(Exception):
+    """The guest's instruction faults, as it would on hardware."""
+
+    def __init__(self, vector: int, error: int = 0, address: int | None = None) -> None:
+        super().__init__(vector)
+        self.vector, self.error, self.address = vector, error, address
+
+
+class VirtualCpu(msgspec.Struct):
+    """A plain record, so that a snapshot holds it."""
+
+    cr0: int = 0
+    cr2: int = 0
+    cr3: int = 0
+    cr4: int = 0
+    efer: int = 0
+    dr: list[int] = msgspec.field(default_factory=lambda: [0, 0, 0, 0, 0, 0, 0xFFFF_0FF0, 0x400])
+    cpl: int = 0
+    interrupts: bool = False  # IF
+    iopl: int = 0
+    shadow: int = -1  # RIP of the instruction before which no interrupt may come (after STI, MOV SS)
+    selectors: list[int] = msgspec.field(default_factory=lambda: [0] * 6)
+    long_code: bool = False  # CS.L
+    gdt: tuple[int, int] = (0, 0)  # base, limit
+    idt: tuple[int, int] = (0, 0)
+    ldt: tuple[int, int, int] = (0, 0, 0)  # selector, base, limit
+    tr: tuple[int, int, int] = (0, 0, 0)
+
+    @property
+    def paging(self) -> bool:
+        return bool(self.cr0 & CR0_PG)
+
+    @property
+    def long_mode(self) -> bool:
+        return bool(self.efer & EFER_LMA)
+
+    def adopt(self, vmcb: Any) -> None:
+        """Take the state that a VMCB's save area describes."""
+        self.cr0, self.cr2, self.cr3, self.cr4, self.efer = vmcb.cr0, vmcb.cr2, vmcb.cr3, vmcb.cr4, vmcb.efer & ~(1 << 12)
+        self.dr[6], self.dr[7] = vmcb.dr6, vmcb.dr7
+        self.cpl, self.interrupts, self.iopl = vmcb.cpl, bool(vmcb.rflags & FLAG_IF), vmcb.rflags >> 12 & 3
+        self.selectors = [getattr(vmcb, name).selector for name in ("es", "cs", "ss", "ds", "fs", "gs")]
+        self.long_code = bool(vmcb.cs.attrib & 0x200)
+        self.gdt, self.idt = (vmcb.gdtr.base, vmcb.gdtr.limit), (vmcb.idtr.base, vmcb.idtr.limit)
+        self.ldt = vmcb.ldtr.selector, vmcb.ldtr.base, vmcb.ldtr.limit
+        self.tr = vmcb.tr.selector, vmcb.tr.base, vmcb.tr.limit
