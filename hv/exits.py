@@ -23,7 +23,12 @@ REASONS: dict[str, Reason] = {
         Reason("cr_access", "#GP of MOV CR", "#GP of MOV CR", "a deprivileged kernel used a control register"),
         Reason("cpuid", "VMEXIT_CPUID", "CPUID exit", "the guest asked what CPU it has"),
         Reason("cr8_write", "VMEXIT_CR8_WRITE", "TPR below threshold", "an interrupt waited for a lower task priority"),
-        Reason("descriptor_table", "#GP of LGDT and the like", "#GP of LGDT", "GDTR, IDTR, LDTR or TR of a deprivileged guest"),
+        Reason(
+            "descriptor_table",
+            "#GP of LGDT and the like",
+            "#GP of LGDT",
+            "GDTR, IDTR, LDTR or TR, deprivileged",
+        ),
         Reason("exception_bounce", "an exception", "an exception", "an exception that the guest's kernel must handle"),
         Reason("external_interrupt", "VMEXIT_INTR", "external interrupt", "a physical interrupt, while the guest ran"),
         Reason("false_trap", "address breakpoint", "address breakpoint", "it was no sensitive instruction"),
@@ -51,6 +56,7 @@ REASONS: dict[str, Reason] = {
         Reason("swapgs", "#GP of SWAPGS", "#GP of SWAPGS", "a deprivileged kernel changed GS"),
         Reason("syscall_bounce", "#UD of SYSCALL", "#UD of SYSCALL", "a system call, for the guest's kernel"),
         Reason("sysret", "#UD of SYSRET", "#UD of SYSRET", "a deprivileged kernel returned from a system call"),
+        Reason("witness", "address breakpoint", "address breakpoint", "the naive variant looked at an instruction"),
         Reason("vmmcall", "VMEXIT_VMMCALL", "VMCALL", "a hypercall"),
     )
 }

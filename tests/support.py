@@ -33,6 +33,7 @@ from hv.silicon.x86_64.state import REGISTERS
 from hv.silicon.x86_64.svm import Vmcb
 from hv.vm import Vm
 from modes.bare_metal import BareMetal
+from modes.full_emulation.mode import TrapAndEmulate
 from modes.hw_assist.mode import HwAssist
 
 # --- the assembler --------------------------------------------------------------------------------------------------
@@ -181,6 +182,7 @@ class Where(NamedTuple):
 
 NATIVE_METAL, PORTABLE_METAL = Where(BareMetal), Where(BareMetal, True)
 NATIVE_HW, PORTABLE_HW = Where(HwAssist), Where(HwAssist, True)
+NATIVE_TRAP, PORTABLE_TRAP = Where(TrapAndEmulate), Where(TrapAndEmulate, True)
 EVERYWHERE = [
     pytest.param(NATIVE_METAL, id="metal-native"),
     pytest.param(PORTABLE_METAL, id="metal-portable"),
@@ -188,6 +190,10 @@ EVERYWHERE = [
     pytest.param(PORTABLE_HW, id="hw-portable"),
 ]
 UNDER_HW = EVERYWHERE[2:]
+UNDER_TRAP = [
+    pytest.param(NATIVE_TRAP, id="trap-native"),
+    pytest.param(PORTABLE_TRAP, id="trap-portable"),
+]
 
 
 def gate(handler: int, *, dpl: int = 0, kind: int = 0xE, ist: int = 0, present: bool = True) -> bytes:
@@ -275,11 +281,15 @@ class RawGuest:
         self.cpu = self.machine.cpus[0]
         assert self.cpu.vmcb is not None
         self.vmcb = self.cpu.vmcb
-        start_state(self.vmcb, CODE)
         self.machine.engine.state.regs[:] = [0] * 16
         self._retired_before = self.cpu.m.retired
+        mode = self.vm.mode
+        first = Vmcb() if isinstance(mode, TrapAndEmulate) else self.vmcb
+        start_state(first, CODE)
         if prepare is not None:
-            prepare(self.vmcb)
+            prepare(first)
+        if isinstance(mode, TrapAndEmulate):
+            mode.adopt(first)
 
     def run(self, cycles: int | None = None) -> Ended | Idle | Paused:
         """Run to the end, or for so many virtual cycles."""
@@ -336,6 +346,12 @@ class RawGuest:
         vmcb = self.vmcb
         values.update(rax=vmcb.rax, rsp=vmcb.rsp, rip=vmcb.rip, rflags=vmcb.rflags, cr0=vmcb.cr0, cr2=vmcb.cr2,
                       cr3=vmcb.cr3, cr4=vmcb.cr4, cs=vmcb.cs.selector, ss=vmcb.ss.selector, cpl=vmcb.cpl)  # fmt: skip
+        mode = self.vm.mode
+        if isinstance(mode, TrapAndEmulate):
+            v = mode.v
+            flags = vmcb.rflags & ~0x3200 | v.interrupts << 9 | v.iopl << 12
+            values.update(rflags=flags, cr0=v.cr0, cr2=v.cr2, cr3=v.cr3, cr4=v.cr4, cs=v.selectors[1],
+                          ss=v.selectors[2], cpl=v.cpl)  # fmt: skip
         return values
 
     def close(self) -> None:

@@ -135,11 +135,6 @@ class Core:
             raise GuestFault(vector, selector & 0xFFFC)
         return self.read_int(base + (selector & ~7), 8, system=True)
 
-    def check_target(self, rip: int) -> None:
-        """A control transfer to an address that is not canonical is #GP."""
-        if self.v.long_code and rip >> 47 not in (0, 0x1FFFF):
-            raise GuestFault(GP)
-
     def enter_code(self, selector: int, descriptor: int, cpl: int) -> None:
         """CS gets a new value, and with it the CPU a privilege level and a code size."""
         v = self.v

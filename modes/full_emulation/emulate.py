@@ -13,7 +13,7 @@ import capstone
 from capstone import x86
 
 from hv.silicon.x86_64.msr import EFER, EFER_WRITABLE, BadMsr, read_msr, write_msr
-from hv.silicon.x86_64.state import RAX, RBX, RCX, RDX, RSI
+from hv.silicon.x86_64.state import RAX, RCX, RDX, RSI
 from hv.x86_64.board import Board
 from hv.x86_64.decode import MASKS, address_of, read_register, write_register
 from hv.x86_64.guest_cpuid import answer_cpuid
@@ -176,15 +176,15 @@ class Emulator:
         v = self.core.v
         if number == 0:
             self.write_cr0(value)
-        elif number == 2:  # noqa: PLR2004 - CR2
+        elif number == 2:
             v.cr2 = value
-        elif number == 3:  # noqa: PLR2004 - CR3
+        elif number == 3:
             v.cr3 = value
-        elif number == 4:  # noqa: PLR2004 - CR4
+        elif number == 4:
             if v.long_mode and not value & CR4_PAE:
                 raise GuestFault(GP)
             v.cr4 = value
-        elif number == 8:  # noqa: PLR2004 - CR8
+        elif number == 8:
             if value >> 4:
                 raise GuestFault(GP)
             self.cpu.tpr = value
@@ -354,7 +354,7 @@ class Emulator:
         core, v = self.core, self.core.v
         rpl, named = selector & 3, selector & 0xFFFC
         if not named:
-            if index == SS and (v.cpl == 3 or not v.long_code):  # noqa: PLR2004 - the user's ring
+            if index == SS and (v.cpl == 3 or not v.long_code):
                 raise GuestFault(GP)
             base = 0
         else:
@@ -399,7 +399,7 @@ class Emulator:
         return self.done(i, "segment")
 
     def stack_size(self, i: capstone.CsInsn) -> int:
-        if i.prefix[2] == 0x66:  # noqa: PLR2004 - the operand-size prefix
+        if i.prefix[2] == 0x66:
             return 2
         return 8 if self.core.v.long_code else 4
 
@@ -467,7 +467,7 @@ class Emulator:
         if i.operands[0].type == x86.X86_OP_IMM:
             immediates = [operand.imm for operand in i.operands]
             return immediates[0] & 0xFFFF, immediates[1] & 0xFFFF_FFFF, 4
-        size = 8 if i.rex & 8 else 2 if i.prefix[2] == 0x66 else 4  # noqa: PLR2004 - the operand-size prefix
+        size = 8 if i.rex & 8 else 2 if i.prefix[2] == 0x66 else 4
         raw = self.core.read(self.address(i, i.operands[0]), size + 2)
         return int.from_bytes(raw[size:], "little"), int.from_bytes(raw[:size], "little"), size
 
@@ -488,7 +488,7 @@ class Emulator:
 
     def far_return(self, i: capstone.CsInsn) -> str:
         core, v, cpu = self.core, self.core.v, self.cpu
-        size = 8 if i.rex & 8 else 2 if i.prefix[2] == 0x66 else 4  # noqa: PLR2004 - the operand-size prefix
+        size = 8 if i.rex & 8 else 2 if i.prefix[2] == 0x66 else 4
         extra = i.operands[0].imm if i.operands else 0
         stack, old = cpu.rsp, v.cpl
         rip, selector = core.read_stack(stack, size), core.read_stack(stack + size, size) & 0xFFFF
@@ -517,7 +517,7 @@ class Emulator:
         if v.cpl <= v.iopl:
             return
         _, base, limit = v.tr
-        if limit < 103:  # noqa: PLR2004 - the length of a TSS
+        if limit < 103:
             raise GuestFault(GP)
         at = core.read_int(base + 0x66, 2, system=True) + port // 8
         if at + 1 > limit or core.read_int(base + at, 2, system=True) >> port % 8 & (1 << size) - 1:
@@ -550,7 +550,7 @@ class Emulator:
         page = regs[index] >> 12
         while (not repeated or regs[RCX]) and regs[index] >> 12 == page:
             if is_in:
-                self.core.pager.walk(regs[index], write=True, user=core.v.cpl == 3)  # noqa: PLR2004 - the user's ring
+                self.core.pager.walk(regs[index], write=True, user=core.v.cpl == 3)
                 core.write(regs[index], self.board.ports.read(port, size).to_bytes(size, "little"))
             else:
                 self.board.ports.write(port, size, core.read_int(regs[index], size))

@@ -7,9 +7,8 @@ guest what is the guest's, shadow.py keeps the page tables.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import capstone
 import msgspec
 
 from hv.loader import Guest
@@ -31,6 +30,9 @@ from modes.full_emulation.reflect import DB, GP, PF, UD, deliver, software_inter
 from modes.full_emulation.scan import candidates
 from modes.full_emulation.shadow import Pager, PagerState
 from modes.full_emulation.state import FLAG_TF, GuestFault, VirtualCpu
+
+if TYPE_CHECKING:
+    import capstone
 
 EVERY_EXCEPTION = 0xFFFF_FFFF
 MOST_DECODED = 4096
@@ -60,7 +62,6 @@ class TrapAndEmulate(Mode):
         "segment shadow_page_fault single_step sti swapgs syscall_bounce sysret".split()
     )
     ram_base = 0x4_0000_0000
-    scans = True
 
     def __init__(self, vm: Vm) -> None:
         super().__init__(vm)
@@ -82,7 +83,6 @@ class TrapAndEmulate(Mode):
         cpu = machine.cpus[0]
         self.v = VirtualCpu()
         self.pager = Pager(machine, self.pool, self.v)
-        self.pager.scans = self.scans
         self.core = Core(cpu, vmcb, self.v, self.pager)
         self.pager.flush, self.pager.code_lost, self.pager.scan = self.core.flush, self.decoded.clear, self._scan
         self.emulator = Emulator(self.core, self.board)
@@ -149,7 +149,7 @@ class TrapAndEmulate(Mode):
                 return self._software_interrupt(cpu)
             if vector == DB and stepped and not cpu.rflags & FLAG_TF:
                 return "single_step"
-            if not 0 <= vector < 32:  # noqa: PLR2004 - the exceptions
+            if not 0 <= vector < 32:
                 raise Shutdown(f"exit {exit.code:#x} that nobody asked for")
             if vector in (GP, UD):
                 instruction = self._instruction(cpu)
@@ -174,10 +174,9 @@ class TrapAndEmulate(Mode):
         if key in self.decoded:
             return self.decoded[key]
         instruction = decode(cpu.instruction_bytes(), self.v.long_code)
-        if self.scans:
-            if len(self.decoded) == MOST_DECODED:
-                self.decoded.clear()
-            self.decoded[key] = instruction
+        if len(self.decoded) == MOST_DECODED:
+            self.decoded.clear()
+        self.decoded[key] = instruction
         return instruction
 
     def _breakpoint(self, cpu: Cpu) -> str:
@@ -201,7 +200,7 @@ class TrapAndEmulate(Mode):
     def _page_fault(self, cpu: Cpu, exit: Exit) -> str:
         """A fault of the guest's, a device, a traced write, or a hidden fault: the shadow lacks what the guest has."""
         address, write, fetch = exit.info2, bool(exit.info1 & 2), bool(exit.info1 & 16)
-        walk = self.pager.walk(address, write=write, user=self.v.cpl == 3, fetch=fetch)  # noqa: PLR2004 - ring 3
+        walk = self.pager.walk(address, write=write, user=self.v.cpl == 3, fetch=fetch)
         frame = walk.gpa & ADDRESS
         if not self.pager.is_ram(walk.gpa):
             return self._device(cpu, address, walk.gpa, fetch=fetch)
@@ -221,10 +220,10 @@ class TrapAndEmulate(Mode):
         return "mmio"
 
     def _table_write(self, cpu: Cpu, address: int, gpa: int) -> str:
-        """A write to a traced table: performed here if it is a plain move, else let through once and looked at after."""
+        """A write to a traced table: performed here if it is a plain move, else let through once."""
         access = access_of(cpu, self._instruction(cpu))
         plain = access is not None and access.is_write and access.address == address
-        if access is not None and plain and (gpa & 0xFFF) + access.size <= 0x1000:  # noqa: PLR2004 - a page
+        if access is not None and plain and (gpa & 0xFFF) + access.size <= 0x1000:
             self.pager.write(gpa, access.value.to_bytes(access.size, "little"))
             cpu.skip(access.length)
         else:
@@ -234,7 +233,7 @@ class TrapAndEmulate(Mode):
     def _code_write(self, cpu: Cpu, address: int, frame: int) -> None:
         """A write to code that was looked at. If it is the running code's own page, let this one write through."""
         here = self.pager.walk(cpu.state.eip).gpa & ADDRESS
-        end = self.pager.walk(cpu.state.eip + 15).gpa & ADDRESS if cpu.state.eip & 0xFFF > 0xFF0 else here  # noqa: PLR2004
+        end = self.pager.walk(cpu.state.eip + 15).gpa & ADDRESS if cpu.state.eip & 0xFFF > 0xFF0 else here
         if frame in (here, end):
             self._let_through(cpu, address, ("code", frame))
         else:
@@ -242,7 +241,7 @@ class TrapAndEmulate(Mode):
 
     def _let_through(self, cpu: Cpu, address: int, after: tuple[str, int]) -> None:
         """Execute one instruction with the right to write to a page."""
-        self.pager.fill(address, self.pager.walk(address, write=True, user=self.v.cpl == 3), fetch=False)  # noqa: PLR2004
+        self.pager.fill(address, self.pager.walk(address, write=True, user=self.v.cpl == 3), fetch=False)
         self.pager.allow_once(address)
         self.after_step = after
         self._step(cpu)

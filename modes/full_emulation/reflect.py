@@ -29,12 +29,12 @@ PRESENT, CODE, CONFORMING, LONG, DEFAULT_32 = 1 << 47, 1 << 43, 1 << 42, 1 << 53
 R11 = 11
 
 
-def deliver(core: Core, vector: int, error: int = 0, *, soft: bool = False, external: bool = False) -> None:
+def deliver(core: Core, vector: int, error: int = 0, *, external: bool = False) -> None:
     """Deliver one event, or what becomes of it."""
     rip = core.cpu.rip
     while True:
         try:
-            _through_gate(core, vector, error, rip, soft=soft, external=external)
+            _through_gate(core, vector, error, rip, soft=False, external=external)
             return
         except GuestFault as fault:
             if fault.address is not None:
@@ -43,22 +43,12 @@ def deliver(core: Core, vector: int, error: int = 0, *, soft: bool = False, exte
                 raise Shutdown(
                     "triple fault: an exception could not be delivered, and neither could the double fault"
                 ) from None
-            doubled = (
-                not soft
-                and not external
-                and (
-                    (vector in CONTRIBUTORY and fault.vector in CONTRIBUTORY)
-                    or (vector == PF and (fault.vector in CONTRIBUTORY or fault.vector == PF))
-                )
+            first = None if external else vector
+            doubled = (first in CONTRIBUTORY and fault.vector in CONTRIBUTORY) or (
+                first == PF and (fault.vector in CONTRIBUTORY or fault.vector == PF)
             )
-            if soft:
-                rip = core.cpu.rip  # the instruction itself has faulted
             vector, error = (DF, 0) if doubled else (fault.vector, fault.error)
-            soft = external = False
-
-
-def interrupt_return_address(core: Core, length: int) -> int:
-    return (core.cpu.rip + length) & core.mask
+            external = False
 
 
 def software_interrupt(core: Core, vector: int, length: int) -> None:
@@ -196,7 +186,7 @@ def interrupt_return(core: Core, size: int) -> None:
         changeable |= FLAG_IOPL
     if v.cpl <= v.iopl:
         changeable |= FLAG_IF
-    if size == 2:  # noqa: PLR2004 - the size of an operand
+    if size == 2:
         changeable &= 0xFFFF
     cpu.rsp = rsp
     v.selectors[SS] = ss
@@ -211,7 +201,7 @@ def interrupt_return(core: Core, size: int) -> None:
 
 def _check_stack_segment(core: Core, ss: int, rpl: int, *, long_target: bool) -> None:
     if not ss & 0xFFFC:
-        if not long_target or rpl == 3:  # noqa: PLR2004 - the user's ring
+        if not long_target or rpl == 3:
             raise GuestFault(GP)
         return
     descriptor = core.descriptor(ss)

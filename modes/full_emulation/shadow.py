@@ -33,7 +33,7 @@ PAGE_FAULT, GENERAL_PROTECTION = 14, 13
 
 # What a shadow table stands for: (guest-physical base, level, view, linear address, made from one large page).
 Key = tuple[int, int, int, int, bool]
-KERNEL, USER_VIEW, KERNEL_WRITES_ALL, NATIVE = range(4)  # views; the third with CR0.WP = 0, the last for hw-shadow
+KERNEL, USER_VIEW, KERNEL_WRITES_ALL = range(3)  # views; the third is the kernel's with CR0.WP = 0
 
 
 class Step(msgspec.Struct):
@@ -222,19 +222,16 @@ class Pager:
                 pool[at] = table | flags
                 continue
             frame = walk.gpa & ADDRESS
-            if self.scans:
-                if fetch:
-                    self.scan(address, frame)
-                    self._protect(frame)
-                    s.scanned.add(frame)
-                elif not pool[at] or pool[at] & NX:
-                    flags |= NX
+            if fetch:
+                self.scan(address, frame)
+                self._protect(frame)
+                s.scanned.add(frame)
+            elif not pool[at] or pool[at] & NX:
+                flags |= NX
             if frame in s.traced or frame in s.scanned:
                 flags &= ~WRITABLE
             pool[at] = self.ram_base + frame | flags
             s.maps.setdefault(frame, {})[at] = address & -0x1000
-
-    scans = True  # code is looked at before it runs
 
     def _trace(self, table: int) -> None:
         """The guest table is in use: writes to it must be seen."""
@@ -325,4 +322,3 @@ class Pager:
         for level in (4, 3, 2):
             table = self._pool[(table - self.base >> 3) + (address >> 3 + 9 * level & 511)] & ADDRESS
         self._pool[(table - self.base >> 3) + (address >> 12 & 511)] |= WRITABLE
-

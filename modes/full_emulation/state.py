@@ -13,8 +13,9 @@ import msgspec
 
 ES, CS, SS, DS, FS, GS = range(6)
 CR0_PE, CR0_TS, CR0_WP, CR0_PG = 1, 1 << 3, 1 << 16, 1 << 31
-CR0_REAL = 0x2E  # MP, EM, TS and NE are the real CPU's as the guest wants them: FPU instructions then fault by themselves
-CR4_REAL = 0x600  # so are OSFXSR and OSXMMEXCPT
+# Bits that the real CPU has as the guest wants them, so that FPU instructions fault by themselves:
+CR0_REAL = 0x2E  # MP, EM, TS and NE
+CR4_REAL = 0x600  # OSFXSR and OSXMMEXCPT
 EFER_SCE, EFER_LME, EFER_LMA, EFER_NXE = 1, 1 << 8, 1 << 10, 1 << 11
 FLAG_TF, FLAG_IF, FLAG_NT, FLAG_RF, FLAG_VM = 1 << 8, 1 << 9, 1 << 14, 1 << 16, 1 << 17
 FLAG_IOPL = 3 << 12
@@ -58,7 +59,13 @@ class VirtualCpu(msgspec.Struct):
 
     def adopt(self, vmcb: Any) -> None:
         """Take the state that a VMCB's save area describes."""
-        self.cr0, self.cr2, self.cr3, self.cr4, self.efer = vmcb.cr0, vmcb.cr2, vmcb.cr3, vmcb.cr4, vmcb.efer & ~(1 << 12)
+        self.cr0, self.cr2, self.cr3, self.cr4, self.efer = (
+            vmcb.cr0,
+            vmcb.cr2,
+            vmcb.cr3,
+            vmcb.cr4,
+            vmcb.efer & ~(1 << 12),
+        )
         self.dr[6], self.dr[7] = vmcb.dr6, vmcb.dr7
         self.cpl, self.interrupts, self.iopl = vmcb.cpl, bool(vmcb.rflags & FLAG_IF), vmcb.rflags >> 12 & 3
         self.selectors = [getattr(vmcb, name).selector for name in ("es", "cs", "ss", "ds", "fs", "gs")]

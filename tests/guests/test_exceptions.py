@@ -11,6 +11,7 @@ from tests.support import (
     CODE,
     DATA,
     EVERYWHERE,
+    UNDER_TRAP,
     GDT,
     IDT,
     KERNEL_CS,
@@ -31,7 +32,7 @@ from tests.support import (
 
 IF = 1 << 9
 DE, BP, UD, DF, NP, GP, PF = 0, 3, 6, 8, 11, 13, 14
-pytestmark = pytest.mark.parametrize("where", EVERYWHERE)
+pytestmark = pytest.mark.parametrize("where", EVERYWHERE + UNDER_TRAP)
 
 # name: (code with the label `bad` at the instruction and `after` behind it, vector, error code)
 FAULTS = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from hv.silicon.x86_64.machine import Idle
-from tests.support import DATA, EVERYWHERE, KERNEL_CS, RawGuest, Where
+from tests.support import DATA, EVERYWHERE, KERNEL_CS, UNDER_TRAP, RawGuest, Where
 
-pytestmark = pytest.mark.parametrize("where", EVERYWHERE)
+pytestmark = pytest.mark.parametrize("where", EVERYWHERE + UNDER_TRAP)
 
 Gates = dict[int, tuple[str, dict[str, int]]]
 # The handlers write their vector's letter to the text at R8 and end the interrupt.

@@ -18,8 +18,10 @@ from tests.support import (
     LOG_NEXT,
     NATIVE_HW,
     NATIVE_METAL,
+    NATIVE_TRAP,
     PORTABLE_HW,
     PORTABLE_METAL,
+    PORTABLE_TRAP,
     RawGuest,
     Where,
     assemble,
@@ -137,13 +139,14 @@ def expected(seed: int, ring: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("part", range(4))
 @pytest.mark.parametrize("ring", [0, 3])
-def test_native_hw_assist_ends_where_metal_ends(part: int, ring: int) -> None:
+@pytest.mark.parametrize("where", [NATIVE_HW, NATIVE_TRAP], ids=["hw-assist", "trap"])
+def test_a_guest_of_a_hypervisor_ends_where_metal_ends(where: Where, part: int, ring: int) -> None:
     for seed in range(part, SEQUENCES // 2, 4):
-        assert end_state(seed, ring, NATIVE_HW) == expected(seed, ring), f"seed {seed}"
+        assert end_state(seed, ring, where) == expected(seed, ring), f"seed {seed}"
 
 
 @pytest.mark.parametrize("ring", [0, 3])
-@pytest.mark.parametrize("where", [PORTABLE_METAL, PORTABLE_HW], ids=["metal", "hw-assist"])
+@pytest.mark.parametrize("where", [PORTABLE_METAL, PORTABLE_HW, PORTABLE_TRAP], ids=["metal", "hw-assist", "trap"])
 def test_portable_ends_where_native_ends(where: Where, ring: int) -> None:
     for seed in range(SEQUENCES_PORTABLE // 2):
         assert end_state(seed, ring, where) == expected(seed, ring), f"seed {seed}"

@@ -378,6 +378,14 @@ class Cpu:
         assert self.vmcb is not None
         return self.vmcb.rip
 
+    @rip.setter
+    def rip(self, value: int) -> None:
+        if self.entered:
+            self.state.eip = value
+        else:
+            assert self.vmcb is not None
+            self.vmcb.rip = value
+
     @property
     def event_pending(self) -> bool:
         """Something is to be delivered at the next entry already."""
@@ -427,14 +435,6 @@ class Cpu:
             vmcb.rflags &= ~RF
             vmcb.int_state = 0
         self.m.retired += 1
-
-    @rip.setter
-    def rip(self, value: int) -> None:
-        if self.entered:
-            self.state.eip = value
-        else:
-            assert self.vmcb is not None
-            self.vmcb.rip = value
 
     @property
     def rflags(self) -> int:
