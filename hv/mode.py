@@ -74,14 +74,14 @@ def find_modes() -> dict[str, type[Mode]]:
         except (Exception, SystemExit) as error:
             text = " ".join(str(error).split()) or type(error).__name__
             raise HvError(f"{where} cannot be loaded: {text}", 1) from error
-        wrong = _what_is_wrong(mode, point.name)
+        wrong = what_is_wrong(mode, point.name)
         if wrong is not None:
             raise HvError(f"{where} {wrong}", 1)
         found[point.name] = mode
     return found
 
 
-def _what_is_wrong(mode: Any, name: str) -> str | None:
+def what_is_wrong(mode: Any, name: str) -> str | None:
     """Why an entry point's object is no usable mode, or None."""
     if not (isinstance(mode, type) and issubclass(mode, Mode)):
         return "is not a class that inherits from hv.mode.Mode"
