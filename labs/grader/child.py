@@ -29,7 +29,7 @@ MOST_PRINTED = 1 << 20  # bytes
 def time_limit(seconds: float) -> Iterator[None]:
     """Raise TooSlow in code that takes longer."""
 
-    def ring(number: int, _: FrameType | None) -> None:
+    def ring(_: int, __: FrameType | None) -> None:
         raise TooSlow
 
     signal.signal(signal.SIGALRM, ring)
@@ -46,7 +46,7 @@ def verdicts(lab: Lab, path: Path) -> Iterator[Verdict]:
         with time_limit(LIMIT):
             mode = load(path, lab)
     except (Finding, TooSlow) as error:
-        yield _failed(error, path)
+        yield msgspec.structs.replace(_failed(error, path), loaded=False)
         return
     for step in lab.steps:
         try:
@@ -71,8 +71,8 @@ def main(number: str, file: str, out: str) -> None:
     """Check, and write the verdicts."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (MOST_PRINTED, MOST_PRINTED))
     with Path(out).open("ab", buffering=0) as sink:
-        for verdict in verdicts(find_lab(int(number)).lab, Path(file)):
-            sink.write(msgspec.json.encode(verdict) + b"\n")
+        found = verdicts(find_lab(int(number)).lab, Path(file))
+        sink.writelines(msgspec.json.encode(verdict) + b"\n" for verdict in found)
 
 
 if __name__ == "__main__":

@@ -35,12 +35,13 @@ def text(number: int, lab: Lab, outcome: Outcome) -> str:
 def _next(lab: Lab, outcome: Outcome, index: int) -> list[str]:
     """Expected, happened, the exits around it, a hint."""
     verdict, step = outcome.verdicts[index], lab.steps[index]
-    lines = [f"Next, step {index + 1}: {step.title}", *_labelled("expected", verdict.expected)]
+    what = f"Next, step {index + 1}: {step.title}" if verdict.loaded else f"Next: {lab.file} must load"
+    lines = [what, *_labelled("expected", verdict.expected)]
     lines += _labelled("happened", verdict.happened)
     if verdict.exits:
         lines += ["  the last exits, what handle() returned, and how far it moved RIP:"]
         lines += [f"    {line}" for line in verdict.exits]
-    return [*lines, *_labelled("hint", step.hint)]
+    return [*lines, *(_labelled("hint", step.hint) if verdict.loaded else [])]
 
 
 def _labelled(label: str, text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""A lab's steps, and what became of one: plain records that travel from the process that checks to the one that asks."""
+"""A lab's steps, and what became of one: plain records, which travel between the two processes of a check."""
 
 from __future__ import annotations
 
@@ -45,9 +45,10 @@ class Lab(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct):
-    """One step as it was found."""
+    """One step as it was found. `loaded` is False when it was never tried, because the file is not usable."""
 
     passed: bool
     expected: str = ""
     happened: str = ""
     exits: list[str] = []
+    loaded: bool = True

@@ -54,16 +54,16 @@ class Trial:
 
     def __init__(self, mode: type[Mode], guest: Guest) -> None:
         self.seen: list[Seen] = []
-        self.expected = "the guest runs to its end"
+        self.expected = "handle() answers every exit without an error"
         try:
             with closing(Vm(_watched(mode, self), guest, load(), mib=SMALLEST_MIB)) as vm:
                 self.outcome: Outcome = vm.run(BUDGET)
                 self.said, self.counts, self.rip = vm.console.take(), vm.ledger.totals(), vm.machine.cpus[0].rip
                 self._results = vm.machine.memory.read(vm.mode_base + RESULTS, 0x1000)
                 self._faults = vm.machine.memory.read(vm.mode_base + FAULTS, 0x1000)
-        except Exception as error:
-            if isinstance(error, Finding):
-                raise
+        except Finding:
+            raise
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the student's code may do anything
             path = Path(getattr(sys.modules[mode.__module__], "__file__", None) or "")
             raise Finding(self.expected, explain(error, path), self.tail()) from None
 
@@ -115,7 +115,7 @@ def _watched(mode: type[Mode], trial: Trial) -> type[Mode]:
         except Shutdown:
             seen.answer = "Shutdown"
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             seen.answer = type(error).__name__
             raise
         seen.answer, seen.moved = repr(reason), cpu.rip - rip
@@ -128,7 +128,7 @@ def _watched(mode: type[Mode], trial: Trial) -> type[Mode]:
 def _check_reason(mode: type[Mode], reason: object, trial: Trial) -> None:
     """What handle() returns is checked before hv itself trips over it."""
     if not isinstance(reason, str):
-        kind = "nothing (is there a return?)" if reason is None else f"{reason!r}, a {type(reason).__name__}"
+        kind = "nothing (is there a return?)" if reason is None else f"{reason!r} ({type(reason).__name__})"
         raise Finding(f"{A_REASON}, a str such as 'hlt'", f"it returned {kind}", trial.tail())
     if reason not in REASONS:
         known = ", ".join(REASONS)
