@@ -92,7 +92,8 @@ def what_is_wrong(mode: Any, name: str) -> str | None:
     cells = getattr(mode, "cells", None)
     if not isinstance(cells, Mapping) or not cells or not all(cell in CELLS.get(c, ()) for c, cell in cells.items()):
         return "provides a cell that the table does not have"
-    if not isinstance(mode.reasons, frozenset | set):
+    reasons: object = mode.reasons
+    if not isinstance(reasons, frozenset | set):
         return "declares its reasons in something that is not a frozenset"
-    unknown = sorted(map(str, mode.reasons - REASONS.keys()))
+    unknown = sorted(map(str, reasons - REASONS.keys()))
     return f"declares reasons that do not exist: {', '.join(unknown)}" if unknown else None

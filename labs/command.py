@@ -54,6 +54,7 @@ def read(number: int | None = None, /) -> None:
     text = (entry.folder / HANDOUT).read_text(encoding="utf-8")
     if sys.stdout.isatty():
         Console().print(Markdown(text))
+        print(f"\nThe files of hv that it names lie in {entry.folder.parent.parent}")
     else:
         print(text, end="")
 
@@ -63,7 +64,7 @@ def check(number: int | None = None, /) -> int:
     """Check your work in this folder. Exit status 0 when all points are there, otherwise 1."""
     entry, folder = _here(number)
     outcome = parent.check(entry.number, len(entry.lab.steps), folder / entry.lab.file)
-    print(report.text(entry.number, entry.lab, outcome))
+    print(report.text(entry.number, entry.lab, outcome, shutil.get_terminal_size().columns))
     return 0 if report.full(entry.lab, outcome) else 1
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+
 from hv.costs import load
 from hv.mode import Mode
 from hv.silicon.x86_64.cpuid import cpuid
 from labs.grader.guest import CODE, TAKE_EXCEPTIONS, Line, assemble, build, save, word
 from labs.grader.step import Lab, Step
 from labs.grader.trial import Trial
+from modes.hw_assist.mode import HwAssist
 
 HLT: Line = ("f4", "hlt")
 CPUID: Line = ("0f a2", "cpuid")
@@ -157,7 +160,8 @@ LAB = Lab(
         ),
     ),
     afterwards=(
-        "All done: your hypervisor answers its first exits. Now read a grown-up one that keeps the same contract:\n"
-        "modes/hw_assist/mode.py, from HANDLERS at its end. hv table --rows nitro and hv run nitro show it at work."
+        "All done: your hypervisor answers its first exits. A grown-up one keeps the same contract:\n"
+        f"{inspect.getsourcefile(HwAssist)}\n"
+        "Read it from HANDLERS at its end. hv table --rows nitro and hv run nitro show it at work."
     ),
 )  # fmt: skip

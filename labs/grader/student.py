@@ -48,8 +48,6 @@ def explain(error: BaseException, path: Path) -> str:
     if isinstance(error, SyntaxError) and error.filename == str(path):
         line = f": {error.text.strip()}" if error.text else ""
         return f"{path.name}, line {error.lineno}{line}\n{name}: {error.msg}"
-    if isinstance(error, UnicodeDecodeError):
-        return f"{path.name} is not text in UTF-8"
     return "\n".join([*places(error, path), f"{name}: {error}".rstrip(": ")])
 
 

@@ -32,6 +32,7 @@ BUDGET = 2_000_000 * MILLI  # virtual time; a tiny guest needs less than a tenth
 SHOWN = 6  # exits in an explanation
 NAMES = {getattr(svm, name): name for name in ("CPUID", "HLT", "IOIO", "MSR", "SHUTDOWN", "VMRUN", "NPF")}
 DISASSEMBLER = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_32)
+NO_ERROR = "handle() answers every exit without an error"
 A_REASON = "handle() returns the id of a reason"
 
 
@@ -54,7 +55,6 @@ class Trial:
 
     def __init__(self, mode: type[Mode], guest: Guest) -> None:
         self.seen: list[Seen] = []
-        self.expected = "handle() answers every exit without an error"
         try:
             with closing(Vm(_watched(mode, self), guest, load(), mib=SMALLEST_MIB)) as vm:
                 self.outcome: Outcome = vm.run(BUDGET)
@@ -65,7 +65,7 @@ class Trial:
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the student's code may do anything
             path = Path(getattr(sys.modules[mode.__module__], "__file__", None) or "")
-            raise Finding(self.expected, explain(error, path), self.tail()) from None
+            raise Finding(NO_ERROR, explain(error, path), self.tail()) from None
 
     def finish(self, expected: str) -> Trial:
         """Insist on a guest that came to its last HLT."""
