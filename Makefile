@@ -7,7 +7,7 @@
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
-CODE := $(wildcard hv modes tui guest_kernel tests labs)
+CODE := $(wildcard hv modes tui guest_kernel tests labs instructor)
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install --constraint requirements.lock
 
 # What the guest kernel and the microcode are built from.

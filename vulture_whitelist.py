@@ -21,5 +21,8 @@ pytestmark
 # hv/silicon/x86_64/state.py, paging.py, lapic.py: registers, flags, and the bits of a page-table entry.
 RBP, DS, ES, FS, GS, CF, TF, HF_GUEST, HF_LMA, _.hflags2, _.ldt, _.gdt, NX, USER, WRITABLE, APR
 
-# pytest reads these in a test module.
-pytestmark
+# Students' classes inherit from it.
+KitMode
+
+# pytest reads these in a test module and in a plug-in.
+pytestmark, pytest_addoption, pytest_configure

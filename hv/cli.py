@@ -5,12 +5,14 @@ Exit status: 0 success, 1 a failed run, 2 bad usage.
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Annotated, TextIO
 
@@ -53,6 +55,7 @@ app = App(
 )
 WIDE = 140  # columns, where there is no terminal that says how wide it is
 MOST_ITERATIONS = 10_000
+COMMANDS = "hv.commands"  # the entry-point group of commands from elsewhere
 
 
 def _console(stream: TextIO | None, *, stderr: bool = False) -> Console:
@@ -354,11 +357,33 @@ def _one_line(error: cyclopts.CycloptsError) -> str:
     return text[:1].lower() + text[1:]
 
 
+@functools.cache
+def _join_commands() -> None:
+    """Take in the commands that other packages bring: each entry point of the group names a cyclopts App."""
+    for point in sorted(entry_points(group=COMMANDS), key=lambda point: point.name):
+        try:
+            app.command(point.load(), name=point.name)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - somebody else's code; hv itself goes on
+            app.command(_broken(point, error), name=point.name)
+
+
+def _broken(point: EntryPoint, error: BaseException) -> Callable[[], None]:
+    """A command that cannot be loaded says so when it is called."""
+
+    def broken(*_: str) -> None:
+        """(cannot be loaded)"""
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise HvError(f"command {point.name} ({point.value}) cannot be loaded: {text}", 1)
+
+    return broken
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command `hv`."""
     _mend_streams()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, lambda *_: interrupt(KeyboardInterrupt()))
+    _join_commands()
     try:
         status = app(
             arguments, exit_on_error=False, print_error=False, result_action="return_value",

@@ -74,14 +74,14 @@ def find_modes() -> dict[str, type[Mode]]:
         except (Exception, SystemExit) as error:
             text = " ".join(str(error).split()) or type(error).__name__
             raise HvError(f"{where} cannot be loaded: {text}", 1) from error
-        wrong = _what_is_wrong(mode, point.name)
+        wrong = what_is_wrong(mode, point.name)
         if wrong is not None:
             raise HvError(f"{where} {wrong}", 1)
         found[point.name] = mode
     return found
 
 
-def _what_is_wrong(mode: Any, name: str) -> str | None:
+def what_is_wrong(mode: Any, name: str) -> str | None:
     """Why an entry point's object is no usable mode, or None."""
     if not (isinstance(mode, type) and issubclass(mode, Mode)):
         return "is not a class that inherits from hv.mode.Mode"
@@ -92,5 +92,8 @@ def _what_is_wrong(mode: Any, name: str) -> str | None:
     cells = getattr(mode, "cells", None)
     if not isinstance(cells, Mapping) or not cells or not all(cell in CELLS.get(c, ()) for c, cell in cells.items()):
         return "provides a cell that the table does not have"
-    unknown = sorted(mode.reasons - REASONS.keys())
+    reasons: object = mode.reasons
+    if not isinstance(reasons, frozenset | set):
+        return "declares its reasons in something that is not a frozenset"
+    unknown = sorted(map(str, reasons - REASONS.keys()))
     return f"declares reasons that do not exist: {', '.join(unknown)}" if unknown else None

@@ -68,20 +68,37 @@ def test_the_wheel_holds_guest_microcode_and_every_module(wheel: Path) -> None:
     if "manylinux" in wheel.name:
         assert "hv/_built/microcode.so" in held
     sources = {
-        path.relative_to(ROOT).as_posix() for package in ("hv", "modes") for path in (ROOT / package).rglob("*.py")
+        path.relative_to(ROOT).as_posix()
+        for package in ("hv", "modes", "labs")
+        for path in (ROOT / package).rglob("*.py")
     }
     assert sources <= held
     assert {path for path in held if path.startswith("hv/costs/")} >= {"hv/costs/skylake-sp.toml"}
     assert any(name.startswith("guest_kernel/") and name.endswith("boot.S") for name in held)
+    assert {"labs/01_first_exit/handout.md", "labs/01_first_exit/starter/my_mode.py"} <= held
 
 
 def test_the_wheel_holds_nothing_that_is_not_for_users(wheel: Path) -> None:
     held = names(wheel)
     assert not [
-        name for name in held if name.startswith(("tests/", "labs/", ".", "packaging/")) or "__pycache__" in name
+        name for name in held if name.startswith(("tests/", "instructor/", ".", "packaging/")) or "__pycache__" in name
     ]
     tops = {name.split("/")[0] for name in held}
-    assert tops <= {"hv", "modes", "tui", "guest_kernel", f"hvladder-{__version__}.dist-info"}
+    assert tops <= {"hv", "modes", "tui", "labs", "guest_kernel", f"hvladder-{__version__}.dist-info"}
+
+
+def test_the_instructors_folder_is_in_neither_archive(wheel: Path, sdist: Path) -> None:
+    """Nor is any file with what is in it: a student who installs hv gets no solution."""
+    secret = [path.read_bytes() for path in (ROOT / "instructor").rglob("*") if path.suffix in (".py", ".toml")]
+    assert len(secret) >= 2
+    with zipfile.ZipFile(wheel) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    with tarfile.open(sdist) as source:
+        for member in source.getmembers():
+            file = source.extractfile(member)
+            contents[member.name] = b"" if file is None else file.read()
+    assert not [name for name in contents if "instructor/" in name or "/solution" in name or "test_labs" in name]
+    assert not [name for name, content in contents.items() if content in secret]
 
 
 def test_the_wheel_s_name_has_its_version_and_platform(wheel: Path) -> None:
@@ -99,8 +116,12 @@ def test_the_wheel_s_metadata_name_the_command_the_modes_and_the_licence(wheel: 
     assert "hv = hv.cli:main" in points
     assert "bare-metal = modes.bare_metal:MODE" in points
     assert "hw-assist = modes.hw_assist:MODE" in points
+    assert "lab = labs.command:app" in points
+    assert "hv = hv.testing.plugin" in points
     assert "Requires-Python: >=3.11" in metadata
     assert "Requires-Dist: unicorn==2.1.4" in metadata
+    needed = [line for line in metadata.splitlines() if line.startswith("Requires-Dist:") and "extra" not in line]
+    assert not [line for line in needed if "pytest" in line]
     assert not [
         line for line in metadata.splitlines() if line.startswith("Requires-Dist: ziglang") and "extra" not in line
     ]
@@ -150,7 +171,7 @@ def test_the_source_archive_can_build_the_wheel(sdist: Path, wheel: Path, tmp_pa
     for needed in ("pyproject.toml", "LICENSE", "NOTICE", "guest_kernel/hatch_build.py", "guest_kernel/kernel/main.c",
                    "hv/silicon/x86_64/microcode.c", "hv/cli.py", "modes/bare_metal.py"):  # fmt: skip
         assert needed in held
-    assert not [name for name in held if name.startswith(("hv/_built", ".ci", "labs/instructor", ".venv"))]
+    assert not [name for name in held if name.startswith(("hv/_built", ".ci", "instructor", ".venv"))]
     (tmp_path / sdist.name.removesuffix(".tar.gz")).rename(tmp_path / "tree")
     again = build(tmp_path, "wheel", "WheelBuilder")
     assert names(again) == names(wheel)
