@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 
 from cyclopts import App
-from rich.console import Console
-from rich.markdown import Markdown
 
 from hv.errors import HvError
 from labs.catalogue import Entry, all_labs, find_lab, lab_in
@@ -53,6 +51,9 @@ def read(number: int | None = None, /) -> None:
     entry = _here()[0] if number is None else find_lab(number)
     text = (entry.folder / HANDOUT).read_text(encoding="utf-8")
     if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.markdown import Markdown
+
         Console().print(Markdown(text))
         print(f"\nThe files of hv that it names lie in {entry.folder.parent.parent}")
     else:
