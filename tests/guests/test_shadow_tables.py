@@ -129,8 +129,8 @@ def test_many_address_spaces_fit_in_bounded_memory(where: Where, monkeypatch: py
 def test_the_user_reaches_nothing_of_the_kernel_s(where: Where) -> None:
     """The kernel has touched the page, so it is in the kernel's shadow; in the user's it must not be."""
     guest = RawGuest(
-        remap(0xA_0000, SPARE | 3) + f"movq $5, 0xA0000; lea 1f(%rip), %r15; to_user user; user: mov {0xA_0000:#x}, %rax;"
-        "1: mov %rax, DATA; int $0x80",
+        remap(0xA_0000, SPARE | 3) + "movq $5, 0xA0000; lea 1f(%rip), %r15; to_user user;"
+        "user: mov 0xA0000, %rax; 1: mov %rax, DATA; int $0x80",
         where,
     ).finish()  # fmt: skip
     record = guest.log[0]
