@@ -144,6 +144,21 @@ def test_under_hw_assist_hypervisor_code_runs_only_inside_counted_exits(op: str)
         assert counted == {"cpuid": 2, "in": 2, "page_fault": 1}.get(op, 0) * ITERATIONS
 
 
+@pytest.mark.parametrize("op", CPU_OPERATIONS)
+def test_deprivileged_hypervisor_code_runs_only_inside_counted_exits(op: str) -> None:
+    with watching("emulated") as (runner, witness):
+        runner.run(OPS[f"cpu.{op}"])
+        assert witness.windows == 2
+        counted = sum(
+            tally.count
+            for window in range(1, 2 * witness.windows, 2)
+            for tally in runner.vm.ledger.tallies(window).values()
+        )
+        assert witness.doors == witness.opened == counted
+        assert witness.outside == []
+        assert bool(witness.inside) == bool(counted)
+
+
 def test_the_witness_sees_a_stranger_on_metal() -> None:
     """So that the tests above can fail: a port that is answered from here."""
     with watching("metal") as (runner, witness):

@@ -279,7 +279,8 @@ class Cpu:
         if timer is not None and timer < m.deadline:
             m.deadline = timer
         self.keep_deadline()
-        return m.stop > m.retired  # it may be over: time is up, or the machine has ended
+        # A guest may fault for ever and never begin an instruction, where a slice ends otherwise.
+        return bool(m.stepping) or m.stop > m.retired
 
     def _vmrun(self, delivering: int | None = None) -> None:
         """Execute VMRUN, the first time VMLOAD before it, and stop in front of the guest's next instruction.
