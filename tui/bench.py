@@ -1,0 +1,110 @@
+"""The part of `hv bench` that is about the screen: how fast it answers, and what watching costs the guest.
+
+The application runs in this process, on a terminal that swallows everything. The guest does nothing but exit, which is
+the hardest case: every exit needs the interpreter that the screen needs too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import Mapping
+
+from textual import events
+from textual.drivers.headless_driver import HeadlessDriver
+
+from hv.benchmark import Ratio
+from hv.measure import Settings
+from hv.mode import Mode
+from hv.table import find_row
+from tui.app import HvApp
+from tui.guest_thread import GuestThread
+from tui.machine_screen import MachineScreen
+
+SIZE = (120, 40)
+KEYS = 40  # key presses measured on each screen
+SECONDS, ROUNDS = 0.6, 4  # of a measurement of the guest's speed, and how often
+FLAT_OUT = b"bench cpu.cpuid 1000000000\n"
+
+
+class Nowhere(HeadlessDriver):
+    """A terminal that nobody sees; everything is drawn for it all the same."""
+
+    @property
+    def is_headless(self) -> bool:
+        return False
+
+
+class Timed(HvApp):
+    """The application, with an event that is set at every new frame."""
+
+    def __init__(self, modes: Mapping[str, type[Mode]], settings: Settings) -> None:
+        super().__init__(modes, settings)
+        self.driver_class = Nowhere
+        self.frame = asyncio.Event()
+
+    def post_display_hook(self) -> None:
+        self.frame.set()
+
+    async def seconds_to_frame(self, key: str) -> float:
+        """Press a key. Host seconds until the next frame is out."""
+        await asyncio.sleep(0.03)
+        self.frame.clear()
+        started = time.perf_counter()
+        self.post_message(events.Key(key, None))
+        await asyncio.wait_for(self.frame.wait(), 5)
+        return time.perf_counter() - started
+
+
+def screen_ratios(modes: Mapping[str, type[Mode]], settings: Settings) -> list[Ratio]:
+    """Milliseconds from a key to a frame, and how much slower a watched guest is."""
+    latency, slowdown = asyncio.run(_measure(modes, settings))
+    return [
+        Ratio("key press to new frame while a guest does nothing but exit, median", latency * 1000, "ms", 50, True),
+        Ratio("exits a second of a guest alone / with its machine on the screen", slowdown, "x", 1.25, True),
+    ]
+
+
+async def _measure(modes: Mapping[str, type[Mode]], settings: Settings) -> tuple[float, float]:
+    row = find_row("nitro")
+    alone = GuestThread(row, modes, settings)
+    await _start(alone)
+    assert alone.vm is not None
+    alone.vm.ledger.stream = None
+    app = Timed(modes, settings)
+    async with app.run_test(headless=False, size=SIZE) as pilot:
+        await pilot.pause()
+        on_table = [await app.seconds_to_frame("up" if index % 2 else "down") for index in range(KEYS)]
+        free = await _speed(alone)
+        alone.stop()
+        screen = MachineScreen(row, modes, settings)
+        await app.push_screen(screen)
+        await _flat_out(screen.guest)
+        on_machine = [await app.seconds_to_frame("tab") for _ in range(KEYS)]
+        watched = await _speed(screen.guest)
+    return max(statistics.median(on_table), statistics.median(on_machine)), free / watched
+
+
+async def _start(guest: GuestThread) -> None:
+    guest.start()
+    await _flat_out(guest)
+
+
+async def _flat_out(guest: GuestThread) -> None:
+    """Wait until the guest does nothing but exit."""
+    guest.feed(FLAT_OUT)
+    while guest.totals().get("cpuid", 0) < 1000:
+        if guest.ended is not None:
+            raise RuntimeError(guest.ended)
+        await asyncio.sleep(0.05)
+
+
+async def _speed(guest: GuestThread) -> float:
+    """Exits in a host second, the best of some rounds."""
+    best = 0.0
+    for _ in range(ROUNDS):
+        before, started = guest.totals()["cpuid"], time.perf_counter()
+        await asyncio.sleep(SECONDS)
+        best = max(best, (guest.totals()["cpuid"] - before) / (time.perf_counter() - started))
+    return best
