@@ -15,5 +15,9 @@ INIT, NMI, SMI, INVD, TASK_SWITCH, ICEBP, MWAIT_ARMED, WBINVD, XSETBV, EVENT_NMI
 # hv/silicon/x86_64/state.py, paging.py, lapic.py: registers, flags, and the bits of a page-table entry.
 RBP, DS, ES, FS, GS, CF, TF, HF_GUEST, HF_LMA, _.hflags2, _.ldt, _.gdt, NX, USER, WRITABLE, APR
 
+# Textual calls or reads these of an application, a screen, a widget or a driver.
+TITLE, CSS_PATH, AUTO_FOCUS, BINDINGS, compose, render_line, get_system_commands
+_.border_title, _.border_subtitle, _.virtual_size, _.driver_class, is_headless, post_display_hook
+
 # pytest reads these in a test module.
 pytestmark

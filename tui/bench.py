@@ -15,6 +15,7 @@ from textual import events
 from textual.drivers.headless_driver import HeadlessDriver
 
 from hv.benchmark import Ratio
+from hv.errors import HvError
 from hv.measure import Settings
 from hv.mode import Mode
 from hv.table import find_row
@@ -23,9 +24,9 @@ from tui.guest_thread import GuestThread
 from tui.machine_screen import MachineScreen
 
 SIZE = (120, 40)
-KEYS = 40  # key presses measured on each screen
-SECONDS, ROUNDS = 0.6, 4  # of a measurement of the guest's speed, and how often
-FLAT_OUT = b"bench cpu.cpuid 1000000000\n"
+KEYS, BURSTS = 10, 4  # key presses in a burst, and bursts on each screen
+SECONDS, ROUNDS = 0.4, 5  # of a measurement of the guest's speed, and how often
+FLAT_OUT = b"bench cpu.cpuid 100000\n"  # a second or so
 
 
 class Nowhere(HeadlessDriver):
@@ -69,42 +70,50 @@ def screen_ratios(modes: Mapping[str, type[Mode]], settings: Settings) -> list[R
 async def _measure(modes: Mapping[str, type[Mode]], settings: Settings) -> tuple[float, float]:
     row = find_row("nitro")
     alone = GuestThread(row, modes, settings)
-    await _start(alone)
-    assert alone.vm is not None
-    alone.vm.ledger.stream = None
+    alone.start()
     app = Timed(modes, settings)
     async with app.run_test(headless=False, size=SIZE) as pilot:
         await pilot.pause()
-        on_table = [await app.seconds_to_frame("up" if index % 2 else "down") for index in range(KEYS)]
+        on_table = await _keys(app, alone, "down", "up")
+        assert alone.vm is not None
+        alone.vm.ledger.stream = None
         free = await _speed(alone)
         alone.stop()
         screen = MachineScreen(row, modes, settings)
         await app.push_screen(screen)
-        await _flat_out(screen.guest)
-        on_machine = [await app.seconds_to_frame("tab") for _ in range(KEYS)]
+        on_machine = await _keys(app, screen.guest, "tab", "tab")
         watched = await _speed(screen.guest)
-    return max(statistics.median(on_table), statistics.median(on_machine)), free / watched
+    print(on_table, on_machine, free, watched)
+    return max(on_table, on_machine), free / watched
 
 
-async def _start(guest: GuestThread) -> None:
-    guest.start()
-    await _flat_out(guest)
-
-
-async def _flat_out(guest: GuestThread) -> None:
-    """Wait until the guest does nothing but exit."""
-    guest.feed(FLAT_OUT)
-    while guest.totals().get("cpuid", 0) < 1000:
+async def _flat_out(guest: GuestThread) -> int:
+    """Let the guest do nothing but exit for a second or so. Returns its exits until now."""
+    while not guest.waits:
         if guest.ended is not None:
-            raise RuntimeError(guest.ended)
-        await asyncio.sleep(0.05)
+            raise HvError(guest.ended, 1)
+        await asyncio.sleep(0.02)
+    before = guest.totals().get("cpuid", 0)
+    guest.feed(FLAT_OUT)
+    while guest.totals().get("cpuid", 0) < before + 1000:
+        await asyncio.sleep(0.02)
+    return guest.totals()["cpuid"]
+
+
+async def _keys(app: Timed, guest: GuestThread, *keys: str) -> float:
+    """The median of the seconds from a key to the next frame."""
+    times = []
+    for _ in range(BURSTS):
+        await _flat_out(guest)
+        times += [await app.seconds_to_frame(keys[index % 2]) for index in range(KEYS)]
+    return statistics.median(times)
 
 
 async def _speed(guest: GuestThread) -> float:
     """Exits in a host second, the best of some rounds."""
     best = 0.0
     for _ in range(ROUNDS):
-        before, started = guest.totals()["cpuid"], time.perf_counter()
+        before, started = await _flat_out(guest), time.perf_counter()
         await asyncio.sleep(SECONDS)
         best = max(best, (guest.totals()["cpuid"] - before) / (time.perf_counter() - started))
     return best

@@ -67,9 +67,9 @@ class ConsoleView(ScrollView, can_focus=True):
             for line in self.text
             for start in range(0, max(len(line.rstrip()), 1), width)
         ]  # fmt: skip
-        self.virtual_size = Size(width, len(self._rows))
+        self.virtual_size = Size(0, len(self._rows))
         if at_end:
-            self.scroll_end(animate=False, immediate=True)
+            self.scroll_end(animate=False)
         self.refresh()
 
     def on_resize(self) -> None:
@@ -90,7 +90,7 @@ class ConsoleView(ScrollView, can_focus=True):
 
     # --- what the user types ----------------------------------------------------------------------------------
 
-    def _on_key(self, event: events.Key) -> None:
+    async def _on_key(self, event: events.Key) -> None:
         data = KEYS.get(event.key)
         if data is None and event.is_printable and event.character is not None:
             data = event.character.encode("ascii", "ignore")
@@ -107,7 +107,3 @@ class ConsoleView(ScrollView, can_focus=True):
         if data and self.open:
             self.scroll_end(animate=False)
             self.typed(data)
-
-    def check_consume_key(self, key: str, character: str | None) -> bool:
-        """Keys that the footer must not promise to anybody else."""
-        return self.open and (key in KEYS or (character is not None and character.isprintable()))

@@ -13,6 +13,7 @@ from hv.exits import REASONS
 from hv.ledger import Tally
 from hv.measure import Measured
 from hv.report import number
+from tui.lines_view import Line
 from tui.palette import Palette
 
 BOLD = Style(bold=True)
@@ -61,7 +62,7 @@ def _by_reason(tallies: Mapping[str, Tally], window: int, palette: Palette, widt
     space = 14 if width >= WITH_MEANING else max(width - 42, 3)
     for reason, tally in sorted(tallies.items(), key=lambda item: -item[1].time):
         share = tally.time / window if window else 0.0
-        cells = [
+        cells: list[str | Text] = [
             Text(reason), Text(f"{tally.count:,}", palette.accent), f"{tally.count / total:.1%}", f"{share:.1%}",
             Text(bar(share, space), palette.primary),
         ]  # fmt: skip
@@ -69,11 +70,11 @@ def _by_reason(tallies: Mapping[str, Tally], window: int, palette: Palette, widt
     return drawn
 
 
-def rates(totals: Mapping[str, int], per_second: Mapping[str, float], palette: Palette) -> RenderableType:
-    """All exits of a running guest: how many so far, and how many in a second of the host's."""
-    drawn = _headed("reason", "exits", "a second")
+def rates(totals: Mapping[str, int], per_second: Mapping[str, float], palette: Palette) -> list[Line]:
+    """All exits of a running guest, by reason: how many so far, and how many in a second of the host's."""
+    lines: list[Line] = [[(f"{'reason':<18}{'exits':>8}{'/ s':>8}", palette.faint)]]
     for reason, count in sorted(totals.items(), key=lambda item: (-item[1], item[0])):
         rate = per_second.get(reason, 0.0)
-        busy = Text(f"{rate:,.0f}", palette.accent) if rate else Text("-", palette.faint)
-        drawn.add_row(Text(reason), f"{count:,}", busy)
-    return drawn
+        lines.append([(f"{reason:<18}{count:>8,}", palette.plain),
+                      (f"{rate:>8,.0f}" if rate else f"{'-':>8}", palette.accent if rate else palette.faint)])  # fmt: skip
+    return lines if totals else [[("none so far", palette.faint)]]

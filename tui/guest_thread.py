@@ -33,6 +33,7 @@ class GuestThread(threading.Thread):
         self.vm: Vm | None = None
         self.ended: str | None = None
         self.details = ""
+        self.waits = False  # for input that nobody has typed
         self.stream = Stream(STREAM)
         self._typed = bytearray()
         self._stopping = False
@@ -69,8 +70,10 @@ class GuestThread(threading.Thread):
             vm.console.feed(typed)
             if isinstance(outcome, Idle):
                 if not vm.console.input:
+                    self.waits = True
                     self._wake.wait()
                     self._wake.clear()
+                    self.waits = False
             elif vm.console.input:
                 vm.console.pump(vm.uart)  # a guest that computes is interrupted
             if len(vm.console.output) > UNREAD:
@@ -81,6 +84,7 @@ class GuestThread(threading.Thread):
     def feed(self, data: bytes) -> None:
         """Type."""
         self._typed += data
+        self.waits = False
         self._wake.set()
 
     def take_output(self) -> str:

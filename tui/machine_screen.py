@@ -11,23 +11,23 @@ import itertools
 import time
 from collections.abc import Mapping
 
-from rich.table import Table
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding
-from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.containers import Horizontal, Vertical
 from textual.screen import Screen
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from hv.ledger import Stream
 from hv.measure import Settings
 from hv.mode import Mode
-from hv.report import number
 from hv.silicon.timing import MILLI
 from hv.table import Row
 from tui.console_view import ConsoleView
 from tui.exits_view import rates
 from tui.guest_thread import GuestThread
+from tui.key_bar import KeyBar
+from tui.lines_view import Line, LinesView
 from tui.palette import Palette
 
 HERTZ = 6
@@ -72,14 +72,13 @@ On bare metal nothing exits: there is nobody to exit to.
             console.border_title = f"{self.row.id}: {self.row.label}"
             yield console
             with Vertical(id="watch"):
-                with VerticalScroll(id="totals-panel") as totals:
-                    totals.border_title = "exits"
-                    yield Static("starting the guest", id="totals")
-                with VerticalScroll(id="stream-panel", can_focus=False) as stream:
-                    stream.border_title = "the last exits"
-                    yield Static(id="stream")
+                yield LinesView("exits", id="totals")
+                yield LinesView("the last exits", id="stream")
         yield Static(id="status")
-        yield Footer()
+        yield KeyBar(
+            ("Esc", "Leave", "screen.leave"), ("F5", "Off and on", "screen.restart"), ("Tab", "Panel", "app.focus_next"),
+            ("F1", "Help", "app.help"), ("F2", "Screenshot", "app.picture"), ("^P", "Commands", "app.command_palette"),
+        )  # fmt: skip
 
     def on_mount(self) -> None:
         self.guest.start()
@@ -133,17 +132,12 @@ On bare metal nothing exits: there is nobody to exit to.
 
     def _draw_exits(self) -> None:
         palette, (_, totals) = Palette(self.app), self._before
-        panel = self.query_one("#totals-panel", VerticalScroll)
-        panel.border_subtitle = f"{sum(totals.values()):,} in all"
-        if totals:
-            self.query_one("#totals", Static).update(rates(totals, self._rates, palette))
-        elif self.guest.vm is not None:
-            self.query_one("#totals", Static).update(Text("none so far", palette.faint))
-        panel = self.query_one("#stream-panel", VerticalScroll)
-        lines = max(panel.size.height, 1)
-        drawn, shown = _last(self.guest.stream, lines, palette)
-        self.query_one("#stream", Static).update(drawn)
-        panel.border_subtitle = f"{self.guest.stream.seen - shown:,} earlier ones dropped"
+        self.query_one("#totals", LinesView).show(
+            rates(totals, self._rates, palette), f"{sum(totals.values()):,} in all"
+        )
+        stream = self.query_one("#stream", LinesView)
+        lines, shown = _last(self.guest.stream, max(stream.size.height, 1), palette)
+        stream.show(lines, f"{self.guest.stream.seen - shown:,} earlier ones dropped")
 
     def _end(self, why: str) -> None:
         console = self.query_one(ConsoleView)
@@ -152,7 +146,6 @@ On bare metal nothing exits: there is nobody to exit to.
         console.open = False
         console.refresh()
         self._say(Text.assemble((why, Palette(self.app).error), "  F5 starts it again, Esc leaves."))
-        self.refresh_bindings()
 
     def _say(self, text: str | Text) -> None:
         self.query_one("#status", Static).update(Text(text) if isinstance(text, str) else text)
@@ -175,17 +168,14 @@ On bare metal nothing exits: there is nobody to exit to.
         self._say("Switched off and on.")
 
 
-def _last(stream: Stream, lines: int, palette: Palette) -> tuple[Table, int]:
+def _last(stream: Stream, height: int, palette: Palette) -> tuple[list[Line], int]:
     """The newest exits on so many lines, and how many exits that is. Equal neighbours share a line."""
     newest = reversed(list(stream.last))
     groups = ((key, [cost for _, _, cost in group]) for key, group in itertools.groupby(newest, lambda one: one[:2]))
-    drawn = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, show_header=False, expand=True)
-    drawn.add_column(no_wrap=True, ratio=1)
-    drawn.add_column(no_wrap=True, justify="right")
-    drawn.add_column(no_wrap=True, justify="right", style="dim")
-    picked = list(itertools.islice(groups, lines))
+    picked = list(itertools.islice(groups, height))
+    lines: list[Line] = []
     for (_, reason), costs in reversed(picked):
-        times = Text(f"x {len(costs)}" if len(costs) > 1 else "", palette.accent)
-        mean = sum(costs) / len(costs) / MILLI
-        drawn.add_row(Text(reason), times, f"{number(round(mean))} cycles")
-    return drawn, sum(len(costs) for _, costs in picked)
+        times = f"x{len(costs)}" if len(costs) > 1 else ""
+        mean = f"{sum(costs) / len(costs) / MILLI:,.0f}"
+        lines.append([(f"{reason:<18}", palette.plain), (f"{times:>6}", palette.accent), (f"{mean:>9}", palette.faint)])
+    return lines, sum(len(costs) for _, costs in picked)

@@ -15,7 +15,7 @@ from textual.binding import Binding
 from textual.containers import Horizontal, VerticalScroll
 from textual.coordinate import Coordinate
 from textual.screen import Screen
-from textual.widgets import DataTable, Footer, Static
+from textual.widgets import DataTable, Static
 
 from hv.measure import Measured, Settings
 from hv.mode import Mode
@@ -23,6 +23,7 @@ from hv.ops import OPS, Op
 from hv.report import number
 from hv.table import COLUMN_TITLES, COLUMNS, LETTERS, ROWS, SHORT, Row, missing_mode
 from tui.exits_view import bar, measured
+from tui.key_bar import KeyBar
 from tui.machine_screen import MachineScreen
 from tui.measuring import Filled, Finished, Measuring, Progress
 from tui.palette import Palette
@@ -96,7 +97,11 @@ A letter with a dot is not built yet.
             with VerticalScroll(id="exits-panel"):
                 yield Static(id="exits")
         yield Static(id="status")
-        yield Footer()
+        yield KeyBar(
+            ("⏎", "Run", "screen.run"), ("o", "Operation", "screen.operations"), ("m", "Machine", "screen.machine"),
+            ("a", "All", "screen.run_all"), ("Tab", "Panel", "app.focus_next"), ("F1", "Help", "app.help"),
+            ("^P", "Commands", "app.command_palette"), ("q", "Quit", "app.quit"),
+        )  # fmt: skip
 
     def on_mount(self) -> None:
         self.app.theme_changed_signal.subscribe(self, lambda _: self._draw())
