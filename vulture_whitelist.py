@@ -20,4 +20,4 @@ TITLE, CSS_PATH, AUTO_FOCUS, BINDINGS, compose, render_line, get_system_commands
 _.border_title, _.border_subtitle, _.virtual_size, _.driver_class, is_headless, post_display_hook
 
 # pytest reads these in a test module.
-pytestmark
+pytestmark, file_extension, _write_mode

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -19,9 +18,6 @@ from tui.help_screen import HelpScreen
 from tui.palette import DARK, LIGHT
 from tui.table_screen import TableScreen
 
-# Seconds after which Python's threads take turns when both want to run. The usual 5 ms are felt: a screen that waits so
-# long at each of a frame's steps is slow to answer while a guest does nothing but exit.
-TURN = 0.0005
 REMOTE_FONT = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 
 
@@ -43,15 +39,10 @@ class HvApp(App[None]):
         self.table = TableScreen(modes, settings)
 
     def on_mount(self) -> None:
-        self._turn = sys.getswitchinterval()
-        sys.setswitchinterval(TURN)
         self.register_theme(DARK)
         self.register_theme(LIGHT)
         self.theme = DARK.name
         self.push_screen(self.table)
-
-    def on_unmount(self) -> None:
-        sys.setswitchinterval(self._turn)
 
     def action_help(self) -> None:
         """Show the keys of the screen below, or put the help away."""

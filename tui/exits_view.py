@@ -75,6 +75,6 @@ def rates(totals: Mapping[str, int], per_second: Mapping[str, float], palette: P
     lines: list[Line] = [[(f"{'reason':<18}{'exits':>8}{'/ s':>8}", palette.faint)]]
     for reason, count in sorted(totals.items(), key=lambda item: (-item[1], item[0])):
         rate = per_second.get(reason, 0.0)
-        lines.append([(f"{reason:<18}{count:>8,}", palette.plain),
-                      (f"{rate:>8,.0f}" if rate else f"{'-':>8}", palette.accent if rate else palette.faint)])  # fmt: skip
+        busy = (f"{rate:>8,.0f}", palette.accent) if rate else (f"{'-':>8}", palette.faint)
+        lines.append([(f"{reason:<18}{count:>8,}", palette.plain), busy])
     return lines if totals else [[("none so far", palette.faint)]]

@@ -13,5 +13,5 @@ class KeyBar(Static):
     """Each key comes with its name and with the action that a click starts."""
 
     def __init__(self, *keys: tuple[str, str, str]) -> None:
-        parts = [f"[@click={action}][b $accent]{key}[/] {name}[/]" for key, name, action in keys]
+        parts = [f"[b $accent]{key}[/] [@click={action}]{name}[/]" for key, name, action in keys]
         super().__init__("  ".join(parts), id="keys")

@@ -76,8 +76,9 @@ On bare metal nothing exits: there is nobody to exit to.
                 yield LinesView("the last exits", id="stream")
         yield Static(id="status")
         yield KeyBar(
-            ("Esc", "Leave", "screen.leave"), ("F5", "Off and on", "screen.restart"), ("Tab", "Panel", "app.focus_next"),
-            ("F1", "Help", "app.help"), ("F2", "Screenshot", "app.picture"), ("^P", "Commands", "app.command_palette"),
+            ("Esc", "Leave", "screen.leave"), ("F5", "Off and on", "screen.restart"),
+            ("Tab", "Panel", "app.focus_next"), ("F1", "Help", "app.help"), ("F2", "Screenshot", "app.picture"),
+            ("^P", "Commands", "app.command_palette"),
         )  # fmt: skip
 
     def on_mount(self) -> None:

@@ -68,9 +68,11 @@ def test_the_wheel_holds_guest_microcode_and_every_module(wheel: Path) -> None:
     if "manylinux" in wheel.name:
         assert "hv/_built/microcode.so" in held
     sources = {
-        path.relative_to(ROOT).as_posix() for package in ("hv", "modes") for path in (ROOT / package).rglob("*.py")
+        path.relative_to(ROOT).as_posix()
+        for package in ("hv", "modes", "tui")
+        for path in (ROOT / package).rglob("*.py")
     }
-    assert sources <= held
+    assert sources | {"tui/hv.tcss"} <= held
     assert {path for path in held if path.startswith("hv/costs/")} >= {"hv/costs/skylake-sp.toml"}
     assert any(name.startswith("guest_kernel/") and name.endswith("boot.S") for name in held)
 
