@@ -37,7 +37,7 @@ WELCOME = """hv, the teaching hypervisor: one guest kernel under every virtualiz
 Three commands to try next:
   hv table                            the EC2 table, with exits per operation
   hv run nitro                        a guest's console; type bench cpu.syscall 100, leave with Ctrl-]
-  hv table --ops 'cpu.*' --rows nitro,metal
+  hv tui                              the table on the screen, each cell's exits, a guest watched live
 
 hv --help lists all commands."""
 
