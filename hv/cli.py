@@ -42,7 +42,7 @@ WELCOME = """hv, the teaching hypervisor: one guest kernel under every virtualiz
 Three commands to try next:
   hv table                            the EC2 table, with exits per operation
   hv run nitro                        a guest's console; type bench cpu.syscall 100, leave with Ctrl-]
-  hv table --ops 'cpu.*' --rows nitro,metal
+  hv tui                              the table on the screen, each cell's exits, a guest watched live
 
 hv --help lists all commands."""
 
@@ -322,6 +322,24 @@ def run(
 
 
 @app.command
+def tui(*, cost_model: str = DEFAULT, portable: Annotated[bool, Parameter(negative="")] = False) -> None:
+    """Open the table on the screen: run rows, look at their exits, watch a guest live. F1 helps.
+
+    Parameters
+    ----------
+    cost_model
+        A built-in cost model, or a TOML file.
+    portable
+        Use the path without compiled microcode: the same numbers, slowly.
+    """
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise HvError("hv tui needs a terminal; hv table prints the same table anywhere")
+    from tui.app import HvApp
+
+    HvApp(find_modes(), _settings(100, 0, False, cost_model, portable, None)).run()
+
+
+@app.command
 def bench(*, json: Dash = None) -> int:
     """Measure how fast hv is, as ratios within this run.
 
@@ -331,10 +349,13 @@ def bench(*, json: Dash = None) -> int:
         Write the ratios as JSON to a file, or - for stdout.
     """
     from hv.benchmark import Bench
+    from tui.bench import screen_ratios
 
-    settings = _settings(100, 0, False, DEFAULT, False, None)
+    settings, modes = _settings(100, 0, False, DEFAULT, False, None), find_modes()
     with _progress() as progress:
-        ratios = Bench(find_modes(), settings).run(lambda what: progress("bench", what))
+        ratios = Bench(modes, settings).run(lambda what: progress("bench", what))
+        progress("bench", "the screen")
+        ratios += screen_ratios(modes, settings)
     if json is not None:
         _write(json, msgspec.json.format(msgspec.json.encode(ratios), indent=1).decode() + "\n")
     if json != "-":

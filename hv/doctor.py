@@ -32,7 +32,7 @@ class Finding(msgspec.Struct, frozen=True):
 def examine() -> Iterator[Finding]:
     """Look at everything that hv needs, then at what it can use."""
     yield Finding("Python", "ok" if sys.version_info >= (3, 11) else "bad", platform.python_version())
-    for package in ("unicorn", "capstone", "pyelftools", "msgspec", "rich", "cyclopts"):
+    for package in ("unicorn", "capstone", "pyelftools", "msgspec", "rich", "cyclopts", "textual"):
         try:
             yield Finding(package, "ok", version(package))
         except PackageNotFoundError:

@@ -4,10 +4,13 @@
 
 Units: counts are exits, times are millicycles of virtual time from the exit to the entry after it. Exits are filed by
 the probe's window, so those between the marks of an operation are found again by its number. Limits: what the
-silicon does by itself (assists, instructions) is not in here, that is the probe's.
+silicon does by itself (assists, instructions) is not in here, that is the probe's. Another thread may read while the
+guest runs: it sees every exit, though perhaps the last one's count without its time.
 """
 
 from __future__ import annotations
+
+from collections import deque
 
 import msgspec
 
@@ -49,6 +52,18 @@ class LedgerState(msgspec.Struct):
     pages: dict[int, dict[int, dict[str, Tally]]] = {}
 
 
+class Stream:
+    """The last exits one by one, for a screen that watches. It forgets the oldest, and knows how many."""
+
+    def __init__(self, length: int) -> None:
+        self.last: deque[tuple[int, str, int]] = deque(maxlen=length)  # vCPU, reason, time
+        self.seen = 0
+
+    def add(self, vcpu: int, reason: str, time: int) -> None:
+        self.seen += 1
+        self.last.append((vcpu, reason, time))
+
+
 class Ledger:
     """Written by the one line in vcpu.py that dispatches exits, read by everybody."""
 
@@ -56,6 +71,7 @@ class Ledger:
         self.probe = probe
         self.state = LedgerState()
         self.open = False  # an exit is being handled
+        self.stream: Stream | None = None  # somebody wants to see single exits
 
     def count(self, vcpu: int, reason: str, time: int) -> None:
         """File one exit. A reason that is not in the table is a mistake of the mode: KeyError."""
@@ -65,20 +81,22 @@ class Ledger:
             page = self.state.pages.setdefault(self.probe.state.window, {}).setdefault(vcpu, {})
             tally = page[REASONS[reason].id] = Tally()
         tally.add(time)
+        if self.stream is not None:
+            self.stream.add(vcpu, reason, time)
 
     def tallies(self, window: int, vcpu: int | None = None) -> dict[str, Tally]:
         """The exits in one window, by reason, sorted; of one vCPU or of all. Odd windows are operations."""
         out: dict[str, Tally] = {}
-        for index, page in self.state.pages.get(window, {}).items():
+        for index, page in list(self.state.pages.get(window, {}).items()):
             if vcpu in (None, index):
-                for reason, tally in page.items():
+                for reason, tally in list(page.items()):
                     out.setdefault(reason, Tally()).merge(tally)
         return dict(sorted(out.items()))
 
     def totals(self) -> dict[str, int]:
         """All exits since the start, by reason."""
         out: dict[str, int] = {}
-        for window in self.state.pages:
+        for window in list(self.state.pages):
             for reason, tally in self.tallies(window).items():
                 out[reason] = out.get(reason, 0) + tally.count
         return dict(sorted(out.items()))

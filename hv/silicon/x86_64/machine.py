@@ -272,6 +272,7 @@ class Machine:
         while self.ended is None:
             cpu = self._next_cpu() if len(self.cpus) > 1 else self._loaded
             if cpu is None or (cpu.halted and self._next_event(cpu) == NEVER):
+                self._irq_off_since = None  # who waits does not spin
                 return Idle()
             if cpu is not self._loaded:
                 self._load(cpu)
