@@ -11,8 +11,8 @@ from hv.mode import Mode
 from hv.silicon.uart16550 import Uart
 from hv.silicon.x86_64 import svm
 from hv.silicon.x86_64.svm import Vmcb, intercepts
-from hv.x86_64.pvh import first_state
 from hv.x86_64.pool import HypervisorMemory
+from hv.x86_64.pvh import first_state
 from modes.hw_assist.npt import NestedTables
 
 GUEST_MEMORY = 2 << 20
