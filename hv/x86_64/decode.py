@@ -85,7 +85,9 @@ def access_of(cpu: Cpu, instruction: capstone.CsInsn | None) -> Access | None:
     target, source = instruction.operands
     if x86.X86_OP_MEM not in (target.type, source.type):
         return None
-    memory = target if target.type == x86.X86_OP_MEM else source
+    memory, other = (target, source) if target.type == x86.X86_OP_MEM else (source, target)
+    if other.type == x86.X86_OP_REG and instruction.reg_name(other.reg) not in _register_table():
+        return None  # a segment register
     address = address_of(cpu, instruction, memory)
     if memory is source:
         return Access(
