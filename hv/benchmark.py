@@ -1,7 +1,7 @@
 """`hv bench`: how fast, as ratios within one run. No number here depends on how fast the machine is, only on noise.
 
 Guest speed: the same user-mode loop under each mode and on bare Unicorn, which is stopped every so many instructions by
-its own `count=`. An exit: CPUID under hw-assist against a Python hook of Unicorn that does nothing.
+its own `count=`. An exit: CPUID under hw-assist, and CLI at ring 3, against a Python hook of Unicorn that does nothing.
 """
 
 from __future__ import annotations
@@ -50,15 +50,18 @@ class Bench:
         progress("bare Unicorn")
         instructions = 40 * SLICE
         bare = instructions / _best(lambda: self._bare_loop(instructions))
-        for row in ("metal", "nitro"):
+        for row in ("metal", "nitro", "emulated"):
             progress(f"guest speed on {row}")
             speed = self._guest_speed(row, instructions)
             out.append(Ratio(f"user code on {row} / bare Unicorn, same preemption", speed / bare, "x", 0.8, False))
         progress("exits")
         empty = _best(lambda: empty_hook(20_000))
         # Both operations are loops of eleven instructions; only one of them exits.
-        cpuid = self._seconds_per_op("cpu.cpuid", 10_000) - self._seconds_per_op("cpu.irq_mask", 10_000)
+        cpuid = self._seconds_per_op("nitro", "cpu.cpuid") - self._seconds_per_op("nitro", "cpu.irq_mask")
         out.append(Ratio("a CPUID exit under hw-assist / an empty Python hook", cpuid / empty, "hooks", 10, True))
+        # The loops differ by the two instructions that trap.
+        pair = self._seconds_per_op("emulated", "cpu.irq_mask") - self._seconds_per_op("emulated", "cpu.callret")
+        out.append(Ratio("a trapped CLI, deprivileged / an empty Python hook", pair / 2 / empty, "hooks", 20, True))
         progress("the table")
         started = time.perf_counter()
         run_table([find_row("nitro"), find_row("metal")], list(OPS.values()), self.modes, self.settings)
@@ -88,9 +91,9 @@ class Bench:
         runner.close()
         return speed
 
-    def _seconds_per_op(self, op: str, count: int) -> float:
-        """Host seconds for one operation under hw-assist."""
-        runner = RowRunner(find_row("nitro"), self.modes, self.settings)
+    def _seconds_per_op(self, row: str, op: str, count: int = 10_000) -> float:
+        """Host seconds for one operation."""
+        runner = RowRunner(find_row(row), self.modes, self.settings)
         vm = runner.vm
 
         def once() -> float:

@@ -30,7 +30,7 @@ from tui.key_bar import KeyBar
 from tui.lines_view import Line, LinesView
 from tui.palette import Palette
 
-HERTZ = 6
+HERTZ = 5
 ECHO_SECONDS, ECHO_LOOKS = 0.01, 10  # after a key: look for its echo so often, so many times
 
 

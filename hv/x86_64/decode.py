@@ -109,7 +109,7 @@ def address_of(cpu: Cpu, instruction: capstone.CsInsn, operand: x86.X86Op) -> in
     if mem.base:
         name = instruction.reg_name(mem.base)
         address += cpu.state.eip + instruction.size if name in ("rip", "eip") else read_register(cpu, name)
-    if mem.index:
+    if mem.index not in (0, x86.X86_REG_RIZ, x86.X86_REG_EIZ):  # the last two are "none", spelled out
         address += read_register(cpu, instruction.reg_name(mem.index)) * mem.scale
     if mem.segment in (x86.X86_REG_FS, x86.X86_REG_GS):
         address += cpu.state.segs[4 if mem.segment == x86.X86_REG_FS else 5].base

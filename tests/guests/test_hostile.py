@@ -93,7 +93,7 @@ def test_a_bad_control_register_value_goes_on_or_ends_with_a_line(where: Where, 
 
 @everywhere
 def test_a_spin_with_interrupts_off_ends_by_the_watchdog(where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine_module, "WATCHDOG", 20_000 * MILLI)
+    monkeypatch.setattr(machine_module, "WATCHDOG", 20_000)
     monkeypatch.setattr(machine_module, "SLICE", 5_000 * MILLI)
     report = RawGuest("cli; here: jmp here", where).crash()
     assert "interrupts off" in report

@@ -101,7 +101,7 @@ def test_enter_fills_the_rows_cells(size: tuple[int, int], app: HvApp, picture: 
 
 def test_a_row_that_is_not_built_says_so(app: HvApp, picture: SnapshotAssertion) -> None:
     async def script(pilot: Pilot[None]) -> None:
-        await pilot.press("ctrl+home", "right", "enter")
+        await pilot.press("ctrl+home", "down", "right", "enter")
         assert app.export_screenshot() == picture
         await pilot.press("m")
         assert app.screen is app.table

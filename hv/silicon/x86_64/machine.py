@@ -33,7 +33,7 @@ IOAPIC_BASE, LAPIC_BASE = 0xFEC0_0000, 0xFEE0_0000
 COM1, COM1_PIN, PANIC_PORT, POWER_PORT = 0x3F8, 4, 0x505, 0x604
 SLEEP_ENABLE = 1 << 13  # PM1a control, SLP_EN
 SLICE = 100_000_000 * MILLI  # longest time between two looks at the world outside
-WATCHDOG = 400_000_000 * MILLI  # this long without a moment in which interrupts are on is a dead guest
+WATCHDOG = 400_000_000  # so many instructions with interrupts off, whenever one looks, and a guest is dead
 
 
 class Idle(msgspec.Struct):
@@ -329,8 +329,8 @@ class Machine:
         cpu.set_deadline(min(budget, self._next_event(cpu), now + SLICE))
         try:
             cpu.run_slice()
-            if now >= self._watch_at:
-                self._watch(cpu, now)
+            if cpu.m.retired >= self._watch_at:
+                self._watch(cpu)
         except Shutdown as crash:
             self.end("crash", str(crash))
             return
@@ -367,15 +367,16 @@ class Machine:
         elif not cpu.halted:
             cpu.open_window()
 
-    def _watch(self, cpu: Cpu, now: int) -> None:
+    def _watch(self, cpu: Cpu) -> None:
         """End a guest that spins with interrupts off for ever. Looks once in a while only."""
-        self._watch_at = now + WATCHDOG // 16
+        retired = cpu.m.retired
+        self._watch_at = retired + WATCHDOG // 16
         if cpu.interruptible or cpu.halted:
             self._irq_off_since = None
         elif self._irq_off_since is None:
-            self._irq_off_since = now
-        elif now - self._irq_off_since > WATCHDOG:
-            raise Shutdown(f"CPU {cpu.index} ran {WATCHDOG // MILLI} cycles with interrupts off, at RIP {cpu.rip:#x}")
+            self._irq_off_since = retired
+        elif retired - self._irq_off_since > WATCHDOG:
+            raise Shutdown(f"CPU {cpu.index} ran {WATCHDOG} instructions with interrupts off, at RIP {cpu.rip:#x}")
 
     def watch_marks(self, begin: int, end: int) -> None:
         """Let the probe look at two addresses."""
