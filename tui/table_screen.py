@@ -92,7 +92,8 @@ A letter with a dot is not built yet.
         yield grid
         with Horizontal(id="below"):
             ops = OpList(id="ops", cursor_type="row", cell_padding=1)
-            ops.add_columns("operation", Text("exits", justify="right"), Text("cycles", justify="right"))
+            for title, width in (("operation", 16), ("exits", 5), ("cycles", 7)):
+                ops.add_column(title, width=width)
             yield ops
             with VerticalScroll(id="exits-panel"):
                 yield Static(id="exits")

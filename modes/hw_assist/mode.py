@@ -117,7 +117,11 @@ class HwAssist(Mode):
         if exit.int_info:
             # The exit cut the delivery of an event short: deliver it again (APM vol. 2, 15.20).
             cpu.inject(exit.int_info, exit.int_error)
-        self._deliver(cpu)
+        lapic = self.board.lapic.state
+        if lapic.irr or self.waiting or cpu.halted or lapic.expiry is not None:
+            self._deliver(cpu)
+        else:
+            cpu.host_timer = None
         return reason
 
     def wake(self, vcpu: Vcpu) -> None:

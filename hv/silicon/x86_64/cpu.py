@@ -102,6 +102,7 @@ class Cpu:
         self._control_view = memoryview(b"")  # the control area of the hypervisor's VMCB
         self._want = 0
         self._switch = timing.vmexit + timing.vmentry
+        self._cpi = timing.cpi
         self.on_exit: Callable[[Exit], None] = lambda exit: None  # the hypervisor's handler
         self.on_wake: Callable[[], None] = lambda: None  # and what it does when a waiting CPU is interrupted
         self._booted = False
@@ -135,7 +136,7 @@ class Cpu:
     def keep_deadline(self) -> None:
         """Time has passed inside a slice: move the instruction at which it ends."""
         m = self.m
-        last = -((m.extra - m.deadline) // self.timing.cpi)
+        last = -((m.extra - m.deadline) // self._cpi)
         retired = m.retired
         m.stop = retired if m.stepping else max(retired, last)
 
@@ -275,12 +276,16 @@ class Cpu:
         m.exit_valid = 0
         if self.halted or self.host_interrupt or not self.entered:
             return False
-        timer = self.host_timer
-        if timer is not None and timer < m.deadline:
-            m.deadline = timer
-        self.keep_deadline()
-        # A guest may fault for ever and never begin an instruction, where a slice ends otherwise.
-        return bool(m.stepping) or m.stop > m.retired
+        timer, deadline = self.host_timer, m.deadline
+        if timer is not None and timer < deadline:
+            m.deadline = deadline = timer
+        if m.stepping:
+            return True
+        # keep_deadline() once more, on the hot path. A guest may fault for ever and never begin an instruction, where a
+        # slice ends otherwise; so it also ends here.
+        retired, last = m.retired, -((m.extra - deadline) // self._cpi)
+        m.stop = max(retired, last)
+        return last > retired
 
     def _vmrun(self, delivering: int | None = None) -> None:
         """Execute VMRUN, the first time VMLOAD before it, and stop in front of the guest's next instruction.
