@@ -40,9 +40,9 @@ ASSISTED = intercepts(
     svm.RDTSC, svm.RDTSCP, svm.CPUID, svm.MSR, svm.HLT, svm.SHUTDOWN, svm.TR_WRITE, svm.RDPMC, svm.INVLPGA, svm.VMRUN,
     svm.VMMCALL, svm.VMLOAD, svm.VMSAVE, svm.STGI, svm.CLGI, svm.SKINIT, svm.MONITOR, svm.MWAIT, svm.IRET, svm.INVLPG,
 )  # fmt: skip
-# What it needs to see of a deprivileged guest, for which every privileged instruction faults: CPUID does not, RDPMC
-# and the SVM instructions Unicorn lets through, and a triple fault cannot happen but would abort.
-ASSISTED_DEPRIVILEGED = intercepts(svm.CPUID, svm.SHUTDOWN)
+# What it needs to see of a deprivileged guest, for which every privileged instruction faults: CPUID and, unless CR4.TSD
+# is set, RDTSC do not; RDPMC and the SVM instructions Unicorn lets through; a triple fault cannot happen but would abort.
+ASSISTED_DEPRIVILEGED = intercepts(svm.CPUID, svm.RDTSC, svm.RDTSCP, svm.SHUTDOWN)
 OBSERVED_CR = 0x11D  # CR0, CR2, CR3, CR4, CR8: only timed, by the microcode
 ASSISTED_DR_WRITE = 1 << 7
 CR4_WRITABLE = 0x7FF  # VME to OSXMMEXCPT; what CPUID does not offer is reserved
