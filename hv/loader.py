@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
+import struct
 from pathlib import Path
 
 import msgspec
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
-from elftools.elf.segments import NoteSegment
 
 from hv.errors import HvError
 
@@ -88,12 +88,8 @@ def _parse(path: Path, image: bytes) -> Guest:
             if len(data) != part["p_filesz"] or part["p_filesz"] > part["p_memsz"]:
                 raise HvError(f"guest {path}: truncated, a segment goes beyond the end of the file", 1)
             segments.append(Segment(part["p_paddr"], part["p_memsz"], data))
-        elif isinstance(part, NoteSegment):
-            for note in part.iter_notes():
-                if note["n_name"] == "Xen" and isinstance(note["n_type"], int):
-                    raw = note["n_desc"]
-                    desc = raw.encode("latin-1") if isinstance(raw, str) else raw
-                    notes[note["n_type"]] = int.from_bytes(desc[:8], "little")
+        elif part["p_type"] == "PT_NOTE":
+            notes |= _notes(part.data())
     entry = notes.get(NOTE_PHYS32_ENTRY)
     segments.sort(key=lambda segment: segment.address)
     if entry is None or not segments:
@@ -111,6 +107,18 @@ def _parse(path: Path, image: bytes) -> Guest:
         symbols = {symbol.name: symbol["st_value"] for symbol in table.iter_symbols() if symbol.name}
     xen = _xen_notes(path, segments, notes)
     return Guest(path, hashlib.sha256(image).hexdigest(), entry, segments, symbols, image, xen)
+
+
+def _notes(data: bytes) -> dict[int, int]:
+    """The notes of Xen's that hold a number, by type. (pyelftools gives the types of another owner's notes names.)"""
+    found, at = {}, 0
+    while at + 12 <= len(data):
+        name_size, size, kind = struct.unpack_from("<III", data, at)
+        name, at = data[at + 12 : at + 12 + name_size], at + 12 + (name_size + 3 & ~3)
+        if name == b"Xen\0" and size in (4, 8):
+            found[kind] = int.from_bytes(data[at : at + size], "little")
+        at += size + 3 & ~3
+    return found
 
 
 def _xen_notes(path: Path, segments: list[Segment], notes: dict[int, int]) -> XenNotes | None:

@@ -1,4 +1,4 @@
-"""Paravirtualization as Xen did it: the kernel at ring 3, its own page tables under the CPU, hypercalls instead of traps.
+"""Paravirtualization as Xen did it: the kernel at ring 3 on its own page tables, hypercalls instead of traps.
 
 Read in this order: frames.py (what a machine frame may be used as), tables.py and descriptors.py (what a frame must
 hold to be used as that), vcpu.py (how the guest's kernel is entered and left), events.py (interrupts without an

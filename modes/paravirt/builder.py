@@ -144,5 +144,3 @@ class Builder:
                 0, 0,
             ),
         )  # fmt: skip
-
-

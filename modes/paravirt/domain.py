@@ -30,7 +30,7 @@ class XenTables:
     They lie in slots 256 to 271 of every top-level table. Ring 3 may read the first and only the CPU the second.
     """
 
-    def __init__(self, memory: Memory, alloc: Callable[[], int], first_mfn: int, frames: int) -> None:
+    def __init__(self, memory: Memory, alloc: Callable[[], int], first_mfn: int, frames: int, vcpus: int) -> None:
         self.memory, self.alloc = memory, alloc
         self.top = [0] * len(XEN_SLOTS)
         self.m2p: dict[int, int] = {}  # machine address of the page that holds entries 512*n to 512*n+511
@@ -41,6 +41,8 @@ class XenTables:
             memory.write_u64(self._slot(M2P_START + (page << 12), USER | PRESENT), self.m2p[page] | PRESENT | USER)
         self.xen_page = alloc()
         memory.write(self.xen_page, XEN_PAGE)
+        for vcpu in range(vcpus):
+            self._add_gdt(vcpu)
 
     def _slot(self, linear: int, rights: int) -> int:
         """Machine address of the level-1 entry for a linear address, with the tables above it."""
@@ -61,7 +63,7 @@ class XenTables:
         """What every top-level table has in Xen's slots."""
         return struct.pack("<16Q", *self.top)
 
-    def add_gdt(self, vcpu: int) -> None:
+    def _add_gdt(self, vcpu: int) -> None:
         """Room for a vCPU's GDT, with Xen's page at its end."""
         base = GDT_BASE + GDT_SPAN * vcpu
         for page in range(16):
@@ -92,7 +94,7 @@ class Domain:
         kick: Callable[[int], None],
     ) -> None:  # fmt: skip
         self.domid, self.memory, self.frames, self.xen, self.timing, self.now = domid, memory, frames, xen, timing, now
-        self.tables = PageTables(memory, frames, domid, b"")
+        self.tables = PageTables(memory, frames, domid, xen.slots())
         frames.keepers[domid] = self
         self.vcpus: list[PvVcpu] = []
         self.states: list[VcpuState] = []
@@ -109,8 +111,6 @@ class Domain:
     def add_vcpu(self, vcpu: PvVcpu) -> None:
         self.vcpus.append(vcpu)
         self.states.append(vcpu.s)
-        self.xen.add_gdt(vcpu.index)
-        self.tables.xen_slots = self.xen.slots()
         vcpu.s.info = self.events.shared + VCPU_INFO_SIZE * vcpu.index
         self.memory.write(vcpu.s.info + TIME, self.clock())
 

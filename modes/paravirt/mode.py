@@ -33,10 +33,9 @@ from modes.paravirt.console import BACKEND_PORT, ConsoleRing
 from modes.paravirt.domain import Domain, XenTables
 from modes.paravirt.emulate import emulate
 from modes.paravirt.events import UPCALL_MASK
-from modes.paravirt.frames import Frames
+from modes.paravirt.frames import Frames, Kind
 from modes.paravirt.state import Callback, DomainState, VcpuState
 from modes.paravirt.vcpu import R11, UD, PvVcpu
-
 
 EVERY_EXCEPTION = 0xFFFF_FFFF
 PAGE = 0x1000
@@ -74,11 +73,11 @@ class Paravirt(Mode):
         self.pool = HypervisorMemory(memory)
         first, pages = machine.ram_base // PAGE, machine.ram_size // PAGE
         self.frames = Frames([(first, pages), (POOL_BASE // PAGE, POOL_SIZE // PAGE)])
-        xen = XenTables(memory, self.pool.alloc, first, pages)
+        xen = XenTables(memory, self.pool.alloc, first, pages, len(machine.cpus))
         self.domain = d = Domain(GUEST_DOMID, memory, self.frames, xen, machine.timing, lambda: vm.now, self._kick)
         d.end, d.console_output, d.new_xen_page = machine.end, self._print, self._share_page
         d.events.shared = self._share_page() * PAGE
-        self.console = ConsoleRing(d, vm.console.sink)
+        vm.serial = ConsoleRing(d, vm.console.sink)
         self.cost_of = {name: vm.costs.work_of(f"hypercall.{name}") - vm.costs.run_loop for name in HYPERCALLS.values()}
 
     def _share_page(self) -> int:
@@ -113,7 +112,7 @@ class Paravirt(Mode):
         v = d.vcpus[0]
         s, vmcb = v.s, v.vmcb
         s.up = s.initialised = True
-        self.frames.take_as(start.root, 4, d.domid)
+        self.frames.take_as(start.root, Kind.L4, d.domid)
         s.root = v.memory.root = start.root
         vmcb.cr3, vmcb.rip, vmcb.rsp = start.root * PAGE, start.entry, start.stack
         d.write_wallclock()
@@ -128,7 +127,7 @@ class Paravirt(Mode):
         vmcb.intercept = intercepts(svm.SWINT, svm.SHUTDOWN, svm.INTR)
         vmcb.asid, vmcb.int_ctl = 1, svm.V_INTR_MASKING
         v = PvVcpu(self.domain, cpu.index, cpu, vmcb, VcpuState())
-        v.called = lambda name: cpu.charge(self.cost_of[name])
+        v.bill = lambda name: cpu.charge(self.cost_of[name])
         v.first_vmcb()
         self.domain.add_vcpu(v)
         return v
@@ -277,5 +276,3 @@ class Paravirt(Mode):
                     return "page_table_write"
         v.exception(PF, error, address)
         return "guest_page_fault"
-
-

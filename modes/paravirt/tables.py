@@ -36,13 +36,11 @@ class PageTables:
 
     def __init__(self, memory: Memory, frames: Frames, domid: int, xen_slots: bytes) -> None:
         self.memory, self.frames, self.domid, self.xen_slots = memory, frames, domid, xen_slots
-        self.checked = 0  # entries, for the bill
 
     # --- one entry --------------------------------------------------------------------------------------------
 
     def _take(self, level: int, entry: int) -> None:
         """What a present entry of a table of `level` refers to gets its references."""
-        self.checked += 1
         mfn = frame_of(entry)
         if level > 1:
             if entry & ~(ALLOWED | ADDRESS):

@@ -58,7 +58,7 @@ class PvVcpu:
         self.memory = GuestMemory(domain.memory)
         self.flush = False  # the TLB is to be emptied before the guest goes on
         self.entries = 0  # of lists, worked on in this exit
-        self.called: Callable[[str], None] = lambda name: None  # told of each hypercall, for the bill
+        self.bill: Callable[[str], None] = lambda name: None  # for a hypercall inside another, or a further entry
 
     def flush_tlb(self, *, one_page: bool) -> None:
         """The guest wants it. Simplified: the whole TLB goes; it is charged as what was asked for."""

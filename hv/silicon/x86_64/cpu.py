@@ -40,8 +40,9 @@ ASSISTED = intercepts(
     svm.RDTSC, svm.RDTSCP, svm.CPUID, svm.MSR, svm.HLT, svm.SHUTDOWN, svm.TR_WRITE, svm.RDPMC, svm.INVLPGA, svm.VMRUN,
     svm.VMMCALL, svm.VMLOAD, svm.VMSAVE, svm.STGI, svm.CLGI, svm.SKINIT, svm.MONITOR, svm.MWAIT, svm.IRET, svm.INVLPG,
 )  # fmt: skip
-# What it needs to see of a deprivileged guest, for which every privileged instruction faults: CPUID and, unless CR4.TSD
-# is set, RDTSC do not; RDPMC and the SVM instructions Unicorn lets through; a triple fault cannot happen but would abort.
+# What it needs to see of a deprivileged guest, for which every privileged instruction faults: CPUID does not, nor RDTSC
+# unless CR4.TSD is set; RDPMC and the SVM instructions Unicorn lets through; a triple fault cannot happen but would
+# abort.
 ASSISTED_DEPRIVILEGED = intercepts(svm.CPUID, svm.RDTSC, svm.RDTSCP, svm.SHUTDOWN)
 OBSERVED_CR = 0x11D  # CR0, CR2, CR3, CR4, CR8: only timed, by the microcode
 ASSISTED_DR_WRITE = 1 << 7

@@ -229,6 +229,11 @@ class Machine:
             cpu.hooks = self.hooks  # type: ignore[attr-defined]
 
     @property
+    def running(self) -> Cpu:
+        """The CPU that runs, or ran last."""
+        return self._loaded
+
+    @property
     def now(self) -> int:
         """Virtual time, in millicycles, of the CPU that runs."""
         return self._loaded.now

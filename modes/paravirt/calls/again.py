@@ -22,8 +22,8 @@ class Again(Exception):
         self.arguments = arguments
 
 
-def each(v: PvVcpu, arguments: list[int], size: int, do: Callable[[int], None]) -> int:
-    """The frame of mmu_update and mmuext_op: (list, count, *done, foreign domain). `do(address)` does one entry."""
+def each(v: PvVcpu, name: str, arguments: list[int], size: int, do: Callable[[int], None]) -> int:
+    """What mmu_update and mmuext_op share: (list, count, *done, foreign domain). `do(address)` does one entry."""
     first, count, done_at, foreign = arguments[:4]
     count &= 0xFFFF_FFFF
     before = 0
@@ -37,6 +37,8 @@ def each(v: PvVcpu, arguments: list[int], size: int, do: Callable[[int], None]) 
                 again = True
                 break
             v.entries += 1
+            if done:
+                v.bill(name)
             do(first + size * done)
             done += 1
     except Refused as refused:

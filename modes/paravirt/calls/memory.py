@@ -69,7 +69,7 @@ def mmu_update(v: PvVcpu, a: list[int]) -> int:
     tables_of = a[3] >> 16 & 0xFFFF
     check_domain(v, tables_of - 1 if tables_of else DOMID_SELF)
     check_domain(v, a[3] & 0xFFFF)
-    return each(v, a, REQUEST.size, lambda address: _update(v, *v.memory.unpack(REQUEST, address)))
+    return each(v, "mmu_update", a, REQUEST.size, lambda address: _update(v, *v.memory.unpack(REQUEST, address)))
 
 
 def _update(v: PvVcpu, pointer: int, value: int) -> None:
@@ -118,7 +118,7 @@ def update_va_mapping_otherdomain(v: PvVcpu, a: list[int]) -> int:
 
 def mmuext_op(v: PvVcpu, a: list[int]) -> int:
     check_domain(v, a[3] & 0xFFFF)
-    return each(v, a, EXTENDED.size, lambda address: _extended(v, *v.memory.unpack(EXTENDED, address)))
+    return each(v, "mmuext_op", a, EXTENDED.size, lambda address: _extended(v, *v.memory.unpack(EXTENDED, address)))
 
 
 def _extended(v: PvVcpu, command: int, first: int, second: int) -> None:

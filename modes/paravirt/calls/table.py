@@ -52,7 +52,6 @@ def call(v: PvVcpu, number: int, arguments: list[int]) -> int:
     function = multicall if number == MULTICALL else CALLS.get(name)
     if function is None:
         return -ENOSYS
-    v.called(name)
     try:
         return function(v, arguments)
     except Refused as refused:
@@ -73,6 +72,7 @@ def multicall(v: PvVcpu, arguments: list[int]) -> int:
         elif number == IRET_NUMBER:
             result = -ENOSYS
         else:
+            v.bill(HYPERCALLS.get(number, "unknown"))
             try:
                 result = call(v, number, rest)
             except Again as again:  # the entry goes on first thing next time
