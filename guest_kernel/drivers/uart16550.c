@@ -4,6 +4,7 @@
 
 #include "arch.h"
 #include "console.h"
+#include "console_port.h"
 
 #define BASE 0x3F8 /* COM1 */
 
@@ -25,7 +26,7 @@
 #define FIFO_SIZE 16
 #define DIVISOR 1                   /* 115200 baud */
 
-void uart_init(void)
+static void init(void)
 {
     arch_io_write(INTERRUPT_ENABLE, 0);
     arch_io_write(LINE_CONTROL, LINE_8N1 | LINE_DIVISOR);
@@ -38,9 +39,11 @@ void uart_init(void)
 }
 
 /* Bytes that wait when this is switched on raise the interrupt at once. */
-void uart_listen(bool on) { arch_io_write(INTERRUPT_ENABLE, on ? ENABLE_RECEIVE : 0); }
+static void listen(bool on) { arch_io_write(INTERRUPT_ENABLE, on ? ENABLE_RECEIVE : 0); }
 
-void uart_send(const char *bytes, u64 length)
+static void more(void) {} /* they wait in the FIFO and interrupt again */
+
+static void send(const char *bytes, u64 length)
 {
     for (u64 i = 0; i < length; i++) {
         while (i % FIFO_SIZE == 0 && !(arch_io_read(LINE_STATUS) & STATUS_SENT))
@@ -54,3 +57,5 @@ void uart_interrupt(void)
     while (arch_io_read(LINE_STATUS) & STATUS_RECEIVED)
         console_receive((char)arch_io_read(DATA));
 }
+
+const struct console_port uart_console = {init, listen, more, send};

@@ -19,6 +19,7 @@ void arch_print_platform(void);
 
 /* Page tables. A leaf slot is written with pte_write() alone. */
 u64 arch_space_create(void);
+void arch_space_retire(u64 root);
 void arch_space_free(u64 root);
 void arch_space_load(u64 root);
 pte *arch_leaf_slot(u64 root, u64 address, bool create);

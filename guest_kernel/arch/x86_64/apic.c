@@ -55,6 +55,10 @@ static void map_device(u64 slot, u64 physical)
 
 void arch_interrupts_init(void)
 {
+    if (on_xen()) {
+        xen_events_init();
+        return;
+    }
     map_device(SLOT_LOCAL_APIC, cpu_read_msr(MSR_APIC_BASE) & PTE_ADDRESS);
     map_device(SLOT_IO_APIC, IO_APIC_ADDRESS);
 
@@ -70,5 +74,18 @@ void arch_interrupts_init(void)
 
 void apic_end_of_interrupt(void) { apic_write(APIC_EOI, 0); }
 
-void arch_tick_start(void) { apic_write(APIC_TIMER_COUNT, TICK_COUNT); }
-void arch_tick_stop(void) { apic_write(APIC_TIMER_COUNT, 0); }
+void arch_tick_start(void)
+{
+    if (on_xen())
+        xen_tick_start();
+    else
+        apic_write(APIC_TIMER_COUNT, TICK_COUNT);
+}
+
+void arch_tick_stop(void)
+{
+    if (on_xen())
+        xen_tick_stop();
+    else
+        apic_write(APIC_TIMER_COUNT, 0);
+}

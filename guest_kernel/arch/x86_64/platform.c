@@ -1,6 +1,8 @@
 /* What the machine is, and its two switches: the ACPI power-off port and the panic device. */
 #include "arch.h"
 #include "console.h"
+#include "console_port.h"
+#include "uart.h"
 
 #define ACPI_CONTROL_PORT 0x604 /* PIIX4 power management: PM1a control */
 #define ACPI_SLEEP_ENABLE 0x2000 /* with sleep type 0: soft off */
@@ -28,6 +30,8 @@ void arch_print_platform(void)
     kprintf("\n");
 }
 
+const struct console_port *arch_console_port(void) { return on_xen() ? &xen_console : &uart_console; }
+
 static __attribute__((noreturn)) void stop(void)
 {
     cpu_cli();
@@ -37,12 +41,16 @@ static __attribute__((noreturn)) void stop(void)
 
 void arch_power_off(void)
 {
+    if (on_xen())
+        xen_shutdown(SHUTDOWN_POWEROFF);
     cpu_outw(ACPI_CONTROL_PORT, ACPI_SLEEP_ENABLE);
     stop();
 }
 
 void arch_report_panic(void)
 {
+    if (on_xen())
+        xen_shutdown(SHUTDOWN_CRASH);
     cpu_outb(PANIC_PORT, PANIC_HAPPENED);
     stop();
 }

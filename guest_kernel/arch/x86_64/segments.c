@@ -44,6 +44,11 @@ static void load_segments(void)
 
 void segments_init(void)
 {
+    boot_cpu.self = &boot_cpu;
+    if (on_xen()) {
+        xen_segments_init((u64)&boot_cpu);
+        return;
+    }
     for (int i = 0; i < IST_STACKS; i++)
         task_state.ist[i] = (u64)ist_stack[i] + IST_STACK_SIZE;
     task_state.io_bitmap = sizeof task_state;
@@ -58,14 +63,17 @@ void segments_init(void)
     load_segments();
     cpu_ltr(TSS_SELECTOR);
 
-    boot_cpu.self = &boot_cpu;
     cpu_write_msr(MSR_GS_BASE, (u64)&boot_cpu);
     cpu_write_msr(MSR_KERNEL_GS_BASE, 0); /* the user's */
 }
 
-/* Both ways into the kernel from ring 3 use the same stack: traps find it in the TSS, SYSCALL in struct cpu. */
+/* Both ways into the kernel from ring 3 use the same stack: traps find it in the TSS, SYSCALL in struct cpu, and Xen
+   is told. */
 void segments_set_kernel_stack(u64 top)
 {
-    task_state.rsp[0] = top;
+    if (on_xen())
+        xen_set_kernel_stack(top);
+    else
+        task_state.rsp[0] = top;
     arch_this_cpu()->kernel_stack = top;
 }

@@ -12,7 +12,6 @@
 enum exception {
     DIVIDE_ERROR = 0,
     NMI = 2,
-    BREAKPOINT = 3,
     DOUBLE_FAULT = 8,
     PAGE_FAULT = 14,
     MACHINE_CHECK = 18,
@@ -51,6 +50,10 @@ extern char syscall_entry[];
 void arch_traps_init(void)
 {
     segments_init();
+    if (on_xen()) {
+        xen_traps_init();
+        return;
+    }
 
     for (int vector = 0; vector < 256; vector++) {
         u64 stub = (u64)trap_stubs[vector];
@@ -121,6 +124,10 @@ void trap(struct trap_frame *frame)
     case VECTOR_SERIAL:
         uart_interrupt();
         apic_end_of_interrupt();
+        return;
+    case VECTOR_XEN_EVENTS:
+        if (xen_handle_events() && from_user)
+            yield();
         return;
     case VECTOR_SPURIOUS: /* the APIC wants no end of interrupt for it */
         return;

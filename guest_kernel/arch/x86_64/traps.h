@@ -4,4 +4,7 @@
 #define EXCEPTIONS 32
 #define VECTOR_TIMER 0x40
 #define VECTOR_SERIAL 0x50
+#define VECTOR_XEN_EVENTS 0xF3 /* not the CPU's: an upcall */
 #define VECTOR_SPURIOUS 0xFF
+
+#define BREAKPOINT 3 /* the only exception that a program may raise by `int` */
