@@ -49,6 +49,7 @@ enum error {
     EAGAIN = 11,
     ENOMEM = 12,
     EBUSY = 16,
+    ENODEV = 19,
 };
 
 /* What a process finds in its registers at its recovery address. */

@@ -74,6 +74,8 @@ i64 bench_kernel(u64 operation, u64 iterations, u64 seed)
 {
     if (operation >= BENCH_KERNEL_OPERATIONS)
         return -EINVAL;
+    if (operation == BENCH_CR8WR && !arch_has_priority())
+        return -ENODEV;
     report = (struct bench_report){0};
     report.digest = run_kernel_operation((enum kernel_operation)operation, iterations, seed);
     return 0;
