@@ -7,8 +7,9 @@ emulate.py (the few instructions that Xen executes for a kernel), console.py, an
 abi.py has the numbers, state.py what is remembered, guest_memory.py how Xen reads through a guest's pointers.
 """
 
-from modes.paravirt.mode import Paravirt
+from modes.paravirt.mode import Paravirt, ParavirtUnbatched
 
 MODE = Paravirt
+UNBATCHED = ParavirtUnbatched
 
-__all__ = ["MODE"]
+__all__ = ["MODE", "UNBATCHED"]

@@ -81,8 +81,10 @@ def lay_out(image_pages: int, total_pages: int, base: int) -> Layout:
 class Builder:
     """Fills the frames of a domain that owns all of `mfns`, by pseudo-physical page."""
 
-    def __init__(self, domain: Domain, guest: Guest, notes: XenNotes, mfns: list[int]) -> None:
-        self.domain, self.guest, self.notes, self.mfns = domain, guest, notes, mfns
+    def __init__(
+        self, domain: Domain, guest: Guest, notes: XenNotes, mfns: list[int], command_line: bytes
+    ) -> None:  # fmt: skip
+        self.domain, self.guest, self.notes, self.mfns, self.command_line = domain, guest, notes, mfns, command_line
         image_end = max(segment.address + segment.size for segment in guest.segments) - notes.paddr_offset
         self.layout = lay_out(-(-image_end // PAGE), len(mfns), notes.virt_base)
         if self.layout.end > len(mfns):
@@ -140,7 +142,8 @@ class Builder:
             layout.start_info * PAGE,
             START_INFO.pack(
                 MAGIC, len(self.mfns), d.events.shared, 0, d.store, d.store_port, d.console, d.console_port,
-                self.virtual(layout.tables), layout.stack - layout.tables, self.virtual(layout.frame_list), 0, 0, b"",
+                self.virtual(layout.tables), layout.stack - layout.tables, self.virtual(layout.frame_list), 0, 0,
+                self.command_line,
                 0, 0,
             ),
         )  # fmt: skip

@@ -7,7 +7,7 @@ events. Before the guest goes on, the events that wait are delivered.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -20,7 +20,6 @@ from hv.silicon.x86_64.cpuid import cpuid
 from hv.silicon.x86_64.state import RAX, RBX, RCX, RDI, RDX, RSI
 from hv.silicon.x86_64.svm import Vmcb, intercepts
 from hv.vcpu import Vcpu
-from hv.vm import Vm
 from hv.x86_64.decode import access_of, decode
 from hv.x86_64.pool import POOL_BASE, POOL_SIZE, HypervisorMemory
 from modes.paravirt.abi import GUEST_DOMID, HYPERCALLS, IRET, SIGNATURE, XEN_VERSION
@@ -66,19 +65,22 @@ class Paravirt(Mode):
     ) | {f"hypercall.{name}" for name in HYPERCALLS.values()}
     ram_base = 0x4_0000_0000
 
-    def __init__(self, vm: Vm) -> None:
-        super().__init__(vm)
-        machine = vm.machine
-        memory = machine.memory
+    command_line: ClassVar[bytes] = b""  # for the guest's kernel
+
+    def _new_domain(self, first: int, pages: int) -> Domain:
+        """A domain without memory, the frame table, and Xen's own tables for `pages` frames from `first` on."""
+        vm = self.vm
+        machine, memory = vm.machine, vm.machine.memory
         self.pool = HypervisorMemory(memory)
-        first, pages = machine.ram_base // PAGE, machine.ram_size // PAGE
         self.frames = Frames([(first, pages), (POOL_BASE // PAGE, POOL_SIZE // PAGE)])
         xen = XenTables(memory, self.pool.alloc, first, pages, len(machine.cpus))
-        self.domain = d = Domain(GUEST_DOMID, memory, self.frames, xen, machine.timing, lambda: vm.now, self._kick)
+        d = Domain(GUEST_DOMID, memory, self.frames, xen, machine.timing, lambda: vm.now, self._kick)
         d.end, d.console_output, d.new_xen_page = machine.end, self._print, self._share_page
         d.events.shared = self._share_page() * PAGE
         vm.serial = ConsoleRing(d, vm.console.sink)
-        self.cost_of = {name: vm.costs.work_of(f"hypercall.{name}") - vm.costs.run_loop for name in HYPERCALLS.values()}
+        costs = vm.costs
+        self.cost_of = {reason: costs.work_of(reason) - costs.run_loop for reason in sorted(self.reasons)}
+        return d
 
     def _share_page(self) -> int:
         mfn = self.pool.alloc() // PAGE
@@ -95,14 +97,15 @@ class Paravirt(Mode):
         """Build the domain in its frames."""
         if guest.xen is None:
             raise HvError(f"guest {guest.path} has no ELF notes for Xen: it cannot start as a PV domain", 1)
-        d, machine = self.domain, self.vm.machine
-        first = machine.ram_base // PAGE
-        mfns = [first + frame for frame in scatter(machine.ram_size // PAGE)]
+        machine = self.vm.machine
+        first, pages = machine.ram_base // PAGE, machine.ram_size // PAGE
+        self.domain = d = self._new_domain(first, pages)
+        mfns = [first + frame for frame in scatter(pages)]
         for mfn in mfns:
             self.frames.give(mfn, d.domid)
         d.store_port = d.events.bind_backend(STORE_PORT)
         d.console_port = d.events.bind_backend(BACKEND_PORT)
-        self.start_state = Builder(d, guest, guest.xen, mfns).build()
+        self.start_state = Builder(d, guest, guest.xen, mfns, self.command_line).build()
 
     def start(self, guest: Guest) -> None:
         d, machine, start = self.domain, self.vm.machine, self.start_state
@@ -127,7 +130,7 @@ class Paravirt(Mode):
         vmcb.intercept = intercepts(svm.SWINT, svm.SHUTDOWN, svm.INTR)
         vmcb.asid, vmcb.int_ctl = 1, svm.V_INTR_MASKING
         v = PvVcpu(self.domain, cpu.index, cpu, vmcb, VcpuState())
-        v.bill = lambda name: cpu.charge(self.cost_of[name])
+        v.bill = lambda name: cpu.charge(self.cost_of[f"hypercall.{name}"])
         v.first_vmcb()
         self.domain.add_vcpu(v)
         return v
@@ -276,3 +279,11 @@ class Paravirt(Mode):
                     return "page_table_write"
         v.exception(PF, error, address)
         return "guest_page_fault"
+
+
+class ParavirtUnbatched(Paravirt):
+    """For comparison: the guest's kernel is told to make a hypercall of every single change."""
+
+    id = "paravirt-unbatched"
+    summary = "the same, but the guest's kernel makes a hypercall of each page-table change"
+    command_line = b"nobatch"
