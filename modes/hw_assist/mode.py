@@ -6,13 +6,14 @@ everything that is not a plain register of the guest.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from hv.loader import Guest
 from hv.mode import Mode
+from hv.silicon.memory import BusError
 from hv.silicon.x86_64 import svm
 from hv.silicon.x86_64.cpu import GP, UD, Cpu, Exit, Shutdown
 from hv.silicon.x86_64.machine import HOLE, HOLE_END
@@ -55,6 +56,9 @@ INTERCEPTS = intercepts(
 )  # fmt: skip
 
 
+Handler = Callable[[Any, Cpu, Exit], str]
+
+
 class HwAssistState(msgspec.Struct):
     """What the mode remembers besides the VMCB and the tables, which are in memory."""
 
@@ -73,11 +77,12 @@ class HwAssist(Mode):
         "cpuid cr8_write external_interrupt hlt interrupt_window invalid_opcode ioio mmio msr npf vmmcall".split()
     )
     ram_base = 0x4_0000_0000  # so that no guest-physical address is a host-physical one
+    cr_writes = 0  # control registers whose writes exit, CR8 apart
+    handlers: Mapping[int, Handler]
 
     def __init__(self, vm: Vm) -> None:
         super().__init__(vm)
         self.pool = HypervisorMemory(vm.machine.memory)
-        self.npt = NestedTables(self.pool)
         self.board = Board(vm)
         vm.uart = self.board.uart
         self.waiting = False  # an interrupt could not be delivered yet
@@ -91,11 +96,17 @@ class HwAssist(Mode):
         self.vmcb = vmcb = Vmcb.from_buffer(region.data, at)
         vmcb.intercept = INTERCEPTS
         vmcb.msrpm_base_pa, vmcb.iopm_base_pa = msrpm, iopm
-        vmcb.np_enable, vmcb.n_cr3, vmcb.asid = 1, self.npt.root, 1
-        vmcb.int_ctl = svm.V_INTR_MASKING
+        vmcb.asid, vmcb.int_ctl = 1, svm.V_INTR_MASKING
+        vmcb.intercept_cr_write = self.cr_writes
         first_state(vmcb, guest.entry)
+        self.prepare_memory(vmcb)
         machine.cpus[0].load(vmcb, on_metal=False)
         machine.engine.state.regs[RBX] = self.vm.start_info
+
+    def prepare_memory(self, vmcb: Vmcb) -> None:
+        """Give the guest its memory; the VMCB holds the guest's first state."""
+        self.npt = NestedTables(self.pool)
+        vmcb.np_enable, vmcb.n_cr3 = 1, self.npt.root
 
     def state(self) -> HwAssistState:
         board = self.board
@@ -109,7 +120,7 @@ class HwAssist(Mode):
     # --- exits ------------------------------------------------------------------------------------------------
 
     def handle(self, vcpu: Vcpu, exit: Exit) -> str:
-        handler = HANDLERS.get(exit.code)
+        handler = self.handlers.get(exit.code)
         if handler is None:
             raise Shutdown(f"exit {exit.code:#x} that nobody asked for")
         cpu = vcpu.cpu
@@ -137,7 +148,7 @@ class HwAssist(Mode):
         lapic.advance(cpu.now)
         lapic.set_priority_class(cpu.tpr)
         pending = lapic.pending()
-        vmcb.intercept_cr_write = 1 << CR8 if lapic.state.irr and pending is None else 0
+        vmcb.intercept_cr_write = self.cr_writes | (1 << CR8 if lapic.state.irr and pending is None else 0)
         window = False
         if pending is not None:
             if cpu.interruptible and not cpu.event_pending:
@@ -162,8 +173,11 @@ class HwAssist(Mode):
         return "hlt"
 
     def _ioio(self, cpu: Cpu, exit: Exit) -> str:
-        if not port_access(cpu, exit, self.board.ports):
-            raise Shutdown(f"a string port transfer at RIP {cpu.state.eip:#x} touches memory that is not backed")
+        try:
+            port_access(cpu, exit, self.board.ports, cpu.read_mapped, cpu.write_mapped)
+        except BusError:
+            where = f"RIP {cpu.state.eip:#x}"
+            raise Shutdown(f"a string port transfer at {where} touches memory that is not backed") from None
         return "ioio"
 
     def _msr(self, cpu: Cpu, exit: Exit) -> str:
@@ -248,7 +262,7 @@ def _msr_map() -> bytes:
     return bytes(bits)
 
 
-HANDLERS: dict[int, Callable[[HwAssist, Cpu, Exit], str]] = {
+HANDLERS: dict[int, Handler] = {
     svm.CPUID: HwAssist._cpuid,
     svm.HLT: HwAssist._hlt,
     svm.IOIO: HwAssist._ioio,
@@ -261,3 +275,4 @@ HANDLERS: dict[int, Callable[[HwAssist, Cpu, Exit], str]] = {
     svm.SHUTDOWN: HwAssist._shutdown,
     **dict.fromkeys((svm.VMRUN, svm.VMLOAD, svm.VMSAVE, svm.STGI, svm.CLGI, svm.SKINIT), HwAssist._invalid_opcode),
 }
+HwAssist.handlers = HANDLERS

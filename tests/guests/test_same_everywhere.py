@@ -19,9 +19,11 @@ from tests.support import (
     LOG_NEXT,
     NATIVE_HW,
     NATIVE_METAL,
+    NATIVE_SHADOW,
     NATIVE_TRAP,
     PORTABLE_HW,
     PORTABLE_METAL,
+    PORTABLE_SHADOW,
     PORTABLE_TRAP,
     RawGuest,
     Where,
@@ -160,14 +162,16 @@ def check(seed: int, ring: int, where: Where) -> None:
 
 @pytest.mark.parametrize("part", range(4))
 @pytest.mark.parametrize("ring", [0, 3])
-@pytest.mark.parametrize("where", [NATIVE_HW, NATIVE_TRAP], ids=["hw-assist", "trap"])
+@pytest.mark.parametrize("where", [NATIVE_HW, NATIVE_SHADOW, NATIVE_TRAP], ids=["hw-assist", "hw-shadow", "trap"])
 def test_a_guest_of_a_hypervisor_ends_where_metal_ends(where: Where, part: int, ring: int) -> None:
     for seed in range(part, SEQUENCES // 2, 4):
         check(seed, ring, where)
 
 
 @pytest.mark.parametrize("ring", [0, 3])
-@pytest.mark.parametrize("where", [PORTABLE_METAL, PORTABLE_HW, PORTABLE_TRAP], ids=["metal", "hw-assist", "trap"])
+@pytest.mark.parametrize(
+    "where", [PORTABLE_METAL, PORTABLE_HW, PORTABLE_SHADOW, PORTABLE_TRAP], ids=["metal", "hw-assist", "hw-shadow", "trap"]
+)
 def test_portable_ends_where_native_ends(where: Where, ring: int) -> None:
     for seed in range(SEQUENCES_PORTABLE // 2):
         check(seed, ring, where)

@@ -19,6 +19,7 @@ from collections.abc import Callable
 import msgspec
 
 from hv.silicon.assists import ASSISTS
+from hv.silicon.memory import BusError
 from hv.silicon.timing import MILLI, Timing
 from hv.silicon.x86_64 import svm
 from hv.silicon.x86_64.cpuid import cpuid
@@ -515,7 +516,7 @@ class Cpu:
 
     def linear(self, address: int) -> int | None:
         """Guest-physical address of a linear address under the guest's own tables, or None."""
-        cr0, cr3 = self.control_registers()
+        cr0, cr3, long_mode = self.control_registers()
         if not cr0 >> 31:
             return address
 
@@ -523,14 +524,14 @@ class Cpu:
             hpa = self.guest_physical(gpa)
             return 0 if hpa is None else self.engine.memory.read_u64(hpa)
 
-        return walk(read, cr3, address)
+        return walk(read, cr3, address, 4 if long_mode else 3)
 
-    def control_registers(self) -> tuple[int, int]:
-        """CR0 and CR3 of the guest."""
+    def control_registers(self) -> tuple[int, int, bool]:
+        """CR0 and CR3 of the guest, and whether it is in long mode."""
         if self.entered:
-            return self.state.cr[0], self.state.cr[3]
+            return self.state.cr[0], self.state.cr[3], bool(self.state.efer >> 10 & 1)
         assert self.vmcb is not None
-        return self.vmcb.cr0, self.vmcb.cr3
+        return self.vmcb.cr0, self.vmcb.cr3, bool(self.vmcb.efer >> 10 & 1)
 
     def read_linear(self, address: int, size: int) -> bytes:
         """Bytes at a linear address of the guest; fewer where a page is not mapped."""
@@ -547,6 +548,26 @@ class Cpu:
             except LookupError:
                 break
         return out
+
+    def read_mapped(self, address: int, size: int) -> bytes:
+        """The same, but raises BusError when some are missing."""
+        data = self.read_linear(address, size)
+        if len(data) < size:
+            raise BusError(f"nothing is mapped at linear {address:#x}")
+        return data
+
+    def write_mapped(self, address: int, data: bytes) -> None:
+        """Write at a linear address of the guest. Raises BusError where a page is not mapped."""
+        done = 0
+        while done < len(data):
+            at = address + done & 0xFFFF_FFFF_FFFF_FFFF
+            part = data[done : done + 0x1000 - at % 0x1000]
+            gpa = self.linear(at)
+            hpa = None if gpa is None else self.guest_physical(gpa)
+            if hpa is None:
+                raise BusError(f"nothing is mapped at linear {at:#x}")
+            self.engine.memory.write(hpa, part)
+            done += len(part)
 
     def instruction_bytes(self, size: int = 15) -> bytes:
         return self.read_linear(self.state.eip + self.state.segs[1].base, size)
