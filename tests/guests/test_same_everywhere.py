@@ -170,7 +170,9 @@ def test_a_guest_of_a_hypervisor_ends_where_metal_ends(where: Where, part: int, 
 
 @pytest.mark.parametrize("ring", [0, 3])
 @pytest.mark.parametrize(
-    "where", [PORTABLE_METAL, PORTABLE_HW, PORTABLE_SHADOW, PORTABLE_TRAP], ids=["metal", "hw-assist", "hw-shadow", "trap"]
+    "where",
+    [PORTABLE_METAL, PORTABLE_HW, PORTABLE_SHADOW, PORTABLE_TRAP],
+    ids=["metal", "hw-assist", "hw-shadow", "trap"],
 )
 def test_portable_ends_where_native_ends(where: Where, ring: int) -> None:
     for seed in range(SEQUENCES_PORTABLE // 2):

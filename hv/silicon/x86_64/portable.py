@@ -286,16 +286,18 @@ class PortableHooks:
         return bits is not None and not bits >> port % 8 & (1 << size) - 1
 
     def read_tss(self, address: int) -> int | None:
-        """Two bytes. Where the second level of paging has none, the access exits as the hardware's would."""
-        word = self.cpu.read_linear(address, 2)
+        """Two bytes. Where the hypervisor's tables have none, the access exits as the hardware's would."""
+        cpu = self.cpu
+        word = cpu.read_linear(address, 2)
         if len(word) == 2:
             return word[0] | word[1] << 8
-        gpa = self.cpu.linear(address + len(word))
-        if gpa is not None:
+        missing = address + len(word)
+        gpa = cpu.linear(missing)
+        if gpa is not None or cpu.physical.intercept_exceptions >> PF & 1:
             self.undo = Undo(list(self.state.regs), self.state.eip)
-            self.cpu.physical.exitinfo2 = gpa
+            cpu.physical.exitinfo2 = missing if gpa is None else gpa
             self.undo_attempt()
-            self.note_exit(svm.NPF, svm.NPF_USER)
+            self.note_exit(*((svm.EXCEPTION + PF, 0) if gpa is None else (svm.NPF, svm.NPF_USER)))
         return None
 
     def hook_in(self, uc: int, port: int, size: int, user: int) -> int:
@@ -313,6 +315,16 @@ class PortableCpu(Cpu):
     """A CPU whose hooks only take notes."""
 
     hooks: PortableHooks
+
+    def _enter(self, injection: int | None = None) -> None:
+        """An exception that is injected is delivered by a second VMRUN (_deliver): only that one opens the window."""
+        super()._enter(injection)
+        p = self.physical
+        if (
+            injection is None
+            and p.eventinj & (svm.EVENT_VALID | svm.EVENT_TYPE) == svm.EVENT_VALID | svm.EVENT_EXCEPTION
+        ):
+            p.int_ctl &= ~svm.V_IRQ
 
     def _settle(self) -> None:
         """Do what the hooks could not do while the slice ran."""
