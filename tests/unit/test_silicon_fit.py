@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hv.silicon.x86_64 import engine, layout, microcode
+from hv.silicon.x86_64 import layout, microcode
 from hv.silicon.x86_64.layout import SiliconError
 
 

@@ -259,7 +259,7 @@ def measure() -> Layout:
         "CR0": (_find(blob, _u64(CR0), "CR0"), cr),
         "CR3": (_find(blob, _u64(PML4), "CR3", start=cr), cr + 24),
     }
-    # Between RFLAGS and hflags: cc_dst, cc_src, cc_src2 (8 bytes each), cc_op (1: the flags are in cc_src), df (1 or -1).
+    # Between RFLAGS and hflags: cc_dst, cc_src, cc_src2 (8 bytes each), cc_op (1: flags are in cc_src), df (1 or -1).
     places["the arithmetic flags"] = (struct.unpack_from("<QQIi", blob, eip + 24), (ARITHMETIC_FLAGS, 0, 1, -1))
     s.write(x86.UC_X86_REG_EFLAGS, 2)
     msr_at = {name: _find(blob, _u64(_marker(22 + i)), name.upper()) for i, name in enumerate(msrs)}
