@@ -57,6 +57,9 @@ SURVIVED = {
     "RSM": ("rsm", {6}),
     "VMCALL": ("vmcall", {6}),
     "a 32-bit far jump": ("ljmp *DATA", {13, 14}),
+    "CR8 with a bit that must be zero": ("mov $0x10, %eax; mov %rax, %cr8", {13}),
+    "CR8 with its highest bit": ("movabs $0x8000000000000001, %r9; mov %r9, %cr8", {13}),
+    "CR8 with a good value": ("mov $0xF, %r9d; .byte 0x66; mov %r9, %cr8; mov %cr8, %rax", set()),
     "CR5": (".byte 0x0F, 0x20, 0xE8", {6}),
 }
 
@@ -80,7 +83,6 @@ def test_a_kernel_gets_an_exception_and_lives(where: Where, name: str) -> None:
 RESERVED = [
     "mov $0x80000000, %eax; mov %rax, %cr0",
     "xor %eax, %eax; mov %rax, %cr4",
-    "mov $0x100, %eax; mov %rax, %cr8",
 ]
 
 

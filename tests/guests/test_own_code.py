@@ -31,8 +31,8 @@ GUESTS = {
 # last iteration is single-stepped counts its iterations and not one more.
 IN_HARDWARE = {
     "code across the end of a page": (
-        "mov $0x9090909090909090, %rax; jmp 1f; .org 0xFE8; 1: mov %rax, CODE+0xFFC; .fill 12, 1, 0x90; "
-        + ".fill 4, 2, 0xC0FF; movzbl %al, %eax; hlt", 3 + 12 + 8 + 2, 0x90,
+        ("mov $0x9090909090909090, %rax; jmp 1f; .org 0xFE8; 1: mov %rax, CODE+0xFFC; .fill 12, 1, 0x90; "
+         ".fill 4, 2, 0xC0FF; movzbl %al, %eax; hlt"), 3 + 12 + 8 + 2, 0x90,
     ),
     "rep stosb over code that has run": (
         "mov $0x90, %eax; 1: mov $1b, %edi; mov $9, %ecx; rep stosb; hlt", 3 + 10 + 1, 0x90,

@@ -648,16 +648,36 @@ class Cpu:
     def _cr_write(self, exit: Exit) -> None:
         """MOV to CR0 or CR4: the checks that Unicorn does not make (APM vol. 2, 3.1.1 and 3.1.3)."""
         self.charge(self.timing.cr_access)
-        code = self.instruction_bytes(4)
-        rex = code[0] if code and 0x40 <= code[0] <= 0x4F else 0
-        code = code[1:] if rex else code
-        if code[:2] == b"\x0f\x22":  # CLTS and LMSW come here too, and cannot do wrong
-            value = self.regs[code[2] & 7 | (8 if rex & 1 else 0)]
-            if self._bad_cr0(value) if exit.code == svm.CR0_WRITE else self._bad_cr4(value):
-                self._assist("reserved", 0)
-                self.fault(GP)
-                return
+        value = self.moved_value()
+        bad = self._bad_cr0 if exit.code == svm.CR0_WRITE else self._bad_cr4
+        if value is not None and bad(value):  # CLTS and LMSW come here too, and cannot do wrong
+            self._assist("reserved", 0)
+            self.fault(GP)
+            return
         self.step()
+
+    def _cr8_write(self, exit: Exit) -> None:
+        """MOV to CR8: Unicorn would drop the bits that must be zero (APM vol. 2, 3.1.5)."""
+        self.charge(self.timing.cr8_access)
+        value = self.moved_value()
+        if value is None or value >> 4:
+            self._assist("reserved", 0)
+            self.fault(GP)
+            return
+        self.tpr = value
+        self.skip(self.m.length)
+        if self.m.watch_tpr:
+            self.m.deadline = 0
+
+    def moved_value(self) -> int | None:
+        """What the MOV to a control or debug register at RIP moves (APM vol. 3, MOV CRn); None: it is no such MOV."""
+        code = self.instruction_bytes(self.m.length)
+        if code[-3:-1] not in (b"\x0f\x22", b"\x0f\x23"):
+            return None
+        wide = bool(self.state.hflags & HF_CS64)
+        high = wide and len(code) > 3 and code[-4] & 0xF1 == 0x41  # REX.B
+        value = self.regs[code[-1] & 7 | high << 3]
+        return value if wide else value & 0xFFFF_FFFF
 
     def _bad_cr0(self, value: int) -> bool:
         paging, protected, pae = value >> 31 & 1, value & 1, self.state.cr[4] >> 5 & 1
@@ -672,12 +692,9 @@ class Cpu:
 
     def _dr7_write(self, exit: Exit) -> None:
         """Simplified: DR7 keeps its value, but hardware breakpoints never fire."""
-        code = self.instruction_bytes(4)
-        rex = code[0] if 0x40 <= code[0] <= 0x4F else 0
-        modrm = code[3] if rex else code[2]
         self._assist("reserved", 0)
-        self.state.dr[7] = self.state.regs[modrm & 7 | (8 if rex & 1 else 0)] & 0xFFFF_2300 | 0x400
-        self.skip(4 if rex else 3)
+        self.state.dr[7] = (self.moved_value() or 0) & 0xFFFF_2300 | 0x400
+        self.skip(self.m.length)
 
     def _npf(self, exit: Exit) -> None:
         raise Shutdown(f"access to physical address {exit.info2:#x}, beyond the 40 bits of this CPU")
@@ -738,6 +755,7 @@ _ASSIST_OF: dict[int, Callable[[Cpu, Exit], None]] = {
     svm.TR_WRITE: Cpu._ltr,
     svm.CR0_WRITE: Cpu._cr_write,
     svm.CR0_WRITE + 4: Cpu._cr_write,
+    svm.CR0_WRITE + 8: Cpu._cr8_write,
     svm.RDPMC: Cpu._rdpmc,
     svm.DR0_WRITE + 7: Cpu._dr7_write,
     svm.NPF: Cpu._npf,

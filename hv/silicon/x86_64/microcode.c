@@ -218,10 +218,10 @@ static int observed(struct microcode *m, u32 code)
 {
     if (code < EXIT_CR_WRITE && !(m->want_cr_read >> code & 1))
         return code == EXIT_CR8_READ ? EV_CR8_ACCESS : EV_CR_ACCESS;
-    if (code == EXIT_CR0_WRITE || code == EXIT_CR4_WRITE)
-        return -1;                      /* rare, and needs checks: Cpu._cr_write */
+    if (code == EXIT_CR0_WRITE || code == EXIT_CR4_WRITE || code == EXIT_CR8_WRITE)
+        return -1;                      /* they need checks: Cpu._cr_write */
     if (code >= EXIT_CR_WRITE && code <= EXIT_CR_LAST && !(m->want_cr_write >> (code - EXIT_CR_WRITE) & 1))
-        return code == EXIT_CR8_WRITE ? EV_CR8_ACCESS : EV_CR_ACCESS;
+        return EV_CR_ACCESS;
     if (code == EXIT_IRET && !(m->want >> (EXIT_IRET - EXIT_VECTOR) & 1))
         return EV_IRET;
     if (code == EXIT_INVLPG && !(m->want >> (EXIT_INVLPG - EXIT_VECTOR) & 1))
@@ -254,8 +254,6 @@ static void vmexit(struct microcode *m, u32 code)
         charge(m, (enum event)event);
         if (event == EV_INVLPG || code == EXIT_CR3_WRITE)
             charge(m, EV_TLB_FILL);     /* the one refill that is certain */
-        if (code == EXIT_CR8_WRITE && m->watch_tpr)
-            m->deadline = 0;
         m->armed = *m->intercept;
         m->armed_cr_read = *m->intercept_cr_read;
         m->armed_cr_write = *m->intercept_cr_write;

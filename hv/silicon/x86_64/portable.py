@@ -155,10 +155,10 @@ class PortableHooks:
         m = self.m
         if code < 0x10 and not m.want_cr_read >> code & 1:
             return CR8_ACCESS if code == 0x08 else CR_ACCESS
-        if code in (0x10, 0x14):
+        if code in (0x10, 0x14, 0x18):
             return -1
         if 0x10 <= code <= 0x1F and not m.want_cr_write >> (code - 0x10) & 1:
-            return CR8_ACCESS if code == 0x18 else CR_ACCESS
+            return CR_ACCESS
         if code == svm.IRET and not m.want & svm.intercepts(svm.IRET):
             return IRET
         if code == svm.INVLPG and not m.want & svm.intercepts(svm.INVLPG):
@@ -175,8 +175,6 @@ class PortableHooks:
             self.charge(event)
             if event == INVLPG or code == 0x13:
                 self.charge(TLB_FILL)
-            if code == 0x18 and m.watch_tpr:
-                m.deadline = 0
             m.armed, m.armed_cr_read, m.armed_cr_write = (
                 state.intercept, state.intercept_cr_read, state.intercept_cr_write,
             )  # fmt: skip
