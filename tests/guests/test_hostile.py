@@ -38,6 +38,9 @@ SURVIVED = {
     "TR at a data segment": ("mov $0x10, %eax; ltr %ax", {13}),
     "TR beyond the GDT": ("mov $0xFFF8, %eax; ltr %ax", {13}),
     "TR that is busy": ("mov $0x30, %eax; ltr %ax", {13}),
+    "null TR from memory": ("movw $3, DATA; ltr DATA", {13}),
+    "TR from memory that is not there": ("ltr NOT_MAPPED", {14}),
+    "TR from memory": ("movb $0x89, 0x6035; movw $0x30, DATA; mov $DATA-8, %r9d; ltr 8(%r9)", set()),
     "LDT at a code segment": ("mov $8, %eax; lldt %ax", {13}),
     "GDT at nothing, then a load of DS": (
         "movw $0xFFF, DATA; movq $NOT_MAPPED, DATA+2; sgdt DATA+16; lgdt DATA; mov $0x10, %eax; mov %eax, %ds; 8:",

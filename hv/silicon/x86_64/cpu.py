@@ -25,8 +25,9 @@ from hv.silicon.x86_64.cpuid import cpuid
 from hv.silicon.x86_64.engine import ALL_MSRS, NO_PORTS, STUB, Engine
 from hv.silicon.x86_64.microcode import CONTROL_WORDS, EVENTS, NOWHERE, Microcode
 from hv.silicon.x86_64.msr import BadMsr, read_msr, write_msr
+from hv.silicon.x86_64.operand import place_of
 from hv.silicon.x86_64.paging import walk
-from hv.silicon.x86_64.state import HF_CPL, HF_CS64, HF_INHIBIT_IRQ, HF_LMA, IF, RAX, RCX, RDX, RF, RSP
+from hv.silicon.x86_64.state import FS, HF_CPL, HF_CS64, HF_INHIBIT_IRQ, HF_LMA, IF, RAX, RCX, RDX, RF, RSP
 from hv.silicon.x86_64.svm import Vmcb, intercepts
 
 NEVER = (1 << 63) - 1
@@ -612,23 +613,29 @@ class Cpu:
         self.fault(GP)
 
     def _ltr(self, exit: Exit) -> None:
-        """Unicorn takes a null or 16-bit selector here and would abort at the next stack switch (APM vol. 3, LTR)."""
-        selector = self._ltr_operand()
-        if selector is None or selector & 0xFFFC == 0:
+        """Unicorn takes a null selector here and would abort at the next stack switch (APM vol. 3, LTR)."""
+        selector = self._ltr_selector()
+        if selector is not None and selector & 0xFFFC == 0:
             self._assist("reserved", 0)
             self.fault(GP)
             return
         self.step()
 
-    def _ltr_operand(self) -> int | None:
-        code = self.instruction_bytes()
-        rex = 0
-        while code and (code[0] == 0x66 or 0x40 <= code[0] <= 0x4F):
-            rex = code[0] if code[0] != 0x66 else rex
-            code = code[1:]
-        if len(code) < 3 or code[2] >> 6 != 3:
-            return None  # a memory operand: nobody uses it, and the CPU here refuses it
-        return self.state.regs[code[2] & 7 | (8 if rex & 1 else 0)] & 0xFFFF
+    def _ltr_selector(self) -> int | None:
+        """The operand of the LTR at RIP. None if reading it faults, as the CPU will find out itself.
+
+        Simplified: 0, so #GP, for an address of 16 bits, and when the page of the instruction has gone.
+        """
+        state, long_code = self.state, bool(self.state.hflags & HF_CS64)
+        place = place_of(self.instruction_bytes(self.m.length), self.regs, state.eip, long_code=long_code)
+        if place is None:
+            return 0
+        if place.register >= 0:
+            return self.regs[place.register] & 0xFFFF
+        flat = long_code and place.segment < FS
+        address = place.offset + (0 if flat else state.segs[place.segment].base)
+        word = self.read_linear(address & (NOWHERE if long_code else 0xFFFF_FFFF), 2)
+        return int.from_bytes(word, "little") if len(word) == 2 else None
 
     def step(self) -> None:
         """Let the CPU itself execute the intercepted instruction, with the intercepts off for just this one."""
