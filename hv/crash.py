@@ -79,7 +79,6 @@ def _registers(cpu: Cpu) -> list[tuple[str, int]]:
     """Name and value, from wherever the guest's state is now."""
     values = dict(zip(REGISTERS, cpu.state.regs, strict=True))
     vmcb = cpu.vmcb
-    assert vmcb is not None
     cpu.leave()
     values["rax"], values["rsp"] = vmcb.rax, vmcb.rsp
     return [

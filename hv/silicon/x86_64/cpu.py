@@ -92,7 +92,8 @@ class Cpu:
         self.host_timer: int | None = None  # when the hypervisor's own timer interrupts
         self.host_interrupt = False  # a physical interrupt waits for the hypervisor
         self.entered = False  # the guest is in the CPU
-        self.vmcb: Vmcb | None = None
+        self.loaded = False  # a guest has been given to it
+        self.vmcb = Vmcb()  # the hypervisor's, from load() on
         self.on_metal = True
         self.deprivileged = False  # everything of the guest runs at ring 3
         self.masked = False  # and it believes that interrupts are off
@@ -155,7 +156,7 @@ class Cpu:
     def load(self, vmcb: Vmcb, *, on_metal: bool, deprivileged: bool = False) -> None:
         """Take a guest: its initial state and, for a hypervisor, its wishes. Read again at the next slice."""
         self.leave()
-        self.vmcb, self.on_metal = vmcb, on_metal
+        self.loaded, self.vmcb, self.on_metal = True, vmcb, on_metal
         self._control_view = memoryview(vmcb).cast("B")[:CONTROL_AREA]
         self.deprivileged = deprivileged
         nested = bool(vmcb.np_enable)
@@ -171,7 +172,6 @@ class Cpu:
     def _enter(self, injection: int | None = None) -> None:
         """VMRUN: copy the hypervisor's VMCB, add the silicon's own intercepts. `injection` replaces its event."""
         vmcb, p = self.vmcb, self.physical
-        assert vmcb is not None
         if not vmcb.tr.attrib & 0x80 or vmcb.cr0 & 0xFFFF_FFFF_0000_0000 or vmcb.efer >> 16:
             raise Shutdown("VMRUN refused the VMCB: invalid guest state")
         ctypes.memmove(ctypes.addressof(p), ctypes.addressof(vmcb), 0x1000)
@@ -227,7 +227,6 @@ class Cpu:
 
     def _left(self) -> None:
         vmcb, p = self.vmcb, self.physical
-        assert vmcb is not None
         control = ctypes.string_at(ctypes.addressof(vmcb), 0x400)
         ctypes.memmove(ctypes.addressof(vmcb), ctypes.addressof(p), 0x1000)
         ctypes.memmove(ctypes.addressof(vmcb), control, 0x400)
@@ -319,7 +318,6 @@ class Cpu:
         if m.exit_left:
             self._left()
             self.window = False
-            assert self.vmcb is not None
             if self.vmcb.int_ctl & svm.V_IRQ:  # the hypervisor had asked for the window, not the silicon
                 return Exit(code, 0, 0)
             return None
@@ -340,7 +338,6 @@ class Cpu:
     def _wanted(self, code: int, info1: int) -> bool:
         """Does the hypervisor's own VMCB intercept this?"""
         vmcb = self.vmcb
-        assert vmcb is not None
         if self.on_metal:
             return False
         if code == svm.NPF:
@@ -382,7 +379,6 @@ class Cpu:
     def rip(self) -> int:
         if self.entered:
             return self.state.eip
-        assert self.vmcb is not None
         return self.vmcb.rip
 
     @rip.setter
@@ -390,13 +386,11 @@ class Cpu:
         if self.entered:
             self.state.eip = value
         else:
-            assert self.vmcb is not None
             self.vmcb.rip = value
 
     @property
     def event_pending(self) -> bool:
         """Something is to be delivered at the next entry already."""
-        assert self.vmcb is not None
         return bool(self.vmcb.eventinj & svm.EVENT_VALID)
 
     @property
@@ -406,7 +400,6 @@ class Cpu:
             return not self.masked
         if self.entered:
             return bool(self.state.eflags & IF) and not self.state.hflags & HF_INHIBIT_IRQ
-        assert self.vmcb is not None
         return bool(self.vmcb.rflags & IF) and not self.vmcb.int_state & 1
 
     @property
@@ -414,14 +407,12 @@ class Cpu:
         """CR8, the task priority class."""
         if self.entered:
             return self.state.v_tpr & 0xF
-        assert self.vmcb is not None
         return self.vmcb.int_ctl & 0xF
 
     @tpr.setter
     def tpr(self, value: int) -> None:
         if self.entered:
             self.state.v_tpr = value & 0xF
-        assert self.vmcb is not None
         self.vmcb.int_ctl = self.vmcb.int_ctl & ~svm.V_TPR | value & 0xF
         if self.entered:
             ctypes.memmove(self.m.control, ctypes.addressof(self.vmcb), CONTROL_AREA)
@@ -437,7 +428,6 @@ class Cpu:
                 state.hflags &= ~HF_INHIBIT_IRQ
         else:
             vmcb = self.vmcb
-            assert vmcb is not None
             vmcb.rip = (vmcb.rip + length) & 0xFFFF_FFFF_FFFF_FFFF
             vmcb.rflags &= ~RF
             vmcb.int_state = 0
@@ -448,7 +438,6 @@ class Cpu:
         """RFLAGS, wherever the guest is now."""
         if self.entered:
             return self.engine.rflags()
-        assert self.vmcb is not None
         return self.vmcb.rflags
 
     @rflags.setter
@@ -456,14 +445,12 @@ class Cpu:
         if self.entered:
             self.engine.set_rflags(value)
         else:
-            assert self.vmcb is not None
             self.vmcb.rflags = value
 
     @property
     def rsp(self) -> int:
         if self.entered:
             return self.regs[RSP]
-        assert self.vmcb is not None
         return self.vmcb.rsp
 
     @rsp.setter
@@ -471,7 +458,6 @@ class Cpu:
         if self.entered:
             self.regs[RSP] = value
         else:
-            assert self.vmcb is not None
             self.vmcb.rsp = value
 
     def load_root(self, root: int) -> None:
@@ -480,7 +466,6 @@ class Cpu:
             self.state.cr[3] = root
             self.engine.flush_tlb()
         else:
-            assert self.vmcb is not None
             self.vmcb.cr3 = root
 
     def step_over(self) -> None:
@@ -490,7 +475,6 @@ class Cpu:
     def inject(self, event: int, error: int = 0) -> None:
         """Deliver an event at the next entry (EVENTINJ format, APM vol. 2, 15.20)."""
         vmcb = self.vmcb
-        assert vmcb is not None
         vmcb.eventinj = event | svm.EVENT_VALID
         vmcb.eventinj_err = error
 
@@ -508,7 +492,6 @@ class Cpu:
     def guest_physical(self, gpa: int) -> int | None:
         """Host-physical address behind a guest-physical one."""
         vmcb = self.vmcb
-        assert vmcb is not None
         if not self.on_metal and not vmcb.np_enable:
             return gpa  # shadow tables: linear() has given a host-physical address already
         root = vmcb.n_cr3 if vmcb.np_enable else self.identity_ncr3
@@ -530,7 +513,6 @@ class Cpu:
         """CR0 and CR3 of the guest."""
         if self.entered:
             return self.state.cr[0], self.state.cr[3]
-        assert self.vmcb is not None
         return self.vmcb.cr0, self.vmcb.cr3
 
     def read_linear(self, address: int, size: int) -> bytes:
@@ -561,7 +543,6 @@ class Cpu:
     def _rdtsc(self, exit: Exit) -> None:
         rdtscp = self.instruction_bytes(3)[1:3] == b"\x01\xf9"
         self._assist("rdtsc", self.timing.rdtsc)
-        assert self.vmcb is not None
         self.skip(3 if rdtscp else 2)
         value = (self.tsc() + self.vmcb.tsc_offset) & 0xFFFF_FFFF_FFFF_FFFF
         self.regs[RAX], self.regs[RDX] = value & 0xFFFF_FFFF, value >> 32
