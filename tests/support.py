@@ -285,7 +285,6 @@ class RawGuest:
         self.vm = Vm(where.mode, guest, costs(), mib=RAM_MIB, portable=where.portable, outside=Outside(self.console))
         self.machine = self.vm.machine
         self.cpu = self.machine.cpus[0]
-        assert self.cpu.vmcb is not None
         self.vmcb = self.cpu.vmcb
         self.machine.engine.state.regs[:] = [0] * 16
         self._retired_before = self.cpu.m.retired

@@ -219,11 +219,12 @@ class HwAssist(Mode):
 
     def _cr8_write(self, cpu: Cpu, exit: Exit) -> str:
         """MOV CR8 from a register: the task priority falls, perhaps, below a waiting interrupt."""
-        code = cpu.instruction_bytes(4)
-        rex = code[0] if 0x40 <= code[0] <= 0x4F else 0
-        modrm = code[3] if rex else code[2]
-        cpu.tpr = cpu.state.regs[modrm & 7 | (8 if rex & 1 else 0)] & 0xF
-        cpu.skip(4 if rex else 3)
+        value = cpu.moved_value()
+        if value is None or value >> 4:
+            cpu.fault(GP)
+        else:
+            cpu.tpr = value
+            cpu.skip(cpu.m.length)
         return "cr8_write"
 
     def _vmmcall(self, cpu: Cpu, exit: Exit) -> str:
