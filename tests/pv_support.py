@@ -21,7 +21,7 @@ from modes.paravirt.mode import Paravirt
 from tests.support import Code, assemble, costs
 
 BASE = 0xFFFF_FFFF_8000_0000
-CODE, HYPERCALL_PAGE, DATA, STACK, USER = (BASE + at for at in (0x10_0000, 0x10_4000, 0x10_5000, 0x10_7000, 0x10_8000))
+CODE, HYPERCALL_PAGE, DATA, STACK = (BASE + at for at in (0x10_0000, 0x10_4000, 0x10_5000, 0x10_9000))
 END = 0x10_9000
 MIB = 16
 LIMIT = 2_000_000 * MILLI
@@ -30,7 +30,6 @@ PRELUDE = f"""
 .set BASE, {BASE:#x}
 .set DATA, {DATA:#x}
 .set STACK, {STACK:#x}
-.set USER, {USER:#x}
 .macro hypercall number
     mov ${HYPERCALL_PAGE:#x} + 32 * \\number, %rax
     call *%rax

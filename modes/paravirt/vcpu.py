@@ -156,9 +156,7 @@ class PvVcpu:
         try:
             self.memory.write(stack & (1 << 64) - 1, frame)
         except Refused:
-            raise Shutdown(
-                f"the domain's kernel stack is no good: RSP {rsp:#x}, kernel stack {s.kernel_sp:#x}"
-            ) from None
+            raise Shutdown(f"the domain's kernel stack at {stack:#x} cannot be written") from None
         if not to.address:
             raise Shutdown(f"the domain has no entry point for what happened at RIP {cpu.rip:#x}")
         if to.mask:
