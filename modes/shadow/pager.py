@@ -149,10 +149,10 @@ class Pager(abc.ABC):
         rights, no_execute = WRITABLE | USER, 0
         for level in (4, 3, 2, 1):
             shift = 3 + 9 * level
-            entry = self.read_entry(table + (address >> shift & 511) * 8)
+            slot = address >> shift & 511
+            entry = self.read_entry(table + 8 * slot)
             if not entry & PRESENT:
                 raise GuestFault(PAGE_FAULT, code, address)
-            steps.append(Step(table, entry, level))
             large = entry & LARGE and level > 1
             if large and level < 4:
                 unwanted = reserved | ((1 << shift) - 1 & ADDRESS & ~(1 << 12))
@@ -162,8 +162,12 @@ class Pager(abc.ABC):
                 raise GuestFault(PAGE_FAULT, code | PF_PRESENT | PF_RESERVED, address)
             rights &= entry
             no_execute |= entry & NX
+            leaf = Step(table, entry, level)
+            steps.append(leaf)
             if large or level == 1:
                 break
+            # As the CPU does it: also when the walk ends in a fault further down.
+            leaf.entry = self._set_bits(table, entry, slot, ACCESSED)
             table = entry & ADDRESS
         if (
             (user and not rights & USER)
@@ -171,10 +175,6 @@ class Pager(abc.ABC):
             or (fetch and no_execute)
         ):
             raise GuestFault(PAGE_FAULT, code | PF_PRESENT, address)
-        for step in steps[:-1]:
-            step.entry = self._set_bits(step.table, step.entry, address >> 3 + 9 * step.level & 511, ACCESSED)
-        leaf = steps[-1]
-        slot = address >> 3 + 9 * leaf.level & 511
         leaf.entry = self._set_bits(leaf.table, leaf.entry, slot, ACCESSED | DIRTY if write else ACCESSED)
         mask = (1 << 3 + 9 * leaf.level) - 1
         return Walk(leaf.entry & ADDRESS & ~mask | address & mask, steps)
