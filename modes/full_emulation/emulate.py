@@ -182,6 +182,8 @@ class Emulator:
             self.cpu.tpr = value
         else:
             raise GuestFault(UD)
+        if number in (0, 3, 4):
+            self.core.pager.synchronise()
 
     def clts(self, i: capstone.CsInsn) -> str:
         self.privileged()
@@ -200,8 +202,8 @@ class Emulator:
         return self.done(i, "cr_access")
 
     def invlpg(self, i: capstone.CsInsn) -> str:
-        """The shadow is never out of date, and neither is the real TLB."""
         self.privileged()
+        self.core.pager.synchronise_page(self.address(i, i.operands[0]))
         return self.done(i, "invlpg")
 
     def nothing(self, i: capstone.CsInsn) -> str:
@@ -238,6 +240,7 @@ class Emulator:
         value = (regs[RDX] & 0xFFFF_FFFF) << 32 | regs[RAX] & 0xFFFF_FFFF
         if number == EFER:
             v.write_efer(value)
+            self.core.pager.drop_all()  # EFER.NXE decides what an entry means
         else:
             try:
                 write_msr(self.cpu, number, value)

@@ -1,4 +1,4 @@
-"""Random edits of a guest's own page tables are seen alike everywhere. The cases are made in tests/fuzz/page_tables.py."""
+"""Random edits of a guest's own page tables are seen alike everywhere; tests/fuzz/page_tables.py makes the cases."""
 
 from __future__ import annotations
 
