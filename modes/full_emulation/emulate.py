@@ -216,6 +216,10 @@ class Emulator:
         self.privileged()
         raise GuestFault(UD)
 
+    def undefined(self, i: capstone.CsInsn) -> str:
+        """XSETBV: CR4.OSXSAVE is never set."""
+        raise GuestFault(UD)
+
     def refused(self, i: capstone.CsInsn) -> str:
         """RDPMC: no counters."""
         raise GuestFault(GP)
@@ -572,6 +576,7 @@ HANDLERS: dict[int, Callable[[Emulator, capstone.CsInsn], str | None]] = {
     x86.X86_INS_RDTSC: Emulator.rdtsc,
     x86.X86_INS_RDTSCP: Emulator.rdtsc,
     x86.X86_INS_RDPMC: Emulator.refused,
+    x86.X86_INS_XSETBV: Emulator.undefined,
     x86.X86_INS_LGDT: Emulator.load_table,
     x86.X86_INS_LIDT: Emulator.load_table,
     x86.X86_INS_SGDT: Emulator.store_table,
