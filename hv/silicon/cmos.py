@@ -8,7 +8,7 @@ Simplified: no daylight saving, no square wave; an impossible date becomes the n
 from __future__ import annotations
 
 import calendar
-import datetime
+import datetime as dt
 from collections.abc import Callable
 
 import msgspec
@@ -27,7 +27,7 @@ PM = 0x80  # bit 7 of the hours on a 12-hour clock
 DO_NOT_CARE = 0xC0
 UPDATE_US = 244 + 1984  # UIP: so long before an update, and the update itself
 OSCILLATOR = 32_768  # Hz
-FIRST_DATE = datetime.datetime(2017, 11, 28, tzinfo=datetime.UTC)
+FIRST_DATE = dt.datetime(2017, 11, 28, tzinfo=dt.UTC)
 MEBI, LARGEST_BELOW = 1 << 20, 0xFFFF
 
 
@@ -89,7 +89,7 @@ class Cmos:
 
     def _show(self, date: int) -> None:
         """Put a date into the clock's bytes."""
-        memory, when = self.state.memory, datetime.datetime.fromtimestamp(date, datetime.UTC)
+        memory, when = self.state.memory, dt.datetime.fromtimestamp(date, dt.UTC)
         memory[HOURS] = self._hours(when.hour)
         for at, value in (
             (SECONDS, when.second), (MINUTES, when.minute), (WEEKDAY, when.isoweekday() % 7 + 1), (DAY, when.day),
@@ -107,7 +107,7 @@ class Cmos:
         month = min(max(number(memory[MONTH]), 1), 12)
         day = min(max(number(memory[DAY]), 1), calendar.monthrange(year, month)[1])
         parts = min(hour, 23), min(number(memory[MINUTES]), 59), min(number(memory[SECONDS]), 59)
-        return int(datetime.datetime(year, month, day, *parts, tzinfo=datetime.UTC).timestamp())
+        return int(dt.datetime(year, month, day, *parts, tzinfo=dt.UTC).timestamp())
 
     # --- interrupts -------------------------------------------------------------------------------------------
 

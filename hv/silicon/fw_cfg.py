@@ -67,7 +67,7 @@ class FwCfg:
     def port_read(self, offset: int, size: int) -> int:
         if offset == DATA and size == 1:
             return self._take(1)[0]
-        if DMA <= offset and offset + size <= DMA + 8:
+        if offset >= DMA and offset + size <= DMA + 8:
             return int.from_bytes(DMA_SIGNATURE[offset - DMA : offset - DMA + size], "little")
         return (1 << 8 * size) - 1
 

@@ -26,7 +26,7 @@ class ChipState(msgspec.Struct):
     levels: int = 0  # the inputs as they are
     irr: int = 0
     isr: int = 0
-    imr: int = 0
+    imr: int = 0xFF  # the data sheet leaves it open; a chip that nobody has set up is quiet here
     elcr: int = 0
     base: int = 0  # vector of input 0
     first: int = 0  # input of the highest priority

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from modes.full_emulation import shadow
 from modes.full_emulation.mode import TrapAndEmulate
+from modes.shadow import pager
 from tests.support import NATIVE_METAL, PD, PDPT, PML4, PT, UNDER_TRAP, RawGuest, Where
 
 PF = 14
@@ -111,7 +111,7 @@ def test_code_that_rewrites_another_page_of_code(where: Where) -> None:
 @deprivileged
 def test_many_address_spaces_fit_in_bounded_memory(where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cache of shadow tables is dropped when it is full, and the guest does not notice."""
-    monkeypatch.setattr(shadow, "MOST_TABLES", 24)
+    monkeypatch.setattr(pager, "MOST_TABLES", 24)
     roots, first = 50, 0x20_0000
     guest = RawGuest(
         f"mov ${first:#x}, %ebx; mov ${roots}, %r12d;"
