@@ -25,7 +25,6 @@ class BenchSlot:
         self.ram = bytearray(RAM)
         self.now = 0
         self.level = False
-        self.edges = 0  # of the interrupt line, upwards
         self.reads = 0
 
     def read(self, address: int, size: int) -> bytes:
@@ -40,7 +39,6 @@ class BenchSlot:
         self.ram[address : address + len(data)] = data
 
     def interrupt(self, level: bool) -> None:
-        self.edges += level and not self.level
         self.level = level
 
     def reschedule(self) -> None:
@@ -63,6 +61,10 @@ class NicBench:
     @property
     def frames(self) -> list[bytes]:
         return [frame for frame, _ in self.sent]
+
+    def line(self) -> bool:
+        """The interrupt line."""
+        return self.slot.level
 
     def pass_time(self, ns: int) -> None:
         self.slot.now += ns * NS
