@@ -240,8 +240,8 @@ def facts(guest: RawGuest) -> dict[str, Any]:
     return {
         "retired": guest.retired, "now": guest.vm.now, "data": guest.read(DATA, 0x200), "exits": guest.exits,
         "assists": dict(guest.cpu.assist_counts()), "registers": guest.registers(),
-        "ledger": guest.vm.ledger.state, "chips": repr(guest.machine._chips()),
-    } | ({} if guest.machine.lapics else {"chips": ""})  # fmt: skip
+        "ledger": guest.vm.ledger.state, "chips": repr(guest.vm.board.save()),
+    }  # fmt: skip
 
 
 @functools.cache

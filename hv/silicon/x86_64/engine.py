@@ -31,6 +31,7 @@ PRIVATE_SIZE = 0x20_0000
 # Physical addresses without RAM or chip: reads give all ones, writes are lost. 1 GiB, mapped wherever nothing is.
 VOID_BASE = 0xFE_0000_0000
 VOID_SIZE = 1 << 30
+BUS_BASE = VOID_BASE + VOID_SIZE  # and 1 GiB for the metal board's chips
 
 FAR_CALL = bytes.fromhex("6a08488d05030000005048cb")  # push 8; lea rax,[rip+3]; push rax; retfq
 VMRUN = bytes.fromhex("0f01d8")
@@ -187,11 +188,13 @@ class Engine:
         """Write RFLAGS, in a slice and between two."""
         uclib.uc_reg_write(self.handle, x86.UC_X86_REG_EFLAGS, ctypes.byref(c_uint32(value)))
 
-    def map_chip(self, address: int, read: Callable[[int, int], int], write: Callable[[int, int, int], None]) -> None:
-        """One page of registers: read(offset, size) and write(offset, size, value)."""
+    def map_chip(
+        self, address: int, length: int, read: Callable[[int, int], int], write: Callable[[int, int, int], None]
+    ) -> None:
+        """Registers in memory: read(offset, size) and write(offset, size, value)."""
         safe_read, safe_write = self.guard(read), self.guard(write)
         self.uc.mmio_map(
-            address, 0x1000, lambda uc, at, size, _: safe_read(at, size) or 0, None,
+            address, length, lambda uc, at, size, _: safe_read(at, size) or 0, None,
             lambda uc, at, size, value, _: safe_write(at, size, value), None,
         )  # fmt: skip
 
