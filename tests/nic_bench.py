@@ -48,7 +48,8 @@ class BenchSlot:
 class NicBench:
     def __init__(self) -> None:
         self.sent: list[tuple[bytes, int]] = []
-        self.nic = E1000(TSC_HZ, MAC, lambda frame, at: self.sent.append((frame, at)))
+        self.nic = E1000(TSC_HZ, MAC)
+        self.nic.connect(lambda frame, at: self.sent.append((frame, at)))
         self.slot = BenchSlot()
         self.nic.slot = self.slot
 

@@ -16,18 +16,12 @@ from typing import Any, Protocol
 import msgspec
 
 from hv.host.pcap import Capture
+from hv.silicon.timing import WireTimes
 
 NS_PER_BYTE = 8  # 1 Gb/s
 LINE_OVERHEAD = 24  # bytes: preamble, FCS, gap
 QUEUE = 512  # frames that may wait for one port; more are lost
 ADDRESSES = 1024  # that the switch remembers
-
-
-class Delays(msgspec.Struct, frozen=True):
-    """Times of the world outside, in millicycles."""
-
-    latency: int  # from a station's line through the switch to the line of another
-    turnaround: int  # the peer: from a request's arrival to the reply's departure
 
 
 class Station(Protocol):
@@ -63,8 +57,8 @@ class WireState(msgspec.Struct):
 class Wire:
     """A device of the machine: `deadline` is the next arrival of a frame at one of the machine's cards."""
 
-    def __init__(self, tsc_hz: int, delays: Delays, clock: Callable[[], int]) -> None:
-        self.tsc_hz, self.delays, self.clock = tsc_hz, delays, clock
+    def __init__(self, tsc_hz: int, times: WireTimes, clock: Callable[[], int]) -> None:
+        self.tsc_hz, self.times, self.clock = tsc_hz, times, clock
         self.reschedule: Callable[[], None] = lambda: None
         self.capture: Capture | None = None
         self.cards: dict[int, Callable[[bytes, int], None]] = {}
@@ -105,7 +99,7 @@ class Wire:
         known = None if destination[0] & 1 else s.addresses.get(destination)
         for target in range(len(s.line_free)) if known is None else [known]:
             if target != port:
-                self._carry(target, frame, at + self.delays.latency)
+                self._carry(target, frame, at + self.times.latency)
         self._look_ahead()
 
     def _carry(self, port: int, frame: bytes, at: int) -> None:

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from hv.errors import HvError
 from hv.host.pcap import EPOCH, Capture
 from hv.host.peer import ADDRESS, MAC, Peer
-from hv.host.wire import QUEUE, Delays, Wire
+from hv.host.wire import QUEUE, Wire
+from hv.silicon.timing import WireTimes
 
 TSC_HZ = 2_500_000_000
 NS = 2500  # millicycles
 US = 1000 * NS
-DELAYS = Delays(latency=10 * US, turnaround=15 * US)
+TIMES = WireTimes(latency=10 * US, turnaround=15 * US)
 OURS, OURS_IP = bytes.fromhex("026876000001"), bytes((10, 0, 2, 15))
 BROADCAST = b"\xff" * 6
 
@@ -30,14 +31,14 @@ class Outside:
 
     def __init__(self, *, cards: int = 1, peer: bool = True) -> None:
         self.now = 0
-        self.wire = Wire(TSC_HZ, DELAYS, lambda: self.now)
+        self.wire = Wire(TSC_HZ, TIMES, lambda: self.now)
         self.got: list[list[tuple[bytes, int]]] = [[] for _ in range(cards)]
         self.send = [
             self.wire.plug_card(lambda frame, at, got=got: got.append((frame, at)))  # type: ignore[misc]
             for got in self.got
         ]
         if peer:
-            self.wire.plug_station(lambda send: Peer(TSC_HZ, DELAYS.turnaround, send))
+            self.wire.plug_station(lambda send: Peer(TSC_HZ, TIMES.turnaround, send))
 
     def run(self) -> None:
         """Until nothing is on its way."""

@@ -21,19 +21,24 @@ from hv.devices.e1000.receive import Receiver
 from hv.devices.e1000.statistics import Statistics
 from hv.devices.e1000.transmit import Transmitter
 from hv.silicon.device import Slot
+from hv.silicon.pci import Bar, Function, Header
 
 VENDOR, DEVICE = 0x8086, 0x100E
 MEMORY_BAR, IO_BAR = 0, 2
-MEMORY_SIZE, IO_SIZE = 128 << 10, 8
+HEADER = Header(
+    VENDOR, DEVICE, class_code=0x02_0000, revision=2, subsystem_vendor=VENDOR, subsystem=DEVICE, pin=1,
+    bars={MEMORY_BAR: Bar(128 << 10), IO_BAR: Bar(8, io=True)},
+)  # fmt: skip
 IO_ADDRESS, IO_DATA = 0, 4  # in the I/O window: which register, and it (13.2.1)
 MAC_LOOPBACK = (1, 3)  # RCTL.LBM
 
 
-class E1000:
-    """`send(frame, at)` takes a frame, without FCS, that has left at a moment of virtual time."""
+class E1000(Function):
+    """A PCI card. What it sends goes to `connect`'s `send`; what arrives is given to `receive`."""
 
-    def __init__(self, tsc_hz: int, mac: bytes, send: Callable[[bytes, int], None]) -> None:
-        self.chip = chip = Chip(tsc_hz, send)
+    def __init__(self, tsc_hz: int, mac: bytes) -> None:
+        super().__init__(HEADER)
+        self.chip = chip = Chip(tsc_hz)
         self.interrupts = Interrupts(chip)
         self.phy = Phy(chip, self.interrupts)
         self.eeprom = Eeprom(chip)
@@ -85,6 +90,10 @@ class E1000:
         }
 
     # --- the machine's side -----------------------------------------------------------------------------------
+
+    def connect(self, send: Callable[[bytes, int], None]) -> None:
+        """Plug in the cable: `send(frame, at)` takes a frame, without FCS, that has left at a moment of time."""
+        self.chip.send = send
 
     @property
     def slot(self) -> Slot:
