@@ -125,5 +125,5 @@ class Session:
         if ended is None or ended.cause == "power-off":
             return 0
         print(f"hv: {ended.report}", file=sys.stderr)
-        print(report(self.vm.machine.cpus[0], self.vm.guest), file=sys.stderr)
+        print(report(self.vm), file=sys.stderr)
         return 1

@@ -35,10 +35,10 @@ def load(path: Path, lab: Lab) -> type[Mode]:
     wrong = what_is_wrong(found, getattr(found, "id", ""))
     if wrong is not None:
         raise Finding(wanted, f"{lab.name} {wrong}")
-    assert issubclass(found, Mode)  # what_is_wrong has looked
-    if found.start is Mode.start:
+    mode: type[Mode] = found  # what_is_wrong has looked
+    if mode.start is Mode.start:
         raise Finding(wanted, f"{lab.name} does not define start()")
-    return found
+    return mode
 
 
 def explain(error: BaseException, path: Path) -> str:
