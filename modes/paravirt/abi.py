@@ -10,7 +10,7 @@ import enum
 
 # --- errors (errno.h): a hypercall returns the negative of one ------------------------------------------------------
 
-EPERM, ENOENT, ESRCH, E2BIG, EAGAIN, ENOMEM, EACCES, EFAULT = 1, 2, 3, 7, 11, 12, 13, 14
+EPERM, ENOENT, ESRCH, EACCES, EFAULT = 1, 2, 3, 13, 14
 EBUSY, EEXIST, EINVAL, ENOSPC, ENOSYS, ETIME, EOPNOTSUPP = 16, 17, 22, 28, 38, 62, 95
 
 
@@ -47,7 +47,7 @@ HYPERVISOR_START, HYPERVISOR_END = 0xFFFF_8000_0000_0000, 0xFFFF_8800_0000_0000
 XEN_SLOTS = range(256, 272)  # of every top-level table
 M2P_START, M2P_END = HYPERVISOR_START, 0xFFFF_8040_0000_0000
 FLAT_RING3_CS64, FLAT_RING3_SS = 0xE033, 0xE02B
-FIRST_RESERVED_GDT_PAGE, FIRST_RESERVED_GDT_ENTRY = 14, 14 * 512
+FIRST_RESERVED_GDT_ENTRY = 14 * 512
 
 # --- memory -----------------------------------------------------------------------------------------------------------
 
@@ -94,7 +94,6 @@ class MemoryOp(enum.IntEnum):
     MAXIMUM_RAM_PAGE = 2
     CURRENT_RESERVATION = 3
     MAXIMUM_RESERVATION = 4
-    MACHPHYS_MFN_LIST = 5
     POPULATE_PHYSMAP = 6
     MEMORY_MAP = 9
     MACHPHYS_MAPPING = 12
@@ -169,6 +168,6 @@ PHYSDEV_SET_IOPL, PHYSDEV_SET_IOBITMAP = 6, 7
 XEN_VERSION = 4 << 16 | 19
 # features.h: mmu_pt_update_preserve_ad, highmem_assist, gnttab_map_avail_bits; and page tables may be written directly
 FEATURES = 1 << 0 | 1 << 5 | 1 << 6 | 1 << 7
-VMASST_WRITABLE_PAGETABLES, VMASST_ARCHITECTURAL_IOPL, VMASST_RUNSTATE_UPDATE, VMASST_M2P_STRICT = 2, 4, 5, 32
-VMASSISTS = 1 << 2 | 1 << 4 | 1 << 5 | 1 << 32
+VMASST_ARCHITECTURAL_IOPL = 4
+VMASSISTS = 1 << 2 | 1 << 4  # and writable page tables, which are always there
 SIGNATURE = b"XenVMMXenVMM"  # CPUID 4000_0000

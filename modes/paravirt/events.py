@@ -26,7 +26,7 @@ from modes.paravirt.abi import (
 )
 from modes.paravirt.state import Channel, VcpuState
 
-CLOSED, UNBOUND, INTERDOMAIN, PIRQ, VIRQ, IPI = range(6)
+CLOSED, UNBOUND, INTERDOMAIN, _, VIRQ, IPI = range(6)
 PENDING, MASK = 0x800, 0xA00  # offsets in shared_info: 64 words each
 UPCALL_PENDING, UPCALL_MASK, SELECTOR, CR2, TIME = 0, 1, 8, 16, 32  # offsets in vcpu_info
 

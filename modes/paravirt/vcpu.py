@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from hv.silicon.x86_64.cpu import Cpu, Shutdown
 from hv.silicon.x86_64.state import CS, FS, GS, HF_CS64, RAX, RCX, SS
 from hv.silicon.x86_64.svm import Vmcb
-from modes.paravirt.abi import FLAT_RING3_CS64, FLAT_RING3_SS, VMASST_ARCHITECTURAL_IOPL, Refused
+from modes.paravirt.abi import FLAT_RING3_CS64, FLAT_RING3_SS, VGCF_IN_SYSCALL, VMASST_ARCHITECTURAL_IOPL, Refused
 from modes.paravirt.descriptors import BIG, CODE, DESCRIPTOR_PRESENT, LONG, NOT_SYSTEM, WRITABLE_OR_READABLE
 from modes.paravirt.events import CR2, UPCALL_MASK
 from modes.paravirt.guest_memory import GuestMemory, outside_xen
@@ -209,7 +209,7 @@ class PvVcpu:
             raise Shutdown(f"hypercall iret to {cs:#x}:{rip:#x}, stack segment {ss:#x}, which is no place for ring 3")
         cpu.rip, cpu.rsp = rip, rsp
         cpu.rflags = rflags & FLAGS & ~(FLAG_IOPL | FLAG_VM) | FLAG_IF | 2
-        if flags & 1 << 8:  # VGCF_in_syscall: as SYSRET leaves them
+        if flags & VGCF_IN_SYSCALL:  # as SYSRET leaves them
             cpu.regs[RCX], cpu.regs[R11] = rip, rflags
         else:
             cpu.regs[RCX], cpu.regs[R11] = rcx, r11

@@ -18,7 +18,6 @@ from tests.pv_rig import ARGUMENTS, FIRST, FRAMES, L1, L2, OTHER, POOL, WINDOW, 
 STEPS, CHECK_EVERY = 300, 10
 NUMBERS = {name: number for number, name in HYPERCALLS.items()}
 FLAGS = (0, 1, 3, 5, 7, 0x27, 0x67, 0x87, 0x107, 0x1F, 0x8000_0000_0000_0007, 0x4000_0000_0000_0007, 0xE07, 2)
-LEVELS = (0, 1, 2, 3)
 WORD = (1 << 64) - 1
 
 

@@ -81,7 +81,7 @@ def _update(v: PvVcpu, pointer: int, value: int) -> None:
             raise Refused(EINVAL)
         d.xen.set_pfn(mfn, value)
         return
-    if command > Mmu.PT_UPDATE_NO_TRANSLATE:
+    if command not in (Mmu.NORMAL_PT_UPDATE, Mmu.PT_UPDATE_PRESERVE_AD, Mmu.PT_UPDATE_NO_TRANSLATE):
         raise Refused(ENOSYS)
     if is_table(v, mfn):
         write_entry(v, pointer, value, keep_accessed=command == Mmu.PT_UPDATE_PRESERVE_AD)
