@@ -48,6 +48,7 @@ class FakeCpu:
         self.rsp, self.rip, self.rflags, self.host_interrupt, self.now = 0, 0, 0x202, False, 0
         self.state = SimpleNamespace(segs=[SimpleNamespace(base=0, selector=0) for _ in range(6)], hflags=0)
         self.regs = [0] * 16
+        self.walk_cost = 0
 
     def charge(self, millicycles: int) -> None:
         self.now += millicycles

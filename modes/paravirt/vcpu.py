@@ -87,7 +87,7 @@ class PvVcpu:
         s = self.s
         self.memory.root = s.root
         self.cpu.load_root((s.root if s.kernel_mode else s.user_root) << 12)
-        self.cpu.charge(self.cpu.timing.cr_access)
+        self.cpu.charge(self.cpu.timing.cr_access + self.cpu.walk_cost)  # and the one TLB fill that is certain
 
     def set_task_switched(self, on: bool) -> None:
         self.s.task_switched = on
