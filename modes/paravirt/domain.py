@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from hv.silicon.memory import Memory
 from hv.silicon.timing import MILLI, Timing
-from modes.paravirt.abi import EINVAL, ENOSYS, EVENT_CHANNELS, FIRST_RESERVED_GDT_ENTRY, M2P_START, XEN_SLOTS, Refused
+from modes.paravirt.abi import EINVAL, EVENT_CHANNELS, FIRST_RESERVED_GDT_ENTRY, M2P_START, XEN_SLOTS, Refused
 from modes.paravirt.descriptors import XEN_PAGE, check_page
 from modes.paravirt.events import SELECTOR, TIME, Events
 from modes.paravirt.frames import Frames, Kind
@@ -195,12 +195,6 @@ class Domain:
         vcpu.s.info = new
         self.memory.write(new + SELECTOR, b"\xff" * 8)  # look at everything once: something may have been missed
         self.events.mark_pending(vcpu.index)
-
-    def initialise(self, caller: PvVcpu, vcpu: PvVcpu, at: int) -> int:
-        raise Refused(ENOSYS)  # one vCPU
-
-    def start_vcpu(self, vcpu: PvVcpu) -> None:
-        vcpu.s.state_since = self.nanoseconds()
 
     # --- snapshots ------------------------------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ from modes.paravirt.domain import Domain, XenTables
 from modes.paravirt.emulate import emulate
 from modes.paravirt.events import UPCALL_MASK
 from modes.paravirt.frames import Frames, Kind
+from modes.paravirt.startup import begin
 from modes.paravirt.state import Callback, DomainState, VcpuState
 from modes.paravirt.vcpu import R11, UD, PvVcpu
 
@@ -109,9 +110,12 @@ class Paravirt(Mode):
 
     def start(self, guest: Guest) -> None:
         d, machine, start = self.domain, self.vm.machine, self.start_state
-        for cpu in machine.cpus[:1]:
+        for cpu in machine.cpus:
             v = self._vcpu(cpu)
             d.memory.write(v.s.info + UPCALL_MASK, b"\1")
+            if cpu.index:  # it waits until the domain brings it up
+                cpu.load(v.vmcb, on_metal=False, deprivileged=True)
+                cpu.halted = True
         v = d.vcpus[0]
         s, vmcb = v.s, v.vmcb
         s.up = s.initialised = True
@@ -177,6 +181,8 @@ class Paravirt(Mode):
     def _resume(self, v: PvVcpu) -> None:
         """What is due happens, events that wait are delivered, the TLB forgets what it must."""
         cpu, d = v.cpu, self.domain
+        if v.s.up and v.s.begin is not None:
+            begin(v)
         if cpu.host_timer is None or cpu.host_timer <= cpu.now or cpu.halted:
             expire(v)
         if cpu.halted:

@@ -24,9 +24,22 @@ class Callback(NamedTuple):
     mask: bool = False
 
 
+class Begin(NamedTuple):
+    """The registers that a vCPU starts with."""
+
+    registers: list[int]
+    rip: int
+    rflags: int
+    cs: int
+    ss: int
+    fs_base: int
+    gs_base: int
+
+
 class VcpuState(msgspec.Struct):
     up: bool = False
     initialised: bool = False
+    begin: Begin | None = None  # how to start, when it comes up for the first time
     kernel_mode: bool = True
     root: int = 0  # mfn of the kernel's top-level table
     user_root: int = 0  # mfn of user programs', or 0

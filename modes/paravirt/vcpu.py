@@ -205,7 +205,7 @@ class PvVcpu:
         if self.domain.assists >> VMASST_ARCHITECTURAL_IOPL & 1:
             s.iopl = rflags >> 12 & 3
         self.domain.memory.write(s.info + UPCALL_MASK, b"\0" if rflags & FLAG_IF else b"\1")
-        if not outside_xen(rip) or not self._enter_segments(cs, ss):
+        if not outside_xen(rip) or not self.enter_segments(cs, ss):
             raise Shutdown(f"hypercall iret to {cs:#x}:{rip:#x}, stack segment {ss:#x}, which is no place for ring 3")
         cpu.rip, cpu.rsp = rip, rsp
         cpu.rflags = rflags & FLAGS & ~(FLAG_IOPL | FLAG_VM) | FLAG_IF | 2
@@ -215,7 +215,7 @@ class PvVcpu:
             cpu.regs[RCX], cpu.regs[R11] = rcx, r11
         cpu.regs[RAX] = rax
 
-    def _enter_segments(self, cs: int, ss: int) -> bool:
+    def enter_segments(self, cs: int, ss: int) -> bool:
         """Load CS and SS as IRET does. False if the descriptors do not allow it."""
         code, stack = self.domain.descriptor(self.s, cs), self.domain.descriptor(self.s, ss)
         code_needed, stack_needed = DESCRIPTOR_PRESENT | NOT_SYSTEM | CODE, DESCRIPTOR_PRESENT | NOT_SYSTEM

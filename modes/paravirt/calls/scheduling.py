@@ -22,6 +22,7 @@ from modes.paravirt.abi import (
 )
 from modes.paravirt.calls.again import U32
 from modes.paravirt.events import UPCALL_MASK
+from modes.paravirt.startup import initialise
 from modes.paravirt.vcpu import PvVcpu
 
 POLL = struct.Struct("<QI4xQ")
@@ -104,7 +105,8 @@ def _is_up(v: PvVcpu, of: PvVcpu, at: int) -> int:
 
 
 def _initialise(v: PvVcpu, of: PvVcpu, at: int) -> int:
-    return v.domain.initialise(v, of, at)
+    initialise(v, of, at)
+    return 0
 
 
 def _up(v: PvVcpu, of: PvVcpu, at: int) -> int:
@@ -112,7 +114,8 @@ def _up(v: PvVcpu, of: PvVcpu, at: int) -> int:
         raise Refused(EINVAL)
     if not of.s.up:
         of.s.up = True
-        v.domain.start_vcpu(of)
+        of.s.state_since = v.domain.nanoseconds()
+        v.domain.events.kick(of.index)
     return 0
 
 
