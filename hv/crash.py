@@ -83,7 +83,6 @@ def _registers(vm: Vm) -> dict[str, int]:
     values = dict(zip(REGISTERS, cpu.state.regs, strict=True))
     told = vm.mode.guest_registers(cpu)
     vmcb = cpu.vmcb
-    assert vmcb is not None
     cpu.leave()
     values |= {
         "rax": vmcb.rax, "rsp": vmcb.rsp, "rip": vmcb.rip, "rflags": vmcb.rflags, "cr0": vmcb.cr0, "cr2": vmcb.cr2,

@@ -25,6 +25,7 @@ from elftools.elf.sections import SymbolTableSection
 
 from hv.costs import CostModel, load
 from hv.host.console import Console
+from hv.host.outside import Outside
 from hv.loader import Guest, Segment
 from hv.mode import Mode
 from hv.silicon.timing import MILLI
@@ -282,10 +283,9 @@ class RawGuest:
         segments = [Segment(at, len(data), data) for at, data in parts]
         guest = Guest(Path("raw"), "", CODE, segments, {}, b"")
         self.console = Console()
-        self.vm = Vm(where.mode, guest, costs(), mib=RAM_MIB, portable=where.portable, console=self.console)
+        self.vm = Vm(where.mode, guest, costs(), mib=RAM_MIB, portable=where.portable, outside=Outside(self.console))
         self.machine = self.vm.machine
         self.cpu = self.machine.cpus[0]
-        assert self.cpu.vmcb is not None
         self.vmcb = self.cpu.vmcb
         self.machine.engine.state.regs[:] = [0] * 16
         self._retired_before = self.cpu.m.retired

@@ -7,7 +7,7 @@ guest what is the guest's, modes/shadow keeps the page tables.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -49,9 +49,6 @@ class TrapAndEmulateState(msgspec.Struct):
     used: int
     real: tuple[int, int, int, int, bool, bool]
     after_step: tuple[str, int] | None
-    lapic: Any
-    ioapic: Any
-    uart: Any
 
 
 class TrapAndEmulate(Mode):
@@ -68,8 +65,8 @@ class TrapAndEmulate(Mode):
     def __init__(self, vm: Vm) -> None:
         super().__init__(vm)
         self.pool = HypervisorMemory(vm.machine.memory)
-        self.board = Board(vm)
-        vm.uart = self.board.uart
+        assert isinstance(vm.board, Board)
+        self.board = vm.board
         self.breakpoints = vm.machine.engine.breakpoints
         self.decoded: dict[tuple[int, int], capstone.CsInsn | None] = {}
 
@@ -105,19 +102,17 @@ class TrapAndEmulate(Mode):
         self.core.sync()
 
     def state(self) -> TrapAndEmulateState:
-        board, core = self.board, self.core
+        core = self.core
         real = core.root, core.code, core.cr0, core.cr4, core.stepping, core.cpu.masked
         return TrapAndEmulateState(
             self.v, self.pager.s, dict(self.breakpoints.marked), self.pool.used, real, self.faults.after_step,
-            board.lapic.state, board.ioapic.state, board.uart.state,
         )  # fmt: skip
 
     def set_state(self, state: TrapAndEmulateState) -> None:
-        board, core = self.board, self.core
+        core = self.core
         self.v = core.v = self.pager.v = state.v
         self.pager.s, self.pool.used, self.faults.after_step = state.pager, state.used, state.after_step
         core.root, core.code, core.cr0, core.cr4, core.stepping, core.cpu.masked = state.real
-        board.lapic.state, board.ioapic.state, board.uart.state = state.lapic, state.ioapic, state.uart
         self.breakpoints.restore(state.breakpoints)
         self.decoded.clear()
 
@@ -140,6 +135,9 @@ class TrapAndEmulate(Mode):
         self._interrupt(cpu)
         self.core.sync()
         return reason
+
+    def memory_written(self, address: int, size: int) -> None:
+        self.pager.written_outside(address, size)
 
     def wake(self, vcpu: Vcpu) -> None:
         self._interrupt(vcpu.cpu)
@@ -231,11 +229,13 @@ class TrapAndEmulate(Mode):
 
     def _interrupt(self, cpu: Cpu) -> None:
         """Deliver the interrupt that the local APIC has, if the guest takes it now."""
-        lapic, v = self.board.lapic, self.v
-        expiry = lapic.state.expiry
-        if not lapic.state.irr and not cpu.halted and (expiry is None or expiry > cpu.now):
-            cpu.host_timer = expiry
+        board, v = self.board, self.v
+        lapic = board.lapics[0]
+        when = board.next_event(0)
+        if not lapic.state.irr and not cpu.halted and when > cpu.now:
+            cpu.host_timer = when
             return
+        board.advance(cpu.now)
         lapic.advance(cpu.now)
         lapic.set_priority_class(cpu.tpr)
         if lapic.pending() is not None and v.interrupts:
@@ -245,4 +245,4 @@ class TrapAndEmulate(Mode):
                 cpu.halted = False
                 deliver(self.core, lapic.acknowledge(), external=True)
         asleep = cpu.halted and not v.interrupts  # HLT with interrupts off: no interrupt will wake it
-        cpu.host_timer = None if asleep else lapic.state.expiry
+        cpu.host_timer = None if asleep else board.next_event(0)

@@ -15,7 +15,7 @@ from hv.loader import Guest
 from hv.mode import Mode
 from hv.silicon.memory import BusError
 from hv.silicon.x86_64 import svm
-from hv.silicon.x86_64.cpu import GP, UD, Cpu, Exit, Shutdown
+from hv.silicon.x86_64.cpu import GP, NEVER, UD, Cpu, Exit, Shutdown
 from hv.silicon.x86_64.machine import HOLE, HOLE_END
 from hv.silicon.x86_64.msr import (
     CSTAR,
@@ -64,9 +64,6 @@ class HwAssistState(msgspec.Struct):
 
     used: int
     waiting: bool
-    lapic: Any
-    ioapic: Any
-    uart: Any
 
 
 class HwAssist(Mode):
@@ -83,8 +80,8 @@ class HwAssist(Mode):
     def __init__(self, vm: Vm) -> None:
         super().__init__(vm)
         self.pool = HypervisorMemory(vm.machine.memory)
-        self.board = Board(vm)
-        vm.uart = self.board.uart
+        assert isinstance(vm.board, Board)
+        self.board = vm.board
         self.waiting = False  # an interrupt could not be delivered yet
 
     def start(self, guest: Guest) -> None:
@@ -109,13 +106,10 @@ class HwAssist(Mode):
         vmcb.np_enable, vmcb.n_cr3 = 1, self.npt.root
 
     def state(self) -> HwAssistState:
-        board = self.board
-        return HwAssistState(self.pool.used, self.waiting, board.lapic.state, board.ioapic.state, board.uart.state)
+        return HwAssistState(self.pool.used, self.waiting)
 
     def set_state(self, state: HwAssistState) -> None:
-        board = self.board
         self.pool.used, self.waiting = state.used, state.waiting
-        board.lapic.state, board.ioapic.state, board.uart.state = state.lapic, state.ioapic, state.uart
 
     # --- exits ------------------------------------------------------------------------------------------------
 
@@ -128,8 +122,9 @@ class HwAssist(Mode):
         if exit.int_info:
             # The exit cut the delivery of an event short: deliver it again (APM vol. 2, 15.20).
             cpu.inject(exit.int_info, exit.int_error)
-        lapic = self.board.lapic.state
-        if lapic.irr or self.waiting or cpu.halted or lapic.expiry is not None:
+        board = self.board
+        lapic = board.lapics[0].state
+        if lapic.irr or self.waiting or cpu.halted or lapic.expiry is not None or board.deadline != NEVER:
             self._deliver(cpu)
         else:
             cpu.host_timer = None
@@ -140,11 +135,13 @@ class HwAssist(Mode):
 
     def _deliver(self, cpu: Cpu) -> None:
         """Give the guest the interrupt that its local APIC has for it, or arrange to hear when it can take it."""
-        vmcb, lapic = self.vmcb, self.board.lapic
-        expiry = lapic.state.expiry
-        if not lapic.state.irr and not self.waiting and not cpu.halted and (expiry is None or expiry > cpu.now):
-            cpu.host_timer = expiry
+        vmcb, board = self.vmcb, self.board
+        lapic = board.lapics[0]
+        when = board.next_event(0)
+        if not lapic.state.irr and not self.waiting and not cpu.halted and when > cpu.now:
+            cpu.host_timer = when
             return
+        board.advance(cpu.now)
         lapic.advance(cpu.now)
         lapic.set_priority_class(cpu.tpr)
         pending = lapic.pending()
@@ -160,7 +157,7 @@ class HwAssist(Mode):
         _set_window(vmcb, window)
         self.waiting = bool(lapic.state.irr)
         asleep = cpu.halted and not cpu.interruptible  # HLT with interrupts off: no interrupt will wake it
-        cpu.host_timer = None if asleep else lapic.state.expiry
+        cpu.host_timer = None if asleep else board.next_event(0)
 
     def _cpuid(self, cpu: Cpu, exit: Exit) -> str:
         answer_cpuid(cpu)
@@ -222,11 +219,12 @@ class HwAssist(Mode):
 
     def _cr8_write(self, cpu: Cpu, exit: Exit) -> str:
         """MOV CR8 from a register: the task priority falls, perhaps, below a waiting interrupt."""
-        code = cpu.instruction_bytes(4)
-        rex = code[0] if 0x40 <= code[0] <= 0x4F else 0
-        modrm = code[3] if rex else code[2]
-        cpu.tpr = cpu.state.regs[modrm & 7 | (8 if rex & 1 else 0)] & 0xF
-        cpu.skip(4 if rex else 3)
+        value = cpu.moved_value()
+        if value is None or value >> 4:
+            cpu.fault(GP)
+        else:
+            cpu.tpr = value
+            cpu.skip(cpu.m.length)
         return "cr8_write"
 
     def _vmmcall(self, cpu: Cpu, exit: Exit) -> str:
