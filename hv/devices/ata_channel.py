@@ -122,6 +122,7 @@ class Channel:
             self.state.device &= ~DEV  # device 0 reports for both
             for drive in self.present:
                 drive.diagnose()
+            self.update()
         elif self.selected is not None:
             self.selected.execute(code)
 

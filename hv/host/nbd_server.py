@@ -134,8 +134,10 @@ class NbdServer:
                     error = nbd.EINVAL
                 elif command in (nbd.WRITE, nbd.WRITE_ZEROES, nbd.TRIM) and store.read_only:
                     error = nbd.EPERM
+                elif not length and command in (nbd.READ, nbd.WRITE):
+                    pass
                 elif command == nbd.READ and length <= nbd.MOST_DATA:
-                    found = store.read(offset // SECTOR, length // SECTOR) if length else b""
+                    found = store.read(offset // SECTOR, length // SECTOR)
                 elif command == nbd.WRITE:
                     store.write(offset // SECTOR, data, durable=bool(flags & nbd.FUA))
                 elif command == nbd.WRITE_ZEROES:
