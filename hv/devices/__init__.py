@@ -1,1 +1,4 @@
-"""Emulated devices of the hypervisor: models of real chips after their data sheets, every access to them an exit."""
+"""Devices that a hypervisor emulates in software: models of real chips, register by register.
+
+Each sees the machine through a slot (hv/silicon/device.py); none knows its address or the mode that plugged it in.
+"""
