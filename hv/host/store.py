@@ -5,12 +5,14 @@ A disk drive of any kind (IDE today) reads and writes through this contract and 
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Protocol
 
 SECTOR = 512  # bytes
 PAGE = 8  # sectors that a store in memory keeps as one piece
 DEFAULT_SECTORS = (16 << 20) // SECTOR
 PATTERN_SECTORS = (1 << 20) // SECTOR
+ZERO = bytes(PAGE * SECTOR)
 
 
 class StoreError(Exception):
@@ -24,8 +26,11 @@ class StoreError(Exception):
 class Store(Protocol):
     """`sectors` blocks of 512 bytes. A write that has returned survives this process; after a flush also the host."""
 
-    sectors: int
-    read_only: bool
+    @property
+    def sectors(self) -> int: ...
+
+    @property
+    def read_only(self) -> bool: ...
 
     def read(self, sector: int, count: int) -> bytes:
         """Raises StoreError, as the other two do."""
@@ -51,25 +56,26 @@ class MemoryStore:
 
     def __init__(self, sectors: int = DEFAULT_SECTORS, name: str = "") -> None:
         """With a name the first MiB holds the default disk's pattern, else all is zero."""
-        self.sectors = sectors
-        self.pages: dict[int, bytes] = {}
-        if name:
-            for page in range(min(PATTERN_SECTORS, sectors) // PAGE):
-                self.pages[page] = pattern(name, page)
+        self.sectors, self.name = sectors, name
+        self.pages: dict[int, bytes] = {}  # those that have been written
 
     def read(self, sector: int, count: int) -> bytes:
         self._check(sector, count)
         first, last = sector // PAGE, (sector + count - 1) // PAGE
-        zero = bytes(PAGE * SECTOR)
-        data = b"".join(self.pages.get(page, zero) for page in range(first, last + 1))
+        data = b"".join(self._page(page) for page in range(first, last + 1))
         skip = (sector - first * PAGE) * SECTOR
         return data[skip : skip + count * SECTOR]
+
+    def _page(self, page: int) -> bytes:
+        if page in self.pages:
+            return self.pages[page]
+        return pattern(self.name, page) if self.name and page < PATTERN_SECTORS // PAGE else ZERO
 
     def write(self, sector: int, data: bytes, *, durable: bool = False) -> None:
         self._check(sector, len(data) // SECTOR)
         for at in range(0, len(data), SECTOR):
             page, place = divmod(sector + at // SECTOR, PAGE)
-            old = self.pages.get(page, bytes(PAGE * SECTOR))
+            old = self._page(page)
             place *= SECTOR
             self.pages[page] = old[:place] + data[at : at + SECTOR] + old[place + SECTOR :]
 
@@ -90,6 +96,7 @@ class MemoryStore:
             raise StoreError("behind the end", max(sector, self.sectors))
 
 
+@functools.cache
 def pattern(name: str, page: int) -> bytes:
     """What 4 KiB of a new default disk hold: a line of text, so that a reader sees where he is, then numbers."""
     text = f"hv {name} disk, block {page}\n".encode()
