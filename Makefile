@@ -2,6 +2,7 @@
 #
 #   make table   set everything up, then print the table     make table ARGS="--rows metal"
 #   make test    set up, then lint, types, import contract, dead code, tests
+#   make test-external   with programs of other makers, which it installs (Debian; needs root): nbdkit, QEMU, tcpdump
 #   make bench   speed ratios      make wheel   dist/*.whl      make fmt   format      make clean   start afresh
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ SOURCES := $(shell find guest_kernel hv/silicon -name '*.[chS]' -o -name '*.ld')
            guest_kernel/build.py guest_kernel/hatch_build.py
 BUILT := hv/_built/kernel.elf
 
-.PHONY: table test bench wheel fmt clean
+.PHONY: table test test-external bench wheel fmt clean
 .DELETE_ON_ERROR:
 
 table: $(BUILT)
@@ -28,6 +29,10 @@ test: .venv/ready-to-test $(BUILT)
 	@echo "== lint-imports"; $(BIN)/lint-imports --no-logo
 	@echo "== vulture";      $(BIN)/vulture
 	@echo "== pytest";       $(BIN)/pytest -n 2 $(ARGS)
+
+test-external: .venv/ready-to-test $(BUILT)
+	@tests/external/install.sh
+	@$(BIN)/pytest -m external tests/external $(ARGS)
 
 bench: $(BUILT)
 	@$(BIN)/hv bench $(ARGS)

@@ -139,8 +139,7 @@ def test_ide_has_no_queue() -> None:
 
 def test_native_and_portable_agree() -> None:
     native, portable = (
-        measure_table("emulated", "remote.read4k", iterations=1, portable=portable)
-        for portable in (False, True)
+        measure_table("emulated", "remote.read4k", iterations=1, portable=portable) for portable in (False, True)
     )
     assert native == portable
 
