@@ -1,5 +1,5 @@
-"""A hostile driver for the 82540EM: the card raises nothing, writes only where it was told to, works for a bounded time,
-keeps its own promises, and after a reset serves a well-meaning driver.
+"""A hostile driver for the 82540EM: the card raises nothing, writes only where it was told to, works for a bounded
+time, keeps its own promises, and after a reset serves a well-meaning driver.
 
 `case(seed)` is one card and TRIES_A_CASE acts; `run(seed, tries)` as many cases as it takes.
 """
