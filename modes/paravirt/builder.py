@@ -114,6 +114,8 @@ class Builder:
         root = self._tables()
         self._start_info()
         d.frames.pin(root, Kind.L4, d.domid)
+        for ring in (d.store, d.console):  # domain 0 has them mapped too: they stay what they are
+            d.frames.take_as(ring, Kind.WRITABLE, d.domid)
         return Start(self.notes.entry, self.virtual(layout.stack + 1), self.virtual(layout.start_info), root)
 
     def _tables(self) -> int:

@@ -20,7 +20,7 @@ from hv.silicon.x86_64.cpuid import cpuid
 from hv.silicon.x86_64.state import RAX, RBX, RCX, RDI, RDX, RSI
 from hv.silicon.x86_64.svm import Vmcb, intercepts
 from hv.vcpu import Vcpu
-from hv.x86_64.decode import access_of, decode
+from hv.x86_64.decode import access_of
 from hv.x86_64.pool import POOL_BASE, POOL_SIZE, HypervisorMemory
 from modes.paravirt.abi import GUEST_DOMID, HYPERCALLS, IRET, SIGNATURE, XEN_VERSION
 from modes.paravirt.builder import Builder, scatter
@@ -42,6 +42,7 @@ PAGE = 0x1000
 GP, PF = 13, 14
 WITH_ERROR_CODE = frozenset((8, 10, 11, 12, 13, 14, 17))
 PF_PRESENT, PF_WRITE = 1, 2
+INT_WITHOUT_OPERAND = {"int1": 1, "int3": 3, "into": 4}
 SYSCALL = b"\x0f\x05"
 FORCED_CPUID = b"\x0f\x0bxen\x0f\xa2"  # the forced-emulation prefix before CPUID
 R8, R10 = 8, 10
@@ -169,7 +170,7 @@ class Paravirt(Mode):
         if vector == UD:
             return self._undefined(v)
         if vector == GP and not exit.info1:
-            instruction = decode(v.cpu.instruction_bytes(), is_64=True)
+            instruction = v.instruction()
             reason = None if instruction is None else emulate(v, instruction)
             if reason is not None:
                 return reason
@@ -209,7 +210,7 @@ class Paravirt(Mode):
 
     def _undefined(self, v: PvVcpu) -> str:
         code = v.cpu.instruction_bytes(len(FORCED_CPUID))
-        if code[:2] == SYSCALL:
+        if code[:2] == SYSCALL and v.in_64_bit_code:
             if v.s.kernel_mode:
                 return self._hypercall(v)
             v.system_call(len(SYSCALL))
@@ -261,9 +262,11 @@ class Paravirt(Mode):
 
     def _software_interrupt(self, v: PvVcpu) -> str:
         """INT n: through the trap table, if the guest's kernel allows it to whoever did it."""
-        instruction = decode(v.cpu.instruction_bytes(), is_64=True)
+        instruction = v.instruction()
         assert instruction is not None
-        vector = 3 if instruction.mnemonic == "int3" else instruction.operands[0].imm & 0xFF
+        vector = INT_WITHOUT_OPERAND.get(instruction.mnemonic)
+        if vector is None:
+            vector = instruction.operands[0].imm & 0xFF
         trap = v.s.traps.get(vector)
         if trap is None or trap.flags & 3 < (1 if v.s.kernel_mode else 3):
             v.exception(GP, vector << 3 | 2)
@@ -276,7 +279,7 @@ class Paravirt(Mode):
         """A write of the kernel's to a table of its own is checked and done; any other fault is the guest's."""
         address, error = exit.info2, exit.info1
         if error & (PF_PRESENT | PF_WRITE) == PF_PRESENT | PF_WRITE and v.s.kernel_mode:
-            access = access_of(v.cpu, decode(v.cpu.instruction_bytes(), is_64=True))
+            access = access_of(v.cpu, v.instruction())
             if access is not None and access.is_write and access.address == address:
                 done = direct_write(v, address, access.size, access.value)
                 if done:

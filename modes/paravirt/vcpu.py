@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from hv.silicon.x86_64.cpu import Cpu, Shutdown
 from hv.silicon.x86_64.state import CS, FS, GS, HF_CS64, RAX, RCX, SS
 from hv.silicon.x86_64.svm import Vmcb
+from hv.x86_64.decode import decode
 from modes.paravirt.abi import FLAT_RING3_CS64, FLAT_RING3_SS, VGCF_IN_SYSCALL, VMASST_ARCHITECTURAL_IOPL, Refused
 from modes.paravirt.descriptors import BIG, CODE, DESCRIPTOR_PRESENT, LONG, NOT_SYSTEM, WRITABLE_OR_READABLE
 from modes.paravirt.events import CR2, UPCALL_MASK
@@ -26,6 +27,8 @@ from modes.paravirt.guest_memory import GuestMemory, outside_xen
 from modes.paravirt.state import Callback, VcpuState
 
 if TYPE_CHECKING:
+    import capstone
+
     from modes.paravirt.domain import Domain
 
 R11 = 11
@@ -131,6 +134,14 @@ class PvVcpu:
             return self.cpu.state.segs[CS].selector & 0xFFFF, self.cpu.state.segs[SS].selector & 0xFFFF
         return self.vmcb.cs.selector, self.vmcb.ss.selector
 
+    @property
+    def in_64_bit_code(self) -> bool:
+        return bool(self.cpu.state.hflags & HF_CS64)
+
+    def instruction(self) -> capstone.CsInsn | None:
+        """The instruction at RIP, decoded."""
+        return decode(self.cpu.instruction_bytes(), self.in_64_bit_code)
+
     # --- the bounce -------------------------------------------------------------------------------------------
 
     def bounce(self, to: Callback, error: int | None = None, *, clear: int = 0) -> None:
@@ -207,6 +218,8 @@ class PvVcpu:
         self.domain.memory.write(s.info + UPCALL_MASK, b"\0" if rflags & FLAG_IF else b"\1")
         if not outside_xen(rip) or not self.enter_segments(cs, ss):
             raise Shutdown(f"hypercall iret to {cs:#x}:{rip:#x}, stack segment {ss:#x}, which is no place for ring 3")
+        if not self.domain.descriptor(s, cs) & LONG:
+            rip, rsp = rip & 0xFFFF_FFFF, rsp & 0xFFFF_FFFF
         cpu.rip, cpu.rsp = rip, rsp
         cpu.rflags = rflags & FLAGS & ~(FLAG_IOPL | FLAG_VM) | FLAG_IF | 2
         if flags & VGCF_IN_SYSCALL:  # as SYSRET leaves them

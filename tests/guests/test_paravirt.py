@@ -8,7 +8,8 @@ import struct
 import pytest
 
 from hv.silicon.x86_64.machine import Idle
-from modes.paravirt.abi import EBUSY, EINVAL, EPERM, FLAT_RING3_CS64, FLAT_RING3_SS
+from modes.paravirt.abi import EBUSY, EINVAL, EPERM, FLAT_RING3_CS64, FLAT_RING3_SS, Refused
+from modes.paravirt.frames import Kind
 from tests.pv_support import BASE, DATA, STACK, PvGuest
 
 SHARED = DATA + 0x1000  # where SETUP maps shared_info
@@ -423,6 +424,38 @@ def test_a_list_of_hypercalls_is_one_exit() -> None:
         assert guest.words(1) == [0]
         assert results == [4 << 16 | 19, (1 << 64) - 38, (1 << 64) - EINVAL]
         assert guest.exits["hypercall.multicall"] == 1
+
+
+def test_a_ring_that_xen_writes_to_never_becomes_a_table() -> None:
+    guest = run("finish")
+    with contextlib.closing(guest):
+        d = guest.domain
+        for ring in (d.console, d.store):
+            with pytest.raises(Refused):
+                d.frames.pin(ring, Kind.L1, d.domid)
+            d.frames.release(ring, d.domid)
+            assert d.frames.owned(ring, d.domid)  # until domain 0 lets go
+
+
+def test_a_program_in_32_bit_code_is_bounced_to_a_64_bit_kernel(portable: bool) -> None:
+    """Its RIP has 32 bits, so there is nothing where it begins; the kernel finds that in the frame, and goes on."""
+    guest = run(
+        "mov $after, %r15\n"
+        + TO_USER.replace("push $0xe033", "push $0xe023")
+        + """
+        user:
+        nop
+        after: mov %cs, %rax
+        mov %rax, DATA
+        finish
+        """,
+        portable=portable,
+    )
+    with contextlib.closing(guest):
+        _, _, error, rip, cs = guest.words(5, DATA + 0x100)
+        assert (error, rip, cs & 0xFFFF) == (0x14, guest.code.labels["user"] & 0xFFFF_FFFF, 0xE023)
+        assert guest.words(1) == [FLAT_RING3_CS64]
+        assert guest.exits["guest_page_fault"] == 1
 
 
 def test_the_console_ring_goes_both_ways_and_a_bad_distance_is_nothing() -> None:
