@@ -28,7 +28,7 @@ def tcpdump(capture: Path, *options: str) -> list[str]:
 @pytest.fixture(scope="module")
 def capture(run_hv: RunHv, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("pcap") / "x.pcap"
-    assert run_hv("run", "emulated", "--pcap", str(path), input=COMMANDS).returncode == 0
+    assert run_hv("run", "emulated", "--pcap", str(path), stdin=COMMANDS).returncode == 0
     return path
 
 
