@@ -45,7 +45,7 @@ class E1000(Function):
         self.eeprom = Eeprom(chip)
         self.statistics = Statistics(chip)
         self.transmitter = Transmitter(chip, self.interrupts, self.statistics, self.phy, self._loop)
-        self.flow = Flow(chip, self.statistics, self.phy, self.transmitter.control, self.transmitter.work)
+        self.flow = Flow(chip, self.statistics, self.phy, self.transmitter.control)
         self.receiver = Receiver(chip, self.interrupts, self.statistics, self.flow)
         chip.state.eeprom = contents(mac, VENDOR, DEVICE)
         self.eeprom.load_address()
