@@ -97,6 +97,10 @@ IMPOSSIBLE: tuple[tuple[Callable[[Mapping[str, str]], bool], str], ...] = (
         "a paravirtualized CPU cannot run a PC's firmware (boot=P)",
     ),
     (
+        lambda c: c["cpu"] == "P" and "VS" in (c["net"], c["local"], c["remote"]),
+        "Xen emulates no devices for a paravirtualized domain (P or VH)",
+    ),
+    (
         lambda c: c["boot"] == "P" and c["cpu"] != "P",
         "a paravirtualized boot starts the kernel at ring 3 (cpu=P)",
     ),
