@@ -12,9 +12,8 @@ import struct
 import sys
 from collections.abc import Callable, Iterable
 
-from hv.devices.ata_drive import (
-    CHUNK,
-    COMMANDS,
+from hv.devices.ata_drive import CHUNK, COMMANDS
+from hv.devices.ata_state import (
     DATA_IN,
     DATA_OUT,
     DIAGNOSTIC,
@@ -27,7 +26,7 @@ from hv.devices.ata_drive import (
     STORING,
     WORKING,
     WRITES,
-)  # fmt: skip
+)
 from hv.devices.ide import IDETIM, Ide
 from hv.host.store import SECTOR, MemoryStore, StoreError
 from tests.fuzz._coverage import Coverage
