@@ -34,6 +34,7 @@ from hv.silicon.x86_64.svm import Vmcb
 from hv.vm import Vm
 from modes.bare_metal import BareMetal
 from modes.full_emulation.mode import TrapAndEmulate
+from modes.full_emulation.translator.mode import FullEmulation
 from modes.hw_assist.mode import HwAssist
 
 # --- the assembler --------------------------------------------------------------------------------------------------
@@ -183,6 +184,7 @@ class Where(NamedTuple):
 NATIVE_METAL, PORTABLE_METAL = Where(BareMetal), Where(BareMetal, True)
 NATIVE_HW, PORTABLE_HW = Where(HwAssist), Where(HwAssist, True)
 NATIVE_TRAP, PORTABLE_TRAP = Where(TrapAndEmulate), Where(TrapAndEmulate, True)
+NATIVE_TRANSLATED, PORTABLE_TRANSLATED = Where(FullEmulation), Where(FullEmulation, True)
 EVERYWHERE = [
     pytest.param(NATIVE_METAL, id="metal-native"),
     pytest.param(PORTABLE_METAL, id="metal-portable"),
@@ -193,6 +195,8 @@ UNDER_HW = EVERYWHERE[2:]
 UNDER_TRAP = [
     pytest.param(NATIVE_TRAP, id="trap-native"),
     pytest.param(PORTABLE_TRAP, id="trap-portable"),
+    pytest.param(NATIVE_TRANSLATED, id="translated-native"),
+    pytest.param(PORTABLE_TRANSLATED, id="translated-portable"),
 ]
 
 

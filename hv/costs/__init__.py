@@ -36,6 +36,7 @@ class CostModel(msgspec.Struct, frozen=True):
     name: str  # a built-in model's name, or the name of the file that was given
     timing: Timing
     run_loop: int  # the hypervisor's work at every exit
+    translation: int  # a binary translator's work for one instruction of the guest
     work: dict[str, int]  # and its work for one reason; "default" for the others
     sources: dict[str, str]  # where each number comes from: "timing.cpi", "run_loop", "work.npf"
 
@@ -78,12 +79,14 @@ _Timing = msgspec.defstruct(
 class _File(msgspec.Struct, forbid_unknown_fields=True):
     timing: _Timing  # type: ignore[valid-type]
     run_loop: _Cycles
+    translation: _Cycles
     work: dict[str, _Cycles]
 
     def entries(self) -> Iterator[tuple[str, _Cycles | _Rate | _References]]:
         for name in Timing.__struct_fields__:
             yield f"timing.{name}", getattr(self.timing, name)
         yield "run_loop", self.run_loop
+        yield "translation", self.translation
         for reason, work in sorted(self.work.items()):
             yield f"work.{reason}", work
 
@@ -117,7 +120,7 @@ def _model(name: str, file: _File) -> CostModel:
         raise ValueError("timing.cpi: an instruction takes time")
     if timing.tsc_hz % timing.apic_hz:
         raise ValueError("timing.tsc_hz must be a multiple of timing.apic_hz")
-    return CostModel(name, timing, numbers["run_loop"], work, {key: entry.source for key, entry in file.entries()})
+    return CostModel(name, timing, numbers["run_loop"], numbers["translation"], work, {key: entry.source for key, entry in file.entries()})
 
 
 def _number(key: str, entry: _Cycles | _Rate | _References) -> int:

@@ -29,6 +29,10 @@ class PortBus:
     def add(self, base: int, size: int, chip: PortChip) -> None:
         self.ranges.append(PortRange(base, size, chip))
 
+    def claimed(self, port: int) -> bool:
+        """Is there a chip at this address?"""
+        return any(claimed.base <= port < claimed.base + claimed.size for claimed in self.ranges)
+
     def read(self, port: int, size: int) -> int:
         for claimed in self.ranges:
             if claimed.base <= port < claimed.base + claimed.size:

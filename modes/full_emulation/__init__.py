@@ -6,8 +6,10 @@ do not trap), emulate.py (the ones that do), reflect.py (what the guest gets bac
 
 from modes.full_emulation.mode import TrapAndEmulate
 from modes.full_emulation.naive import TrapAndEmulateNaive
+from modes.full_emulation.translator.mode import FullEmulation
 
-MODE = TrapAndEmulate
+MODE = FullEmulation
+TRAP = TrapAndEmulate
 NAIVE = TrapAndEmulateNaive
 
-__all__ = ["MODE", "NAIVE"]
+__all__ = ["MODE", "NAIVE", "TRAP"]

@@ -87,6 +87,7 @@ class TrapAndEmulate(Mode):
         self.pager.flush, self.pager.code_lost, self.pager.scan = self.core.flush, self.decoded.clear, self._scan
         self.emulator = Emulator(self.core, self.board)
         self.core.first_vmcb()
+        cpu.masked = self.masked
         first = Vmcb()
         first_state(first, guest.entry)
         cpu.load(vmcb, on_metal=False, deprivileged=True)
@@ -102,9 +103,13 @@ class TrapAndEmulate(Mode):
         self.core.flags = first.rflags
         self.core.sync()
 
+    def masked(self) -> bool:
+        """Does the guest believe that interrupts are off?"""
+        return not self.v.interrupts
+
     def state(self) -> TrapAndEmulateState:
         board, core = self.board, self.core
-        real = core.root, core.code, core.cr0, core.cr4, core.stepping, core.cpu.masked
+        real = core.root, core.code, core.cr0, core.cr4, core.stepping, core.trap
         return TrapAndEmulateState(
             self.v, self.pager.s, dict(self.breakpoints.marked), self.pool.used, real, self.after_step,
             board.lapic.state, board.ioapic.state, board.uart.state,
@@ -114,7 +119,7 @@ class TrapAndEmulate(Mode):
         board, core = self.board, self.core
         self.v = core.v = self.pager.v = state.v
         self.pager.s, self.pool.used, self.after_step = state.pager, state.used, state.after_step
-        core.root, core.code, core.cr0, core.cr4, core.stepping, core.cpu.masked = state.real
+        core.root, core.code, core.cr0, core.cr4, core.stepping, core.trap = state.real
         board.lapic.state, board.ioapic.state, board.uart.state = state.lapic, state.ioapic, state.uart
         self.breakpoints.restore(state.breakpoints)
         self.decoded.clear()
@@ -139,33 +144,36 @@ class TrapAndEmulate(Mode):
         self.core.sync()
 
     def _sort(self, cpu: Cpu, exit: Exit, *, stepped: bool) -> str:
-        vector = exit.code - svm.EXCEPTION
         try:
-            if vector == PF:
-                return self._page_fault(cpu, exit)
-            if exit.code == svm.BREAKPOINT:
-                return self._breakpoint(cpu)
-            if exit.code == svm.SWINT:
-                return self._software_interrupt(cpu)
-            if vector == DB and stepped and not cpu.rflags & FLAG_TF:
-                return "single_step"
-            if not 0 <= vector < 32:
-                raise Shutdown(f"exit {exit.code:#x} that nobody asked for")
-            if vector in (GP, UD):
-                instruction = self._instruction(cpu)
-                if instruction is not None:
-                    if instruction.mnemonic == "syscall":
-                        system_call(self.core, instruction.size)
-                        return "syscall_bounce"
-                    reason = self.emulator.run(instruction)
-                    if reason is not None:
-                        return reason
-            deliver(self.core, vector, exit.info1)
+            return self._event(cpu, exit, stepped=stepped)
         except GuestFault as fault:
             if fault.address is not None:
                 self.v.cr2 = fault.address
             deliver(self.core, fault.vector, fault.error)
             return "guest_page_fault" if fault.vector == PF else "exception_bounce"
+
+    def _event(self, cpu: Cpu, exit: Exit, *, stepped: bool) -> str:
+        vector = exit.code - svm.EXCEPTION
+        if vector == PF:
+            return self._page_fault(cpu, exit)
+        if exit.code == svm.BREAKPOINT:
+            return self._breakpoint(cpu)
+        if exit.code == svm.SWINT:
+            return self._software_interrupt(cpu)
+        if vector == DB and stepped and not cpu.rflags & FLAG_TF:
+            return "single_step"
+        if not 0 <= vector < 32:
+            raise Shutdown(f"exit {exit.code:#x} that nobody asked for")
+        if vector in (GP, UD):
+            instruction = self._instruction(cpu)
+            if instruction is not None:
+                if instruction.mnemonic == "syscall":
+                    system_call(self.core, instruction.size)
+                    return "syscall_bounce"
+                reason = self.emulator.run(instruction)
+                if reason is not None:
+                    return reason
+        deliver(self.core, vector, exit.info1)
         return "exception_bounce"
 
     def _instruction(self, cpu: Cpu) -> capstone.CsInsn | None:

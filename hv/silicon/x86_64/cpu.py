@@ -40,9 +40,9 @@ ASSISTED = intercepts(
     svm.RDTSC, svm.RDTSCP, svm.CPUID, svm.MSR, svm.HLT, svm.SHUTDOWN, svm.TR_WRITE, svm.RDPMC, svm.INVLPGA, svm.VMRUN,
     svm.VMMCALL, svm.VMLOAD, svm.VMSAVE, svm.STGI, svm.CLGI, svm.SKINIT, svm.MONITOR, svm.MWAIT, svm.IRET, svm.INVLPG,
 )  # fmt: skip
-# What it needs to see of a deprivileged guest, for which every privileged instruction faults: CPUID does not, RDPMC
-# and the SVM instructions Unicorn lets through, and a triple fault cannot happen but would abort.
-ASSISTED_DEPRIVILEGED = intercepts(svm.CPUID, svm.SHUTDOWN)
+# What it needs to see of a deprivileged guest, for which every privileged instruction faults: CPUID does not, RDTSC
+# only with CR4.TSD, and a triple fault cannot happen but would abort.
+ASSISTED_DEPRIVILEGED = intercepts(svm.CPUID, svm.RDTSC, svm.RDTSCP, svm.SHUTDOWN)
 OBSERVED_CR = 0x11D  # CR0, CR2, CR3, CR4, CR8: only timed, by the microcode
 ASSISTED_DR_WRITE = 1 << 7
 CR4_WRITABLE = 0x7FF  # VME to OSXMMEXCPT; what CPUID does not offer is reserved
@@ -94,7 +94,7 @@ class Cpu:
         self.vmcb: Vmcb | None = None
         self.on_metal = True
         self.deprivileged = False  # everything of the guest runs at ring 3
-        self.masked = False  # and it believes that interrupts are off
+        self.masked: Callable[[], bool] = lambda: False  # does it believe that interrupts are off?
         self.identity_ncr3 = chip_identity_ncr3
         self.page = engine.alloc()
         region, at = engine.memory.find(self.page, 0x1000)
@@ -402,7 +402,7 @@ class Cpu:
     def interruptible(self) -> bool:
         """IF is set and the guest is not in the shadow of STI or MOV SS."""
         if self.deprivileged:
-            return not self.masked
+            return not self.masked()
         if self.entered:
             return bool(self.state.eflags & IF) and not self.state.hflags & HF_INHIBIT_IRQ
         assert self.vmcb is not None
