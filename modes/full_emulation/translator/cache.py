@@ -65,8 +65,8 @@ class CacheState(msgspec.Struct):
     miss: int  # the call-out of a look-up that finds nothing
     where: dict[int, int] = {}  # the guest's instruction -> its translation
     places: dict[int, Place] = {}  # each instruction in the cache
-    jumps: dict[int, Jump] = {}  # by stub
-    linked: dict[int, list[Jump]] = {}  # by the target
+    linked: dict[int, list[Jump]] = {}  # jumps to a translation, by the guest's target
+    waiting: dict[int, list[Jump]] = {}  # jumps to a stub, because there is none yet
     entries: dict[int, tuple[int, int]] = {}  # an indirect branch's target -> its entry, and that one's other jump
     buckets: dict[int, list[int]] = {}  # low 16 bits -> targets, the first one's entry is in the table
     pages: dict[int, Page] = {}  # by linear page
@@ -105,7 +105,8 @@ class Cache:
     def translate(self, rip: int, fetch: Callable[[int], capstone.CsInsn | None], *, entry: bool) -> int:
         """Translate a block; with `entry`, one that indirect branches find. Returns how many instructions it has."""
         s = self.s
-        b = Builder(self.window, s.next, rip, s.where, self.inert_port)
+        fetch(rip)  # what this raises, it raises before anything is changed
+        b = Builder(self.window, s.next, rip, s.where, self.inert_port, self._build_entry)
         if entry:
             self._build_entry(b, rip)
         b.translate(fetch)
@@ -115,16 +116,18 @@ class Cache:
         for page in pages:
             s.blocks.setdefault(page, []).append(block)
         for jump in b.jumps:
-            s.jumps[jump.stub] = jump
-            if jump.target in s.where:
-                s.linked.setdefault(jump.target, []).append(jump)
+            (s.linked if jump.target in s.where else s.waiting).setdefault(jump.target, []).append(jump)
+        for found in b.found:
+            for jump in s.waiting.pop(found, []):
+                self._patch(jump.site, s.where[found])
+                s.linked.setdefault(found, []).append(jump)
         s.costs.blocks += 1
         s.costs.instructions += len(b.found)
         return len(b.found)
 
     def add_entry(self, rip: int) -> None:
         """Let indirect branches find what is translated already."""
-        b = Builder(self.window, self.s.next, rip, self.s.where, self.inert_port)
+        b = Builder(self.window, self.s.next, rip, self.s.where, self.inert_port, self._build_entry)
         self._build_entry(b, rip)
         b.put(emit.JUMP + emit.rel32(b.here + 1, self.s.where[rip]))
         self._commit(b)
@@ -149,20 +152,14 @@ class Cache:
 
     # --- jumps ------------------------------------------------------------------------------------------------
 
-    def link(self, stub: int) -> None:
-        """A jump's target is translated by now: let it go there."""
-        jump = self.s.jumps.get(stub)
-        if jump is None or jump.target not in self.s.where:
-            return
-        self._patch(jump.site, self.s.where[jump.target])
-        self.s.linked.setdefault(jump.target, []).append(jump)
-
     def _patch(self, site: int, target: int) -> None:
         self.window.write(site, emit.rel32(site, target))
 
     def _build_entry(self, b: Builder, rip: int) -> None:
         """The newest entry of a bucket is the first; each knows the next one."""
         s = self.s
+        if rip in s.entries:
+            return
         bucket = s.buckets.setdefault(rip & BUCKETS - 1, [])
         at = b.here
         site = b.entry(rip, s.entries[bucket[0]][0] if bucket else s.miss)
@@ -200,6 +197,7 @@ class Cache:
                     self._remove_entry(rip)
                 for jump in s.linked.pop(rip, []):
                     self._patch(jump.site, jump.stub)
+                    s.waiting.setdefault(rip, []).append(jump)
 
     # --- adaptation -------------------------------------------------------------------------------------------
 

@@ -95,7 +95,6 @@ class FullEmulation(TrapAndEmulate):
         self.lost = False  # a mapping of code has gone
         self.faults: dict[int, int] = {}  # a store's faults on page tables
         self.refused: set[int] = set()  # places of the window that the guest has wanted
-        self.stub = 0  # the jump to link
         self.missed = False  # an indirect branch has not found its target
         self.marks = (0, 0)
 
@@ -172,7 +171,6 @@ class FullEmulation(TrapAndEmulate):
     def _called_out(self, cpu: Cpu, place: Place) -> str:
         if place.fix & STUB:
             return "translate"
-        self.stub = 0
         if place.fix & MISS:
             self.missed = True
             return "lookup_miss"
@@ -216,8 +214,6 @@ class FullEmulation(TrapAndEmulate):
             cpu.rsp = cpu.rsp + 8 & (1 << 64) - 1
         if fix & AFTER_STI:
             self.v.shadow = rip
-        if fix & STUB:
-            self.stub = at
         cpu.rip = rip
         self.place = Place(rip, fix)
 
@@ -242,7 +238,7 @@ class FullEmulation(TrapAndEmulate):
                     self.core.flush()
                 cpu.rip = address
                 self.inside = True
-        self.stub, self.missed = 0, False
+        self.missed = False
 
     def _find(self, cpu: Cpu) -> int | None:
         """The translation of what the guest executes next. None when that is better left to the real CPU to refuse."""
@@ -258,9 +254,6 @@ class FullEmulation(TrapAndEmulate):
             elif self.missed and rip not in cache.s.entries:
                 cache.add_entry(rip)
             if self.pager.root() in self.ready:
-                jump = cache.s.jumps.get(self.stub)
-                if jump is not None and jump.target == rip:
-                    cache.link(self.stub)
                 return cache.s.where.get(rip)
         return None
 
@@ -276,7 +269,6 @@ class FullEmulation(TrapAndEmulate):
     def _flush(self) -> None:
         self.cache.flush()
         self.faults.clear()
-        self.stub = 0
         self._watch_marks()
 
     def _watch_marks(self) -> None:

@@ -50,6 +50,8 @@ AFTER_STI = 1 << 19  # no interrupt may come here
 # jump that is not linked, an indirect branch whose target is not in the table.
 CALL_OUT, STEP, STUB, MISS = 1 << 20, 1 << 21, 1 << 22, 1 << 23
 REGISTER_BITS = 0xFFFF
+# How the guest comes to the next instruction: from the one before it, by a return, or perhaps never.
+NEXT, RETURNS, ELSEWHERE = range(3)
 BIT_RCX = 1 << RCX
 
 MOST_INSTRUCTIONS = 64  # of the guest in one block
@@ -84,10 +86,11 @@ class Builder:
     """A block while it is made. `where` has the translations that there are, `inert_port` says which IN does nothing."""
 
     def __init__(
-        self, window: Window, at: int, start: int, where: dict[int, int], inert_port: Callable[[int], bool]
-    ) -> None:
+        self, window: Window, at: int, start: int, where: dict[int, int], inert_port: Callable[[int], bool],
+        add_entry: Callable[[Builder, int], None],
+    ) -> None:  # fmt: skip
         self.window, self.origin, self.start = window, at, start
-        self.where, self.inert_port = where, inert_port
+        self.where, self.inert_port, self.add_entry = where, inert_port, add_entry
         self.code = bytearray()
         self.places: dict[int, Place] = {}
         self.found: dict[int, int] = {}  # the guest's instructions in this block
@@ -121,41 +124,43 @@ class Builder:
 
     def translate(self, fetch: Callable[[int], capstone.CsInsn | None]) -> None:
         """Translate from `start` to a jump, the page's end, or something that is translated already."""
-        goes_on = True
-        while goes_on:
+        then = NEXT
+        while then != ELSEWHERE:
             self.rip = self.next
             first = self.rip == self.start
             new_page = self.rip >> 12 != self.start >> 12
-            if not first and (self.rip in self.where or new_page or len(self.found) == MOST_INSTRUCTIONS):
-                self.jump(self.rip)
+            known = self.rip in self.where or self.rip in self.found
+            i = None if known or new_page else fetch(self.rip)
+            beyond = (self.rip & 0xFFF) + (15 if i is None else i.size) > 0x1000  # in a page that nobody has fetched yet
+            if not first and (known or new_page or beyond or len(self.found) >= MOST_INSTRUCTIONS):
+                if then == NEXT:
+                    self.jump(self.rip)
                 break
-            i = fetch(self.rip)
-            if not first and (self.rip & 0xFFF) + (15 if i is None else i.size) > 0x1000:
-                self.jump(self.rip)  # it goes on in the next page, which nobody has fetched yet
-                break
+            if then == RETURNS:
+                self.add_entry(self, self.rip)
             self.found[self.rip] = self.here
             if i is None:
                 self.put(emit.CALL_OUT, STEP)
                 break
             self.next = self.rip + i.size & (1 << 64) - 1
-            goes_on = self.instruction(i)
+            then = self.instruction(i)
         self.close()
 
-    def instruction(self, i: capstone.CsInsn) -> bool:
-        """Translate one instruction. False when the next one does not follow it."""
+    def instruction(self, i: capstone.CsInsn) -> int:
+        """Translate one instruction. Returns how the guest comes to the next one."""
         if is_near_branch(i):
             if i.prefix[2] == 0x66 or i.prefix[3] == 0x67:
                 self.put(emit.CALL_OUT, STEP)
-                return False
+                return ELSEWHERE
             return self.branch(i)
         sequence = SEQUENCES.get(i.id)
         if sequence is not None and sequence(self, i):
-            return True
+            return NEXT
         if i.id in HANDLERS and is_sensitive(i):
             self.put(emit.CALL_OUT, CALL_OUT)
-            return i.id not in LEAVES
+            return ELSEWHERE if i.id in LEAVES else NEXT
         self.copy(i)
-        return True
+        return NEXT
 
     def close(self) -> None:
         """What lies behind the code: stubs of jumps, call-outs that are rarely taken, literals."""
@@ -190,7 +195,7 @@ class Builder:
         """The last 4 bytes are the distance to this value."""
         self._literals.append((self.here - 4, value))
 
-    def branch(self, i: capstone.CsInsn) -> bool:
+    def branch(self, i: capstone.CsInsn) -> int:
         operand = i.operands[0] if i.operands else None
         direct = operand is not None and operand.type == x86.X86_OP_IMM
         if i.id == x86.X86_INS_CALL:
@@ -202,7 +207,8 @@ class Builder:
                 self.jump(self.target(operand))
             else:
                 self.jump_to_target()
-        elif i.id == x86.X86_INS_RET:
+            return RETURNS
+        if i.id == x86.X86_INS_RET:
             self.returns(operand.imm & 0xFFFF if operand is not None else 0)
         elif operand is not None and not direct:
             self.take_target(i, operand)
@@ -213,8 +219,8 @@ class Builder:
         else:
             assert operand is not None
             self.conditional(i, self.target(operand))
-            return True
-        return False
+            return NEXT
+        return ELSEWHERE
 
     def target(self, operand: x86.X86Op) -> int:
         """Where a direct branch goes; capstone has decoded it at address 0."""
