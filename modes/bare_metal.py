@@ -19,7 +19,6 @@ class BareMetal(Mode):
     def start(self, guest: Guest) -> None:
         vm = self.vm
         machine = vm.machine
-        vm.uart = machine.build_board(vm.console.sink)
         machine.start_on_metal(machine.cpus[0], lambda vmcb: first_state(vmcb, guest.entry))
         machine.engine.state.regs[RBX] = vm.start_info
 

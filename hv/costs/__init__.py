@@ -120,7 +120,8 @@ def _model(name: str, file: _File) -> CostModel:
         raise ValueError("timing.cpi: an instruction takes time")
     if timing.tsc_hz % timing.apic_hz:
         raise ValueError("timing.tsc_hz must be a multiple of timing.apic_hz")
-    return CostModel(name, timing, numbers["run_loop"], numbers["translation"], work, {key: entry.source for key, entry in file.entries()})
+    sources = {key: entry.source for key, entry in file.entries()}
+    return CostModel(name, timing, numbers["run_loop"], numbers["translation"], work, sources)
 
 
 def _number(key: str, entry: _Cycles | _Rate | _References) -> int:

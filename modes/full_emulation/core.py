@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hv.silicon.x86_64.cpu import Cpu, Shutdown
 from hv.silicon.x86_64.svm import Vmcb
-from modes.full_emulation.shadow import Pager
+from modes.full_emulation.pager import Ring3Pager
 from modes.full_emulation.state import (
     CR0_REAL,
     CR4_REAL,
@@ -12,21 +12,21 @@ from modes.full_emulation.state import (
     FLAG_IF,
     FLAG_IOPL,
     FLAG_TF,
-    GuestFault,
     VirtualCpu,
 )
+from modes.shadow.pager import ALL
+from modes.shadow.registers import GuestFault
 
 SS_VECTOR, GP = 12, 13
 RING_3_CODE_64, RING_3_CODE_32, RING_3_DATA = 0xAFB, 0xCFB, 0xCF3
 REAL_CR0, REAL_CR4, REAL_EFER = 0x8001_0011, 0x24, 0xD00  # PG WP ET PE; PAE TSD; NXE LMA LME, and no SYSCALL
 CR4_TSD = 1 << 2
-ALL = (1 << 64) - 1
 
 
 class Core:
     """What reflect.py and emulate.py work on."""
 
-    def __init__(self, cpu: Cpu, vmcb: Vmcb, v: VirtualCpu, pager: Pager) -> None:
+    def __init__(self, cpu: Cpu, vmcb: Vmcb, v: VirtualCpu, pager: Ring3Pager) -> None:
         self.cpu, self.vmcb, self.v, self.pager = cpu, vmcb, v, pager
         self.root = 0  # what the real CPU has
         self.stepping = False  # TF is set in the real CPU, by us
@@ -92,25 +92,10 @@ class Core:
 
     def read(self, address: int, size: int, *, system: bool = False) -> bytes:
         """Data as the guest's CPU reads it; `system` for descriptor tables and the TSS, which ring 3 may use too."""
-        user = self.v.cpl == 3 and not system
-        out = b""
-        while len(out) < size:
-            at = address + len(out) & ALL
-            chunk = min(size - len(out), 0x1000 - at % 0x1000)
-            out += self.pager.read(self.pager.walk(at, user=user).gpa, chunk)
-        return out
+        return self.pager.read_linear(address, size, user=self.v.cpl == 3 and not system)
 
     def write(self, address: int, data: bytes, *, system: bool = False) -> None:
-        user = self.v.cpl == 3 and not system
-        places = []
-        done = 0
-        while done < len(data):
-            at = address + done & ALL
-            chunk = min(len(data) - done, 0x1000 - at % 0x1000)
-            places.append((self.pager.walk(at, user=user, write=True).gpa, data[done : done + chunk]))
-            done += chunk
-        for gpa, part in places:
-            self.pager.write(gpa, part)
+        self.pager.write_linear(address, data, user=self.v.cpl == 3 and not system)
 
     def read_int(self, address: int, size: int, *, system: bool = False) -> int:
         return int.from_bytes(self.read(address, size, system=system), "little")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import capstone
 from capstone import x86
 
-from hv.silicon.x86_64.msr import EFER, EFER_WRITABLE, BadMsr, read_msr, write_msr
+from hv.silicon.x86_64.msr import EFER, BadMsr, read_msr, write_msr
 from hv.silicon.x86_64.state import RAX, RCX, RDX, RSI
 from hv.x86_64.board import Board
 from hv.x86_64.decode import MASKS, address_of, read_register, write_register
@@ -30,11 +30,6 @@ from modes.full_emulation.reflect import (
     system_return,
 )
 from modes.full_emulation.state import (
-    CR0_PE,
-    CR0_PG,
-    CR0_TS,
-    EFER_LMA,
-    EFER_LME,
     FLAG_IF,
     FLAG_IOPL,
     FLAG_RF,
@@ -42,11 +37,10 @@ from modes.full_emulation.state import (
     FS,
     GS,
     SS,
-    GuestFault,
 )
+from modes.shadow.registers import CR0_PE, CR0_TS, GuestFault
 
 RDI = 7
-CR4_PAE = 1 << 5
 FLAG_ZF, FLAG_DF = 1 << 6, 1 << 10
 USER_CHANGEABLE = 0x24_4DD5  # ID AC NT OF DF TF SF ZF AF PF CF
 SEGMENT_REGISTERS = {
@@ -175,36 +169,19 @@ class Emulator:
     def write_cr(self, number: int, value: int) -> None:
         v = self.core.v
         if number == 0:
-            self.write_cr0(value)
+            v.write_cr0(value, long_code=v.long_code)
         elif number == 2:
             v.cr2 = value
         elif number == 3:
             v.cr3 = value
         elif number == 4:
-            if v.long_mode and not value & CR4_PAE:
-                raise GuestFault(GP)
-            v.cr4 = value
+            v.write_cr4(value)
         elif number == 8:
             if value >> 4:
                 raise GuestFault(GP)
             self.cpu.tpr = value
         else:
             raise GuestFault(UD)
-
-    def write_cr0(self, value: int) -> None:
-        """CR0, with the switches to and from long mode (APM vol. 2, 14.6)."""
-        v = self.core.v
-        if value >> 32 or (value & CR0_PG and not value & CR0_PE):
-            raise GuestFault(GP)
-        if value & CR0_PG and not v.paging:
-            if not v.efer & EFER_LME or not v.cr4 & CR4_PAE:
-                raise GuestFault(GP)  # simplified: no paging without long mode
-            v.efer |= EFER_LMA
-        elif not value & CR0_PG and v.paging:
-            if v.long_code:
-                raise GuestFault(GP)
-            v.efer &= ~EFER_LMA
-        v.cr0 = value | 0x10
 
     def clts(self, i: capstone.CsInsn) -> str:
         self.privileged()
@@ -260,9 +237,7 @@ class Emulator:
         number = regs[RCX] & 0xFFFF_FFFF
         value = (regs[RDX] & 0xFFFF_FFFF) << 32 | regs[RAX] & 0xFFFF_FFFF
         if number == EFER:
-            if value & ~(EFER_WRITABLE | EFER_LMA) or (v.paging and (value ^ v.efer) & EFER_LME):
-                raise GuestFault(GP)
-            v.efer = value & EFER_WRITABLE | v.efer & EFER_LMA
+            v.write_efer(value)
         else:
             try:
                 write_msr(self.cpu, number, value)

@@ -2,12 +2,12 @@
 
 Every exception, `int n`, SYSCALL (it is switched off, so it faults) and privileged instruction of the guest vectors to
 the hypervisor: an exit. What becomes of it is decided here; emulate.py executes instructions, reflect.py gives the
-guest what is the guest's, shadow.py keeps the page tables.
+guest what is the guest's, modes/shadow keeps the page tables.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,21 +15,23 @@ from hv.loader import Guest
 from hv.mode import Mode
 from hv.silicon.x86_64 import svm
 from hv.silicon.x86_64.cpu import Cpu, Exit, Shutdown
-from hv.silicon.x86_64.paging import ADDRESS
 from hv.silicon.x86_64.state import RBX
 from hv.silicon.x86_64.svm import Vmcb, intercepts
 from hv.vcpu import Vcpu
 from hv.vm import Vm
 from hv.x86_64.board import Board
-from hv.x86_64.decode import access_of, decode
+from hv.x86_64.decode import decode
 from hv.x86_64.pool import HypervisorMemory
 from hv.x86_64.pvh import first_state
 from modes.full_emulation.core import Core
 from modes.full_emulation.emulate import HANDLERS, Emulator
+from modes.full_emulation.pager import Ring3Pager
 from modes.full_emulation.reflect import DB, GP, PF, UD, deliver, software_interrupt, system_call
 from modes.full_emulation.scan import candidates
-from modes.full_emulation.shadow import Pager, PagerState
-from modes.full_emulation.state import FLAG_TF, GuestFault, VirtualCpu
+from modes.full_emulation.state import CS, FLAG_TF, SS, VirtualCpu
+from modes.shadow.faults import FaultHandler
+from modes.shadow.pager import PagerState
+from modes.shadow.registers import GuestFault
 
 if TYPE_CHECKING:
     import capstone
@@ -47,9 +49,6 @@ class TrapAndEmulateState(msgspec.Struct):
     used: int
     real: tuple[int, int, int, int, bool, bool]
     after_step: tuple[str, int] | None
-    lapic: Any
-    ioapic: Any
-    uart: Any
 
 
 class TrapAndEmulate(Mode):
@@ -65,15 +64,23 @@ class TrapAndEmulate(Mode):
 
     def __init__(self, vm: Vm) -> None:
         super().__init__(vm)
-        self.pool = HypervisorMemory(vm.machine.memory)
-        self.board = Board(vm)
-        vm.uart = self.board.uart
+        assert isinstance(vm.board, Board)
+        self.board = vm.board
         self.breakpoints = vm.machine.engine.breakpoints
         self.decoded: dict[tuple[int, int], capstone.CsInsn | None] = {}
-        self.after_step: tuple[str, int] | None = None  # what to do when the stepped instruction is over
 
     def start(self, guest: Guest) -> None:
+        self._build()
+        first = Vmcb()
+        first_state(first, guest.entry)
+        self.core.cpu.load(self.core.vmcb, on_metal=False, deprivileged=True)
+        self.adopt(first)
+        self.vm.machine.engine.state.regs[RBX] = self.vm.start_info
+
+    def _build(self) -> None:
+        """The hypervisor's memory and everything that this mode has in it."""
         machine = self.vm.machine
+        self.pool = HypervisorMemory(machine.memory)
         page = self.pool.alloc()
         region, at = machine.memory.find(page, 0x1000)
         vmcb = Vmcb.from_buffer(region.data, at)
@@ -82,17 +89,13 @@ class TrapAndEmulate(Mode):
         vmcb.asid, vmcb.int_ctl = 1, svm.V_INTR_MASKING
         cpu = machine.cpus[0]
         self.v = VirtualCpu()
-        self.pager = Pager(machine, self.pool, self.v)
+        self.pager = Ring3Pager(machine, self.pool, self.v)
         self.core = Core(cpu, vmcb, self.v, self.pager)
         self.pager.flush, self.pager.code_lost, self.pager.scan = self.core.flush, self.decoded.clear, self._scan
         self.emulator = Emulator(self.core, self.board)
+        self.faults = FaultHandler(self.pager, self.board, self._instruction, self._step)
         self.core.first_vmcb()
         cpu.masked = self.masked
-        first = Vmcb()
-        first_state(first, guest.entry)
-        cpu.load(vmcb, on_metal=False, deprivileged=True)
-        self.adopt(first)
-        machine.engine.state.regs[RBX] = self.vm.start_info
 
     def adopt(self, first: Vmcb) -> None:
         """The guest's first state, as a VMCB would describe it."""
@@ -108,21 +111,24 @@ class TrapAndEmulate(Mode):
         return not self.v.interrupts
 
     def state(self) -> TrapAndEmulateState:
-        board, core = self.board, self.core
+        core = self.core
         real = core.root, core.code, core.cr0, core.cr4, core.stepping, core.trap
         return TrapAndEmulateState(
-            self.v, self.pager.s, dict(self.breakpoints.marked), self.pool.used, real, self.after_step,
-            board.lapic.state, board.ioapic.state, board.uart.state,
+            self.v, self.pager.s, dict(self.breakpoints.marked), self.pool.used, real, self.faults.after_step,
         )  # fmt: skip
 
     def set_state(self, state: TrapAndEmulateState) -> None:
-        board, core = self.board, self.core
+        core = self.core
         self.v = core.v = self.pager.v = state.v
-        self.pager.s, self.pool.used, self.after_step = state.pager, state.used, state.after_step
+        self.pager.s, self.pool.used, self.faults.after_step = state.pager, state.used, state.after_step
         core.root, core.code, core.cr0, core.cr4, core.stepping, core.trap = state.real
-        board.lapic.state, board.ioapic.state, board.uart.state = state.lapic, state.ioapic, state.uart
         self.breakpoints.restore(state.breakpoints)
         self.decoded.clear()
+
+    def guest_registers(self, cpu: Cpu) -> dict[str, int]:
+        v, flags = self.v, self.core.flags
+        return {"rflags": flags, "cr0": v.cr0, "cr2": v.cr2, "cr3": v.cr3, "cr4": v.cr4, "efer": v.efer,
+                "cs": v.selectors[CS], "ss": v.selectors[SS], "cpl": v.cpl}  # fmt: skip
 
     # --- exits ------------------------------------------------------------------------------------------------
 
@@ -138,6 +144,9 @@ class TrapAndEmulate(Mode):
         self._interrupt(cpu)
         self.core.sync()
         return reason
+
+    def memory_written(self, address: int, size: int) -> None:
+        self.pager.written_outside(address, size)
 
     def wake(self, vcpu: Vcpu) -> None:
         self._interrupt(vcpu.cpu)
@@ -206,53 +215,7 @@ class TrapAndEmulate(Mode):
     # --- page faults ------------------------------------------------------------------------------------------
 
     def _page_fault(self, cpu: Cpu, exit: Exit) -> str:
-        """A fault of the guest's, a device, a traced write, or a hidden fault: the shadow lacks what the guest has."""
-        address, write, fetch = exit.info2, bool(exit.info1 & 2), bool(exit.info1 & 16)
-        walk = self.pager.walk(address, write=write, user=self.v.cpl == 3, fetch=fetch)
-        frame = walk.gpa & ADDRESS
-        if not self.pager.is_ram(walk.gpa):
-            return self._device(cpu, address, walk.gpa, fetch=fetch)
-        if write and frame in self.pager.s.traced:
-            return self._table_write(cpu, address, walk.gpa)
-        self.pager.fill(address, walk, fetch=fetch)
-        if write and frame in self.pager.s.scanned:
-            self._code_write(cpu, address, frame)
-            return "code_write"
-        return "shadow_page_fault"
-
-    def _device(self, cpu: Cpu, address: int, gpa: int, *, fetch: bool) -> str:
-        access = None if fetch else access_of(cpu, self._instruction(cpu))
-        if access is not None and access.address != address:
-            access = None
-        self.board.access(cpu, gpa, access)
-        return "mmio"
-
-    def _table_write(self, cpu: Cpu, address: int, gpa: int) -> str:
-        """A write to a traced table: performed here if it is a plain move, else let through once."""
-        access = access_of(cpu, self._instruction(cpu))
-        plain = access is not None and access.is_write and access.address == address
-        if access is not None and plain and (gpa & 0xFFF) + access.size <= 0x1000:
-            self.pager.write(gpa, access.value.to_bytes(access.size, "little"))
-            cpu.skip(access.length)
-        else:
-            self._let_through(cpu, address, ("table", gpa & ADDRESS))
-        return "page_table_write"
-
-    def _code_write(self, cpu: Cpu, address: int, frame: int) -> None:
-        """A write to code that was looked at. If it is the running code's own page, let this one write through."""
-        here = self.pager.walk(cpu.state.eip).gpa & ADDRESS
-        end = self.pager.walk(cpu.state.eip + 15).gpa & ADDRESS if cpu.state.eip & 0xFFF > 0xFF0 else here
-        if frame in (here, end):
-            self._let_through(cpu, address, ("code", frame))
-        else:
-            self.pager.forget_code(frame)
-
-    def _let_through(self, cpu: Cpu, address: int, after: tuple[str, int]) -> None:
-        """Execute one instruction with the right to write to a page."""
-        self.pager.fill(address, self.pager.walk(address, write=True, user=self.v.cpl == 3), fetch=False)
-        self.pager.allow_once(address)
-        self.after_step = after
-        self._step(cpu)
+        return self.faults.handle(cpu, exit.info2, exit.info1, user=self.v.cpl == 3)
 
     def _step(self, cpu: Cpu) -> None:
         cpu.rflags |= FLAG_TF
@@ -262,13 +225,7 @@ class TrapAndEmulate(Mode):
         core = self.core
         core.stepping = False
         core.cpu.rflags &= ~FLAG_TF
-        after, self.after_step = self.after_step, None
-        if after is not None:
-            kind, frame = after
-            if kind == "table":
-                self.pager.forget_table(frame)
-            else:
-                self.pager.look_again(frame)
+        self.faults.stepped()
         return True
 
     def _scan(self, linear: int, frame: int) -> None:
@@ -284,11 +241,13 @@ class TrapAndEmulate(Mode):
 
     def _interrupt(self, cpu: Cpu) -> None:
         """Deliver the interrupt that the local APIC has, if the guest takes it now."""
-        lapic, v = self.board.lapic, self.v
-        expiry = lapic.state.expiry
-        if not lapic.state.irr and not cpu.halted and (expiry is None or expiry > cpu.now):
-            cpu.host_timer = expiry
+        board, v = self.board, self.v
+        lapic = board.lapics[0]
+        when = board.next_event(0)
+        if not lapic.state.irr and not cpu.halted and when > cpu.now:
+            cpu.host_timer = when
             return
+        board.advance(cpu.now)
         lapic.advance(cpu.now)
         lapic.set_priority_class(cpu.tpr)
         if lapic.pending() is not None and v.interrupts:
@@ -298,4 +257,4 @@ class TrapAndEmulate(Mode):
                 cpu.halted = False
                 deliver(self.core, lapic.acknowledge(), external=True)
         asleep = cpu.halted and not v.interrupts  # HLT with interrupts off: no interrupt will wake it
-        cpu.host_timer = None if asleep else lapic.state.expiry
+        cpu.host_timer = None if asleep else board.next_event(0)

@@ -11,7 +11,6 @@ from hv.silicon.x86_64.state import RCX
 from modes.full_emulation.core import Core
 from modes.full_emulation.state import (
     CS,
-    EFER_SCE,
     FLAG_IF,
     FLAG_IOPL,
     FLAG_NT,
@@ -19,8 +18,8 @@ from modes.full_emulation.state import (
     FLAG_TF,
     FLAG_VM,
     SS,
-    GuestFault,
 )
+from modes.shadow.registers import EFER_SCE, GuestFault
 
 DE, DB, UD, DF, TS, NP, SS_VECTOR, GP, PF = 0, 1, 6, 8, 10, 11, 12, 13, 14
 CONTRIBUTORY = frozenset((DE, TS, NP, SS_VECTOR, GP))

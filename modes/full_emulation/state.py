@@ -11,32 +11,20 @@ from typing import Any
 
 import msgspec
 
+from modes.shadow.registers import PagingRegisters
+
 ES, CS, SS, DS, FS, GS = range(6)
-CR0_PE, CR0_TS, CR0_WP, CR0_PG = 1, 1 << 3, 1 << 16, 1 << 31
 # Bits that the real CPU has as the guest wants them, so that FPU instructions fault by themselves:
 CR0_REAL = 0x2E  # MP, EM, TS and NE
 CR4_REAL = 0x600  # OSFXSR and OSXMMEXCPT
-EFER_SCE, EFER_LME, EFER_LMA, EFER_NXE = 1, 1 << 8, 1 << 10, 1 << 11
 FLAG_TF, FLAG_IF, FLAG_NT, FLAG_RF, FLAG_VM = 1 << 8, 1 << 9, 1 << 14, 1 << 16, 1 << 17
 FLAG_IOPL = 3 << 12
 
 
-class GuestFault(Exception):
-    """The guest's instruction faults, as it would on hardware."""
-
-    def __init__(self, vector: int, error: int = 0, address: int | None = None) -> None:
-        super().__init__(vector)
-        self.vector, self.error, self.address = vector, error, address
-
-
-class VirtualCpu(msgspec.Struct):
+class VirtualCpu(PagingRegisters):
     """A plain record, so that a snapshot holds it."""
 
-    cr0: int = 0
     cr2: int = 0
-    cr3: int = 0
-    cr4: int = 0
-    efer: int = 0
     dr: list[int] = msgspec.field(default_factory=lambda: [0, 0, 0, 0, 0, 0, 0xFFFF_0FF0, 0x400])
     cpl: int = 0
     interrupts: bool = False  # IF
@@ -48,14 +36,6 @@ class VirtualCpu(msgspec.Struct):
     idt: tuple[int, int] = (0, 0)
     ldt: tuple[int, int, int] = (0, 0, 0)  # selector, base, limit
     tr: tuple[int, int, int] = (0, 0, 0)
-
-    @property
-    def paging(self) -> bool:
-        return bool(self.cr0 & CR0_PG)
-
-    @property
-    def long_mode(self) -> bool:
-        return bool(self.efer & EFER_LMA)
 
     def adopt(self, vmcb: Any) -> None:
         """Take the state that a VMCB's save area describes."""

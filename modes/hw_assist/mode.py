@@ -6,15 +6,16 @@ everything that is not a plain register of the guest.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from hv.loader import Guest
 from hv.mode import Mode
+from hv.silicon.memory import BusError
 from hv.silicon.x86_64 import svm
-from hv.silicon.x86_64.cpu import GP, UD, Cpu, Exit, Shutdown
+from hv.silicon.x86_64.cpu import GP, NEVER, UD, Cpu, Exit, Shutdown
 from hv.silicon.x86_64.machine import HOLE, HOLE_END
 from hv.silicon.x86_64.msr import (
     CSTAR,
@@ -55,14 +56,14 @@ INTERCEPTS = intercepts(
 )  # fmt: skip
 
 
+Handler = Callable[[Any, Cpu, Exit], str]
+
+
 class HwAssistState(msgspec.Struct):
     """What the mode remembers besides the VMCB and the tables, which are in memory."""
 
     used: int
     waiting: bool
-    lapic: Any
-    ioapic: Any
-    uart: Any
 
 
 class HwAssist(Mode):
@@ -73,13 +74,14 @@ class HwAssist(Mode):
         "cpuid cr8_write external_interrupt hlt interrupt_window invalid_opcode ioio mmio msr npf vmmcall".split()
     )
     ram_base = 0x4_0000_0000  # so that no guest-physical address is a host-physical one
+    cr_writes = 0  # control registers whose writes exit, CR8 apart
+    handlers: Mapping[int, Handler]
 
     def __init__(self, vm: Vm) -> None:
         super().__init__(vm)
         self.pool = HypervisorMemory(vm.machine.memory)
-        self.npt = NestedTables(self.pool)
-        self.board = Board(vm)
-        vm.uart = self.board.uart
+        assert isinstance(vm.board, Board)
+        self.board = vm.board
         self.waiting = False  # an interrupt could not be delivered yet
 
     def start(self, guest: Guest) -> None:
@@ -91,25 +93,28 @@ class HwAssist(Mode):
         self.vmcb = vmcb = Vmcb.from_buffer(region.data, at)
         vmcb.intercept = INTERCEPTS
         vmcb.msrpm_base_pa, vmcb.iopm_base_pa = msrpm, iopm
-        vmcb.np_enable, vmcb.n_cr3, vmcb.asid = 1, self.npt.root, 1
-        vmcb.int_ctl = svm.V_INTR_MASKING
+        vmcb.asid, vmcb.int_ctl = 1, svm.V_INTR_MASKING
+        vmcb.intercept_cr_write = self.cr_writes
         first_state(vmcb, guest.entry)
+        self.prepare_memory(vmcb)
         machine.cpus[0].load(vmcb, on_metal=False)
         machine.engine.state.regs[RBX] = self.vm.start_info
 
+    def prepare_memory(self, vmcb: Vmcb) -> None:
+        """Give the guest its memory; the VMCB holds the guest's first state."""
+        self.npt = NestedTables(self.pool)
+        vmcb.np_enable, vmcb.n_cr3 = 1, self.npt.root
+
     def state(self) -> HwAssistState:
-        board = self.board
-        return HwAssistState(self.pool.used, self.waiting, board.lapic.state, board.ioapic.state, board.uart.state)
+        return HwAssistState(self.pool.used, self.waiting)
 
     def set_state(self, state: HwAssistState) -> None:
-        board = self.board
         self.pool.used, self.waiting = state.used, state.waiting
-        board.lapic.state, board.ioapic.state, board.uart.state = state.lapic, state.ioapic, state.uart
 
     # --- exits ------------------------------------------------------------------------------------------------
 
     def handle(self, vcpu: Vcpu, exit: Exit) -> str:
-        handler = HANDLERS.get(exit.code)
+        handler = self.handlers.get(exit.code)
         if handler is None:
             raise Shutdown(f"exit {exit.code:#x} that nobody asked for")
         cpu = vcpu.cpu
@@ -117,8 +122,9 @@ class HwAssist(Mode):
         if exit.int_info:
             # The exit cut the delivery of an event short: deliver it again (APM vol. 2, 15.20).
             cpu.inject(exit.int_info, exit.int_error)
-        lapic = self.board.lapic.state
-        if lapic.irr or self.waiting or cpu.halted or lapic.expiry is not None:
+        board = self.board
+        lapic = board.lapics[0].state
+        if lapic.irr or self.waiting or cpu.halted or lapic.expiry is not None or board.deadline != NEVER:
             self._deliver(cpu)
         else:
             cpu.host_timer = None
@@ -129,15 +135,17 @@ class HwAssist(Mode):
 
     def _deliver(self, cpu: Cpu) -> None:
         """Give the guest the interrupt that its local APIC has for it, or arrange to hear when it can take it."""
-        vmcb, lapic = self.vmcb, self.board.lapic
-        expiry = lapic.state.expiry
-        if not lapic.state.irr and not self.waiting and not cpu.halted and (expiry is None or expiry > cpu.now):
-            cpu.host_timer = expiry
+        vmcb, board = self.vmcb, self.board
+        lapic = board.lapics[0]
+        when = board.next_event(0)
+        if not lapic.state.irr and not self.waiting and not cpu.halted and when > cpu.now:
+            cpu.host_timer = when
             return
+        board.advance(cpu.now)
         lapic.advance(cpu.now)
         lapic.set_priority_class(cpu.tpr)
         pending = lapic.pending()
-        vmcb.intercept_cr_write = 1 << CR8 if lapic.state.irr and pending is None else 0
+        vmcb.intercept_cr_write = self.cr_writes | (1 << CR8 if lapic.state.irr and pending is None else 0)
         window = False
         if pending is not None:
             if cpu.interruptible and not cpu.event_pending:
@@ -149,7 +157,7 @@ class HwAssist(Mode):
         _set_window(vmcb, window)
         self.waiting = bool(lapic.state.irr)
         asleep = cpu.halted and not cpu.interruptible  # HLT with interrupts off: no interrupt will wake it
-        cpu.host_timer = None if asleep else lapic.state.expiry
+        cpu.host_timer = None if asleep else board.next_event(0)
 
     def _cpuid(self, cpu: Cpu, exit: Exit) -> str:
         answer_cpuid(cpu)
@@ -162,8 +170,11 @@ class HwAssist(Mode):
         return "hlt"
 
     def _ioio(self, cpu: Cpu, exit: Exit) -> str:
-        if not port_access(cpu, exit, self.board.ports):
-            raise Shutdown(f"a string port transfer at RIP {cpu.state.eip:#x} touches memory that is not backed")
+        try:
+            port_access(cpu, exit, self.board.ports, cpu.read_mapped, cpu.write_mapped)
+        except BusError:
+            where = f"RIP {cpu.state.eip:#x}"
+            raise Shutdown(f"a string port transfer at {where} touches memory that is not backed") from None
         return "ioio"
 
     def _msr(self, cpu: Cpu, exit: Exit) -> str:
@@ -208,11 +219,12 @@ class HwAssist(Mode):
 
     def _cr8_write(self, cpu: Cpu, exit: Exit) -> str:
         """MOV CR8 from a register: the task priority falls, perhaps, below a waiting interrupt."""
-        code = cpu.instruction_bytes(4)
-        rex = code[0] if 0x40 <= code[0] <= 0x4F else 0
-        modrm = code[3] if rex else code[2]
-        cpu.tpr = cpu.state.regs[modrm & 7 | (8 if rex & 1 else 0)] & 0xF
-        cpu.skip(4 if rex else 3)
+        value = cpu.moved_value()
+        if value is None or value >> 4:
+            cpu.fault(GP)
+        else:
+            cpu.tpr = value
+            cpu.skip(cpu.m.length)
         return "cr8_write"
 
     def _vmmcall(self, cpu: Cpu, exit: Exit) -> str:
@@ -248,7 +260,7 @@ def _msr_map() -> bytes:
     return bytes(bits)
 
 
-HANDLERS: dict[int, Callable[[HwAssist, Cpu, Exit], str]] = {
+HANDLERS: dict[int, Handler] = {
     svm.CPUID: HwAssist._cpuid,
     svm.HLT: HwAssist._hlt,
     svm.IOIO: HwAssist._ioio,
@@ -261,3 +273,4 @@ HANDLERS: dict[int, Callable[[HwAssist, Cpu, Exit], str]] = {
     svm.SHUTDOWN: HwAssist._shutdown,
     **dict.fromkeys((svm.VMRUN, svm.VMLOAD, svm.VMSAVE, svm.STGI, svm.CLGI, svm.SKINIT), HwAssist._invalid_opcode),
 }
+HwAssist.handlers = HANDLERS

@@ -3,35 +3,31 @@
 `run()` interleaves the CPUs' slices by their virtual time and lets the chips act when they are due. An exit calls the
 hypervisor's handler (`Cpu.on_exit`). The end of a slice is nobody's business and leaves no trace in any count.
 
-The physical board (bare metal only): a local APIC a CPU, an I/O APIC, a 16550 on its pin 4, the power-off register of
-the PIIX4 (ACPI PM1a control) and QEMU's pvpanic port. Simplified: RAM begins at 0 and has a hole from 3 to 4 GiB.
+The physical board (pc.py) is there on bare metal only. Simplified: RAM begins at 0 and has a hole from 3 to 4 GiB.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from hv.silicon.bus import PortBus
-from hv.silicon.memory import Memory, Region, anonymous
+from hv.silicon.memory import BusError, Memory, Region, anonymous
 from hv.silicon.probe import Probe, ProbeState
 from hv.silicon.timing import MILLI, Timing
-from hv.silicon.uart16550 import Uart
 from hv.silicon.x86_64 import svm
 from hv.silicon.x86_64.cpu import NEVER, Cpu, CpuRecord, Exit, Shutdown
-from hv.silicon.x86_64.engine import VOID_BASE, Engine, native_hooks
-from hv.silicon.x86_64.ioapic import Ioapic
-from hv.silicon.x86_64.lapic import TPR, Lapic
+from hv.silicon.x86_64.engine import BUS_BASE, VOID_BASE, Engine, native_hooks
+from hv.silicon.x86_64.lapic import TPR
+from hv.silicon.x86_64.pc import IOAPIC_BASE, LAPIC_BASE, Pc
 from hv.silicon.x86_64.svm import Vmcb
 
 GIB = 1 << 30
 HOLE, HOLE_END = 3 * GIB, 4 * GIB  # chips live here
-IOAPIC_BASE, LAPIC_BASE = 0xFEC0_0000, 0xFEE0_0000
-COM1, COM1_PIN, PANIC_PORT, POWER_PORT = 0x3F8, 4, 0x505, 0x604
-SLEEP_ENABLE = 1 << 13  # PM1a control, SLP_EN
 SLICE = 100_000_000 * MILLI  # longest time between two looks at the world outside
 WATCHDOG = 400_000_000  # so many instructions with interrupts off, whenever one looks, and a guest is dead
 
@@ -54,32 +50,15 @@ class Ended(msgspec.Struct):
 Outcome = Idle | Paused | Ended
 
 
-class PowerButton:
-    """PM1a control: setting SLP_EN ends the machine."""
+class MetalBoard(Pc):
+    """The board as hardware: a change makes the machine look again at once."""
 
-    def __init__(self, end: Callable[[str, str], None]) -> None:
-        self.end = end
+    def __init__(self, machine: Machine, sink: Callable[[int], None]) -> None:
+        self.machine = machine
+        super().__init__(machine.timing, len(machine.cpus), machine, lambda: machine.now, sink, machine.end)
 
-    def port_read(self, offset: int, size: int) -> int:
-        return 0
-
-    def port_write(self, offset: int, size: int, value: int) -> None:
-        if value & SLEEP_ENABLE:
-            self.end("power-off", "the guest powered the machine off")
-
-
-class PanicPort:
-    """pvpanic: bit 0 says that the guest's kernel has panicked."""
-
-    def __init__(self, end: Callable[[str, str], None]) -> None:
-        self.end = end
-
-    def port_read(self, offset: int, size: int) -> int:
-        return 1
-
-    def port_write(self, offset: int, size: int, value: int) -> None:
-        if value & 1:
-            self.end("panic", "the guest's kernel panicked")
+    def changed(self) -> None:
+        self.machine.stop_soon()
 
 
 class Machine:
@@ -99,6 +78,9 @@ class Machine:
         self.probe = Probe()
         self.ports = PortBus()
         self.engine.set_ports(self.ports.read, self.ports.write)
+        self.dma_written: Callable[[int, int], None] = lambda address, size: None  # who wants to know of a DMA write
+        self._marks = 0, 0
+        self.place_of_mark: Callable[[int], int] = lambda mark: mark
         self.ended: Ended | None = None
         self.pause_requested = False
         root = self._identity_tables()
@@ -117,9 +99,7 @@ class Machine:
             self.cpus.append(kind(self.engine, timing, index, root))
         self._loaded = self.cpus[-1]
         self._load(self.cpus[0])
-        self.lapics: list[Lapic] = []
-        self.ioapic: Ioapic | None = None
-        self._uart: Uart | None = None
+        self.board: MetalBoard | None = None
         self._irq_off_since: int | None = None
         self._watch_at = 0
 
@@ -140,12 +120,12 @@ class Machine:
                 memory.write_u64(pdpt + 8 * gib, self._gib_table(gib * GIB, region, first) | 7)
         chips = engine.alloc()
         for i in range(512):
-            memory.write_u64(chips + 8 * i, VOID_BASE + (i << 21) | 0x87)
+            memory.write_u64(chips + 8 * i, BUS_BASE + (i << 21) | 0x87)
         memory.write_u64(pdpt + 8 * 3, chips | 7)
         for base in (IOAPIC_BASE, LAPIC_BASE):
             table = engine.alloc()
             for i in range(512):
-                memory.write_u64(table + 8 * i, VOID_BASE + (i << 12) | 7)
+                memory.write_u64(table + 8 * i, BUS_BASE + ((base & GIB - 1) + (i << 12)) | 7)
             memory.write_u64(table, base | 7)
             memory.write_u64(chips + 8 * (base >> 21 & 511), table | 7)
         return pml4
@@ -170,22 +150,15 @@ class Machine:
                 memory.write_u64(directory + 8 * i, table | 7)
         return directory
 
-    def build_board(self, sink: Callable[[int], None]) -> Uart:
-        """The board of a machine without hypervisor. Returns the serial port, whose output goes to `sink`."""
-        tick = self.timing.tsc_hz * MILLI // self.timing.apic_hz
-        self.ioapic = ioapic = Ioapic(lambda vector, target, level: self.lapics[0].raise_vector(vector, level))
-        for cpu in self.cpus:
-            self.lapics.append(
-                Lapic(cpu.index, tick, lambda: self.now, self._send_ipi, self._changed, ioapic.end_of_interrupt)
-            )
-        self.engine.map_chip(LAPIC_BASE, self._lapic_read, self._lapic_write)
-        self.engine.map_chip(IOAPIC_BASE, self._ioapic_read, self._ioapic_write)
-        uart = Uart(lambda level: ioapic.pin(COM1_PIN, level), sink)
-        self._uart = uart
-        self.ports.add(COM1, 8, uart)
-        self.ports.add(POWER_PORT, 2, PowerButton(self.end))
-        self.ports.add(PANIC_PORT, 1, PanicPort(self.end))
-        return uart
+    def build_board(self, sink: Callable[[int], None]) -> MetalBoard:
+        """The board of a machine without hypervisor. What is sent on its serial port goes to `sink`."""
+        self.board = board = MetalBoard(self, sink)
+        self.ports = board.ports
+        self.engine.set_ports(board.ports.read, board.ports.write)
+        chips = (LAPIC_BASE, 0x1000, LAPIC_BASE), (IOAPIC_BASE, 0x1000, IOAPIC_BASE), (BUS_BASE, GIB, HOLE)
+        for place, size, address in chips:  # where the CPU finds it, and which bus address that is
+            self.engine.map_chip(place, size, partial(self._read_chip, address), partial(self._write_chip, address))
+        return board
 
     def start_on_metal(self, cpu: Cpu, prepare: Callable[[Vmcb], None]) -> None:
         """Give a CPU to a guest that owns it. `prepare` writes the state to start in."""
@@ -195,54 +168,49 @@ class Machine:
         prepare(vmcb)
         cpu.load(vmcb, on_metal=True)
 
-    # --- the chips' wires -------------------------------------------------------------------------------------
+    # --- DMA --------------------------------------------------------------------------------------------------
 
-    def _changed(self) -> None:
+    def is_ram(self, address: int, size: int) -> bool:
+        """Is all of this bus address range the guest's RAM?"""
+        low = min(self.ram_size, HOLE)
+        return 0 <= address <= low - size or HOLE_END <= address <= HOLE_END + self.ram_size - low - size
+
+    def dma_read(self, address: int, size: int) -> bytes:
+        """What a device reads at a bus address. Raises BusError where there is no RAM of the guest."""
+        if not self.is_ram(address, size):
+            raise BusError(f"no RAM at bus address {address:#x}")
+        return self.memory.read(self.ram_base + address, size)
+
+    def dma_write(self, address: int, data: bytes) -> None:
+        """What a device writes. Raises BusError, and writes nothing, where part of it is no RAM of the guest."""
+        if not self.is_ram(address, len(data)):
+            raise BusError(f"no RAM at bus address {address:#x}")
+        self.memory.write(self.ram_base + address, data)
+        self.dma_written(address, len(data))
+
+    # --- the metal board's registers --------------------------------------------------------------------------
+
+    def stop_soon(self) -> None:
         """A chip's state may have made an interrupt deliverable or moved a deadline: look again at once."""
         self._loaded.stop_soon()
 
-    def _send_ipi(self, icr: int) -> None:
-        """Carry an interrupt command: fixed delivery, all destinations of xAPIC (APM vol. 2, 16.5)."""
-        shorthand, target = icr >> 18 & 3, icr >> 56
-        if icr >> 8 & 7:
-            return  # simplified: only fixed delivery
-        for lapic in self.lapics:
-            itself = lapic is self.lapics[self._loaded.index]
-            if (
-                (shorthand == 0 and target in (lapic.state.id, 0xFF))
-                or (shorthand == 1 and itself)
-                or (shorthand == 2 or (shorthand == 3 and not itself))
-            ):
-                lapic.raise_vector(icr & 0xFF)
+    def _touch(self) -> MetalBoard:
+        """The CPU that runs touches a register in memory."""
+        board, cpu = self.board, self._loaded
+        assert board is not None
+        cpu.assists["mmio"] += 1
+        cpu.charge(self.timing.mmio)
+        cpu.keep_deadline()
+        board.lapics[cpu.index].set_priority_class(cpu.tpr)
+        return board
 
-    def _mmio(self) -> None:
-        self._loaded.assists["mmio"] += 1
-        self._loaded.charge(self.timing.mmio)
-        self._loaded.keep_deadline()
+    def _read_chip(self, base: int, offset: int, size: int) -> int:
+        return self._touch().mmio_read(self._loaded.index, base + offset, size)
 
-    def _lapic_read(self, offset: int, size: int) -> int:
-        self._mmio()
-        lapic = self.lapics[self._loaded.index]
-        lapic.set_priority_class(self._loaded.tpr)
-        return lapic.read(offset)
-
-    def _lapic_write(self, offset: int, size: int, value: int) -> None:
-        self._mmio()
-        lapic = self.lapics[self._loaded.index]
-        lapic.set_priority_class(self._loaded.tpr)
-        lapic.write(offset, value)
-        if offset == TPR:
+    def _write_chip(self, base: int, offset: int, size: int, value: int) -> None:
+        self._touch().mmio_write(self._loaded.index, base + offset, size, value)
+        if base + offset == LAPIC_BASE + TPR:
             self._loaded.state.v_tpr = value >> 4 & 0xF
-
-    def _ioapic_read(self, offset: int, size: int) -> int:
-        self._mmio()
-        assert self.ioapic is not None
-        return self.ioapic.read(offset)
-
-    def _ioapic_write(self, offset: int, size: int, value: int) -> None:
-        self._mmio()
-        assert self.ioapic is not None
-        self.ioapic.write(offset, value)
 
     def end(self, cause: str, report: str) -> None:
         """Stop for good; the first cause counts."""
@@ -288,7 +256,7 @@ class Machine:
         best: Cpu | None = None
         best_time = NEVER
         for cpu in self.cpus:
-            if cpu.vmcb is None:
+            if not cpu.loaded:
                 continue
             when = self._next_event(cpu) if cpu.halted else self._time(cpu)
             if when < best_time:
@@ -305,12 +273,14 @@ class Machine:
             if cpu.host_interrupt:
                 return now
             return NEVER if cpu.host_timer is None else max(cpu.host_timer, now)
-        if not self.lapics or (cpu.halted and not cpu.interruptible):
+        board = self.board
+        if board is None or (cpu.halted and not cpu.interruptible):
             return NEVER  # HLT with interrupts off sleeps for ever
-        lapic = self.lapics[cpu.index]
+        lapic = board.lapics[cpu.index]
         if cpu.halted and lapic.pending() is not None:
             return now
-        return NEVER if lapic.state.expiry is None else max(lapic.state.expiry, now)
+        first = board.next_event(cpu.index)
+        return NEVER if first == NEVER else max(first, now)
 
     def _run_one(self, cpu: Cpu, now: int, budget: int) -> None:
         """One slice of one CPU, with the interrupts that are due before it."""
@@ -351,10 +321,12 @@ class Machine:
             cpu.on_exit(Exit(svm.INTR, 0, 0))
 
     def _interrupt_on_metal(self, cpu: Cpu) -> None:
-        """The local APIC's timer, and the interrupt that it has for the CPU."""
-        if not self.lapics:
+        """What the chips have to do by now, and the interrupt that the local APIC has for the CPU."""
+        board = self.board
+        if board is None:
             return
-        lapic = self.lapics[cpu.index]
+        lapic = board.lapics[cpu.index]
+        board.advance(cpu.now)
         cpu.assists["timer"] += lapic.advance(cpu.now)
         lapic.set_priority_class(cpu.tpr)
         if lapic.pending() is None:
@@ -379,8 +351,13 @@ class Machine:
             raise Shutdown(f"CPU {cpu.index} ran {WATCHDOG} instructions with interrupts off, at RIP {cpu.rip:#x}")
 
     def watch_marks(self, begin: int, end: int) -> None:
-        """Let the probe look at two addresses."""
-        self._loaded.m.mark[0], self._loaded.m.mark[1] = begin, end
+        """Let the probe look at two addresses of the guest's."""
+        self._marks = begin, end
+        self.renew_marks()
+
+    def renew_marks(self) -> None:
+        """Ask again where the instructions at the marks are; a binary translator moves them."""
+        self._loaded.m.mark[0], self._loaded.m.mark[1] = map(self.place_of_mark, self._marks)
 
     # --- snapshots --------------------------------------------------------------------------------------------
 
@@ -392,7 +369,7 @@ class Machine:
         saved = Snapshot(
             memory=self.memory.save(),
             cpus=[cpu.save() for cpu in self.cpus],
-            chips=[copy.deepcopy(chip.state) for chip in self._chips()],
+            chips=[] if self.board is None else self.board.save(),
             probe=copy.deepcopy(self.probe.state),
             ended=self.ended,
             irq_off_since=self._irq_off_since,
@@ -408,15 +385,11 @@ class Machine:
         self.engine.forget_code()
         for cpu, record in zip(self.cpus, saved.cpus, strict=True):
             cpu.load_saved(record)
-        for chip, state in zip(self._chips(), saved.chips, strict=True):
-            chip.state = copy.deepcopy(state)
+        if self.board is not None:
+            self.board.load(saved.chips)
         self.probe.state = copy.deepcopy(saved.probe)
         self.ended, self._irq_off_since, self._watch_at = saved.ended, saved.irq_off_since, saved.watch_at
         self._loaded.unpark()
-
-    def _chips(self) -> list[Any]:
-        chips: list[Any] = [*self.lapics]
-        return chips + [chip for chip in (self.ioapic, self._uart) if chip is not None]
 
     def close(self) -> None:
         """Give the engine's memory back."""
@@ -428,7 +401,7 @@ class Snapshot(msgspec.Struct):
 
     memory: list[dict[int, bytes]]
     cpus: list[CpuRecord]
-    chips: list[msgspec.Struct]
+    chips: list[Any]
     probe: ProbeState
     ended: Ended | None
     irq_off_since: int | None

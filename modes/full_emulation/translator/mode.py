@@ -11,24 +11,24 @@ Simplified: blocks are not aligned or moved for speed; a port without a chip is 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 
 import capstone
 import msgspec
 
-from hv.loader import Guest
 from hv.silicon.x86_64 import svm
 from hv.silicon.x86_64.cpu import Cpu, Exit, Shutdown
 from hv.silicon.x86_64.paging import ADDRESS
+from hv.silicon.x86_64.state import REGISTERS as REGISTERS_BY_NUMBER
 from hv.silicon.x86_64.svm import Vmcb
 from hv.vcpu import Vcpu
 from hv.vm import Vm
 from hv.x86_64.decode import access_of, decode
+from modes.full_emulation.devices import EmulatedDevices
 from modes.full_emulation.emulate import HANDLERS
 from modes.full_emulation.mode import TrapAndEmulate, TrapAndEmulateState
 from modes.full_emulation.reflect import PF
-from modes.full_emulation.shadow import ACCESSED
-from modes.full_emulation.state import GuestFault
 from modes.full_emulation.translator.cache import Cache, CacheState, Page
 from modes.full_emulation.translator.translate import (
     AFTER_STI,
@@ -54,6 +54,8 @@ from modes.full_emulation.translator.window import (
     TARGET,
     Window,
 )
+from modes.shadow.pager import ACCESSED
+from modes.shadow.registers import GuestFault
 
 ADAPT = 4  # so many faults on page tables, and a store becomes a call-out
 MOST_FAULTING = 1024  # stores that are watched for that
@@ -67,7 +69,7 @@ class FullEmulationState(msgspec.Struct):
     cache: bytes
     inside: bool
     ready: set[int]
-    faults: dict[int, int]
+    stores: dict[int, int]
     refused: set[int]
 
 
@@ -77,9 +79,10 @@ def decoded(code: bytes) -> capstone.CsInsn | None:
     return decode(code, True)
 
 
-class FullEmulation(TrapAndEmulate):
+class FullEmulation(TrapAndEmulate, EmulatedDevices):
     id = "full-emulation"
-    summary = "the kernel at ring 3 under shadow page tables, its code translated into a cache"
+    summary = "the kernel's code translated into a cache, at ring 3; the chips of a PC in software"
+    cells = {"cpu": "VS", **EmulatedDevices.cells}
     reasons = TrapAndEmulate.reasons | {
         "interrupt_window", "lookup_miss", "table_callout", "translate", "untranslated",
     }  # fmt: skip
@@ -87,24 +90,23 @@ class FullEmulation(TrapAndEmulate):
 
     def __init__(self, vm: Vm) -> None:
         super().__init__(vm)
-        self.window = Window(vm.machine.memory, self.pool)
-        self.cache = Cache(self.window, self._is_inert, self.cache_size)
         self.inside = False  # the real CPU is in the cache
         self.place: Place | None = None  # where it was there, at this exit
         self.ready: set[int] = set()  # shadow roots for which the cache is true
         self.lost = False  # a mapping of code has gone
-        self.faults: dict[int, int] = {}  # a store's faults on page tables
+        self.stores: dict[int, int] = {}  # their faults on page tables
         self.refused: set[int] = set()  # places of the window that the guest has wanted
         self.missed = False  # an indirect branch has not found its target
-        self.marks = (0, 0)
 
-    def start(self, guest: Guest) -> None:
-        self.marks = guest.marks()
-        super().start(guest)
-
-    def adopt(self, first: Vmcb) -> None:
+    def _build(self) -> None:
+        super()._build()
         self.core.passes_tsc = True
         self.pager.code_lost = self._code_lost
+        self.window = Window(self.vm.machine.memory, self.pool)
+        self.cache = Cache(self.window, self._is_inert, self.cache_size)
+        self.vm.machine.place_of_mark = lambda mark: self.cache.s.where.get(mark, mark)
+
+    def adopt(self, first: Vmcb) -> None:
         super().adopt(first)
         self._enter(self.core.cpu)
 
@@ -121,18 +123,32 @@ class FullEmulation(TrapAndEmulate):
     def masked(self) -> bool:
         return not (self.window.bytes[IF] & 1 if self.inside else self.v.interrupts)
 
-    def state(self) -> FullEmulationState:  # type: ignore[override]
+    def state(self) -> FullEmulationState | None:  # type: ignore[override]
+        if self.vm.mode is not self:
+            return None  # another mode has the CPU
         cache = msgspec.msgpack.encode(self.cache.s)
-        return FullEmulationState(
-            super().state(), cache, self.inside, self.ready, self.faults, self.refused
-        )
+        return FullEmulationState(super().state(), cache, self.inside, self.ready, self.stores, self.refused)
 
-    def set_state(self, state: FullEmulationState) -> None:  # type: ignore[override]
+    def set_state(self, state: FullEmulationState | None) -> None:  # type: ignore[override]
+        if state is None:
+            return
         super().set_state(state.trap)
         self.cache.s = msgspec.msgpack.decode(state.cache, type=CacheState)
         self.window.base = self.cache.s.base
         self.inside, self.ready = state.inside, state.ready
-        self.faults, self.refused = state.faults, state.refused
+        self.stores, self.refused = state.stores, state.refused
+
+    def guest_registers(self, cpu: Cpu) -> dict[str, int]:
+        """In the cache: as `_leave` would make them."""
+        values = super().guest_registers(cpu)
+        if self.inside:
+            place, window = self.cache.s.places.get(cpu.rip), self.window
+            if place is not None:
+                values["rip"] = window.word(TARGET) if place.fix & AT_TARGET else place.rip
+                for number, name in enumerate(REGISTERS_BY_NUMBER):
+                    if place.fix >> number & 1:
+                        values[name] = window.word(REGISTERS + 8 * number)
+        return values
 
     # --- exits ------------------------------------------------------------------------------------------------
 
@@ -150,6 +166,12 @@ class FullEmulation(TrapAndEmulate):
     def wake(self, vcpu: Vcpu) -> None:
         super().wake(vcpu)
         self._enter(vcpu.cpu)
+
+    def memory_written(self, address: int, size: int) -> None:
+        """Code that a device has written over may not run on in the cache."""
+        super().memory_written(address, size)
+        if self.inside and self.lost:
+            self.core.cpu.host_interrupt = True
 
     def _event(self, cpu: Cpu, exit: Exit, *, stepped: bool) -> str:
         place = self.place
@@ -232,7 +254,7 @@ class FullEmulation(TrapAndEmulate):
                 window, v = self.window, self.v
                 window.bytes[IF], window.bytes[CR8] = v.interrupts, cpu.tpr
                 window.tell(v)
-                waits = bool(self.board.lapic.state.irr)
+                waits = bool(self.board.lapics[0].state.irr)
                 if waits != window.guarded:
                     window.guard(waits)
                     self.core.flush()
@@ -264,17 +286,12 @@ class FullEmulation(TrapAndEmulate):
         self._add_page(rip >> 12)
         count = cache.translate(rip, self._fetch, entry=self.missed and rip not in cache.s.entries)
         cpu.charge(count * self.vm.costs.translation)
-        self._watch_marks()
+        self.vm.machine.renew_marks()
 
     def _flush(self) -> None:
         self.cache.flush()
-        self.faults.clear()
-        self._watch_marks()
-
-    def _watch_marks(self) -> None:
-        """The marks of an operation are watched where their translations are."""
-        begin, end = (self.cache.s.where.get(mark, mark) for mark in self.marks)
-        self.vm.machine.watch_marks(begin, end)
+        self.stores.clear()
+        self.vm.machine.renew_marks()
 
     def _add_page(self, page: int) -> None:
         """The guest executes a page: keep its bytes, and hear of changes. Raises GuestFault."""
@@ -317,15 +334,13 @@ class FullEmulation(TrapAndEmulate):
                     self.cache.drop_page(page)
             if not self.lost:
                 self.ready.add(self.pager.root())
-                self._watch_marks()
+                self.vm.machine.renew_marks()
         return self.pager.root() in self.ready
 
     def _touch(self, rip: int) -> None:
         """The guest executes this page in this address space: its tables say so."""
-        try:
+        with contextlib.suppress(GuestFault):  # then it is not true either
             self.pager.walk(rip, fetch=True)
-        except GuestFault:
-            pass  # then it is not true either
 
     def _still_true(self, page: int, known: Page) -> bool:
         """Is the page mapped to that frame, with those bytes in it, as hardware would find it?"""
@@ -371,11 +386,11 @@ class FullEmulation(TrapAndEmulate):
         places, where = self.cache.s.places, self.cache.s.where
         if rip not in where or places[where[rip]].fix & ~AFTER_STI:
             return
-        count = self.faults.pop(rip, 0) + 1
+        count = self.stores.pop(rip, 0) + 1
         if count == ADAPT:
             self.cache.adapt(rip)
-        elif len(self.faults) < MOST_FAULTING:
-            self.faults[rip] = count
+        elif len(self.stores) < MOST_FAULTING:
+            self.stores[rip] = count
 
     def _adapted_store(self, cpu: Cpu) -> str:
         """Perform a store for the guest: no fault, no search for what it was."""

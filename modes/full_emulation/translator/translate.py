@@ -83,7 +83,7 @@ class Block(msgspec.Struct):
 
 
 class Builder:
-    """A block while it is made. `where` has the translations that there are, `inert_port` says which IN does nothing."""
+    """A block while it is made. `where` has the translations that there are, `inert_port` says what IN need not do."""
 
     def __init__(
         self, window: Window, at: int, start: int, where: dict[int, int], inert_port: Callable[[int], bool],
@@ -131,7 +131,8 @@ class Builder:
             new_page = self.rip >> 12 != self.start >> 12
             known = self.rip in self.where or self.rip in self.found
             i = None if known or new_page else fetch(self.rip)
-            beyond = (self.rip & 0xFFF) + (15 if i is None else i.size) > 0x1000  # in a page that nobody has fetched yet
+            size = 15 if i is None else i.size
+            beyond = (self.rip & 0xFFF) + size > 0x1000  # it ends in a page that nobody has fetched yet
             if not first and (known or new_page or beyond or len(self.found) >= MOST_INSTRUCTIONS):
                 if then == NEXT:
                     self.jump(self.rip)
@@ -267,7 +268,7 @@ class Builder:
         self.put(emit.jump_through(self.at(TABLE)), AT_TARGET | BIT_RCX)
 
     def entry(self, rip: int, other: int) -> int:
-        """What the table leads to: is TARGET really `rip`? If not, jump to `other`. Returns that jump's displacement."""
+        """What the table leads to: is TARGET really `rip`? If not, jump to `other`; returns where that address is."""
         fix = AT_TARGET | BIT_RCX
         self.put(emit.load(RCX, self.at(TARGET)), fix)
         minus = -emit.signed(rip)
@@ -308,7 +309,9 @@ class Builder:
         self.put(through_register(i, register), bit)
         self.put(emit.load(register, self.kept(register)), bit, self.next)
 
-    def with_memory(self, i: capstone.CsInsn, opcode: bytes, register: int, *, wide: bool, fix: int, add: int = 0) -> None:
+    def with_memory(
+        self, i: capstone.CsInsn, opcode: bytes, register: int, *, wide: bool, fix: int, add: int = 0
+    ) -> None:
         """An instruction with another opcode and a register below 8, and the operand in memory that `i` has.
 
         For a load, `register` may be one of the address's own. `add` moves the address.

@@ -55,7 +55,7 @@ class Window:
 
     def __init__(self, memory: Memory, pool: HypervisorMemory) -> None:
         self.memory = memory
-        self.base = PLACES[0]  # linear
+        self.base: int = PLACES[0]  # linear
         self.physical = pool.alloc(PAGES)
         self.page_table = pool.alloc()
         start = self.physical - pool.region.base

@@ -1,19 +1,18 @@
 """Shadow page tables: what the real CPU walks, made from what the guest has written.
 
-A shadow table stands for one guest table at one place of the address space, in one *view*: the kernel's or the user's
-(both run at ring 3, so one bit cannot tell them apart). Entry i of it is derived from entry i of the guest's; the real
-CPU combines the rights of the levels as it always does. Tables are found by (guest table, level, view, linear address),
-so several address spaces share what they share. They are filled on a fault (`fill`) and emptied when the guest's entry
-changes: a guest table in use is *traced*, that is mapped read-only wherever it is mapped. So no shadow entry is ever
-out of date, and MOV CR3 and INVLPG find nothing to do. A table that is written in a burst is forgotten whole and is no
-longer traced, until the next fill reads it again.
+A shadow table stands for one guest table at one place of the address space, in one *view*: whose rights it holds (the
+subclasses say what views there are). Entry i of it is derived from entry i of the guest's; the real CPU combines the
+rights of the levels as it always does. Tables are found by (guest table, level, view, linear address), so several
+address spaces share what they share. They are filled on a fault (`fill`) and emptied when the guest's entry changes: a
+guest table in use is *traced*, that is mapped read-only wherever it is mapped. A table that is written in a burst is
+forgotten whole and is no longer traced, until the next fill reads it again.
 
-Simplified: real hypervisors keep a table that is written in bursts and compare it at the next INVLPG or MOV CR3; here
-it is filled again, fault by fault. Shadow leaves are 4 KiB pages. The cache is dropped as a whole when it is full.
+Simplified: shadow leaves are 4 KiB pages. The cache is dropped as a whole when it is full.
 """
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
 
 import msgspec
@@ -22,20 +21,21 @@ from hv.silicon.memory import Memory
 from hv.silicon.x86_64.machine import HOLE, HOLE_END, Machine
 from hv.silicon.x86_64.paging import ADDRESS, LARGE, NX, PRESENT, USER, WRITABLE
 from hv.x86_64.pool import HypervisorMemory
-from modes.full_emulation.state import CR0_WP, EFER_NXE, GuestFault, VirtualCpu
+from modes.shadow.registers import CR0_WP, EFER_NXE, GENERAL_PROTECTION, GuestFault, PagingRegisters
 
 ACCESSED, DIRTY = 1 << 5, 1 << 6
 MOST_TABLES = 4096
+MOST_LEAVES = 1 << 17  # pages mapped at a time, over all shadow tables
 BURST = 4  # so many different entries written between two fills are a burst
 PF_PRESENT, PF_WRITE, PF_USER, PF_RESERVED, PF_FETCH = 1, 2, 4, 8, 16
 BEYOND = 0x000F_FF00_0000_0000  # address bits that this CPU, with 40 of them, reserves
-PAGE_FAULT, GENERAL_PROTECTION = 14, 13
+PAGE_FAULT = 14
+ALL = (1 << 64) - 1
 
 NOBODY = -1  # stands for the guest table of a shadow table that has none
 
 # What a shadow table stands for: (guest-physical base, level, view, linear address, made from one large page).
 Key = tuple[int, int, int, int, bool]
-KERNEL, USER_VIEW, KERNEL_WRITES_ALL = range(3)  # views; the third is the kernel's with CR0.WP = 0
 
 
 class Step(msgspec.Struct):
@@ -52,11 +52,17 @@ class Walk(msgspec.Struct):
     gpa: int
     steps: list[Step]  # from the top to the leaf
 
+    @property
+    def leaf(self) -> Step | None:
+        """Where the translation was found; None without paging."""
+        return self.steps[-1] if self.steps else None
+
 
 class PagerState(msgspec.Struct):
     """Everything that the pager remembers besides the tables themselves, which are in the pool."""
 
     used: int = 0
+    leaves: int = 0
     tables: dict[Key, int] = {}  # to host-physical addresses
     of_guest: dict[int, list[Key]] = {}  # guest table -> its shadow tables
     traced: set[int] = set()  # guest tables that are mapped read-only
@@ -65,21 +71,36 @@ class PagerState(msgspec.Struct):
     scanned: set[int] = set()  # frames that may be executed, and not written
 
 
-class Pager:
+class Pager(abc.ABC):
     """`walk` is the guest's view of its tables, `fill` makes the real CPU's."""
 
-    def __init__(self, machine: Machine, pool: HypervisorMemory, v: VirtualCpu) -> None:
+    top_without_paging = 4  # level of the shadow root while the guest has paging off
+
+    def __init__(self, machine: Machine, pool: HypervisorMemory, v: PagingRegisters) -> None:
         self.memory: Memory = machine.memory
         self.v = v
         self.ram_base, self.ram_size = machine.ram_base, machine.ram_size
         self._ram = memoryview(machine.ram).cast("Q")
         self.base = pool.alloc(MOST_TABLES)
         start = self.base - pool.region.base
-        self._pool = memoryview(pool.region.data)[start : start + MOST_TABLES * 0x1000].cast("Q")
+        self._bytes = memoryview(pool.region.data)[start : start + MOST_TABLES * 0x1000]
+        self._pool = self._bytes.cast("Q")
         self.s = PagerState()
         self.flush: Callable[[], None] = lambda: None  # the real TLB
         self.code_lost: Callable[[], None] = lambda: None  # an executable mapping has gone
-        self.scan: Callable[[int, int], None] = lambda linear, frame: None  # look at code before it runs
+        self.scan: Callable[[int, int], None] | None = None  # look at code before it runs: its address, its frame
+
+    @abc.abstractmethod
+    def view(self) -> int:
+        """Which view the guest's CPU needs now."""
+
+    def view_below(self, view: int, entry: int) -> int:
+        """The view of the table that `entry` of a table in `view` points at."""
+        return view
+
+    @abc.abstractmethod
+    def rights(self, view: int, entry: int, *, leaf: bool, write: bool) -> int:
+        """USER and WRITABLE for the shadow of a guest's entry. `write`: it is filled for a write."""
 
     # --- guest-physical memory --------------------------------------------------------------------------------
 
@@ -100,10 +121,21 @@ class Pager:
         """Write within one page, as if the guest had: traced tables and scanned code notice."""
         if not self.is_ram(gpa):
             return
-        frame = gpa & ADDRESS
         self.memory.write(self.ram_base + gpa, data)
+        self._notice(gpa, len(data))
+
+    def written_outside(self, gpa: int, size: int) -> None:
+        """A device has written there, over as many pages as it likes."""
+        while size:
+            chunk = min(size, 0x1000 - gpa % 0x1000)
+            self._notice(gpa, chunk)
+            gpa, size = gpa + chunk, size - chunk
+
+    def _notice(self, gpa: int, size: int) -> None:
+        """A page has changed. Is it a table that is shadowed, or code that was searched?"""
+        frame = gpa & ADDRESS
         if frame in self.s.traced:
-            self.entries_written(gpa, len(data))
+            self.entries_written(gpa, size)
         if frame in self.s.scanned:
             self.forget_code(frame)
 
@@ -165,18 +197,34 @@ class Pager:
         mask = (1 << 3 + 9 * leaf.level) - 1
         return Walk(leaf.entry & ADDRESS & ~mask | address & mask, steps)
 
-    # --- the shadow -------------------------------------------------------------------------------------------
+    def read_linear(self, address: int, size: int, *, user: bool) -> bytes:
+        """Data as the guest's CPU reads it. Raises GuestFault."""
+        out = b""
+        while len(out) < size:
+            at = address + len(out) & ALL
+            chunk = min(size - len(out), 0x1000 - at % 0x1000)
+            out += self.read(self.walk(at, user=user).gpa, chunk)
+        return out
 
-    def view(self) -> int:
-        """Which of the views the guest's CPU needs now."""
-        if self.v.cpl == 3:
-            return USER_VIEW
-        return KERNEL if self.v.cr0 & CR0_WP else KERNEL_WRITES_ALL
+    def write_linear(self, address: int, data: bytes, *, user: bool) -> None:
+        """Write as the guest's CPU does; when it raises GuestFault, nothing is written."""
+        places = []
+        done = 0
+        while done < len(data):
+            at = address + done & ALL
+            chunk = min(len(data) - done, 0x1000 - at % 0x1000)
+            places.append((self.walk(at, user=user, write=True).gpa, data[done : done + chunk]))
+            done += chunk
+        for gpa, part in places:
+            self.write(gpa, part)
+
+    # --- the shadow -------------------------------------------------------------------------------------------
 
     def root(self) -> int:
         """Host-physical address of the shadow root for the guest's CPU as it is now."""
-        v = self.v
-        return self._table((v.cr3 & ADDRESS if v.paging else 0, 4, self.view(), 0, not v.paging))
+        if self.v.paging:
+            return self._table((self.v.cr3 & ADDRESS, 4, self.view(), 0, False))
+        return self._table((0, self.top_without_paging, self.view(), 0, True))
 
     def _table(self, key: Key) -> int:
         s = self.s
@@ -192,53 +240,58 @@ class Pager:
 
     def drop_all(self) -> None:
         """Forget every table. Whoever calls it, or fills, loads the root again."""
-        for i in range(self.s.used << 9):
-            self._pool[i] = 0
+        size = self.s.used << 12
+        self._bytes[:size] = bytes(size)
         self.s = PagerState(scanned=self.s.scanned)
+        self.flush()
         self.code_lost()
 
-    def fill(self, address: int, walk: Walk, *, fetch: bool) -> None:
-        """Make the real CPU translate `address` as `walk` found, with all rights that the guest gives and no more."""
-        if self.s.used > MOST_TABLES - 4:
+    def fill(self, address: int, walk: Walk, *, write: bool = False, fetch: bool = False) -> None:
+        """Make the real CPU translate `address` as `walk` found, with the rights that the guest gives and no more."""
+        if self.s.used > MOST_TABLES - 4 or self.s.leaves == MOST_LEAVES:
             self.drop_all()
-        s, pool = self.s, self._pool
-        view = self.view()
-        table = self.root()
+        view, table = self.view(), self.root()
         steps = walk.steps
-        all_writable = view == KERNEL_WRITES_ALL
-        for level in (4, 3, 2, 1):
+        for level in range(4 if self.v.paging else self.top_without_paging, 1, -1):
             shift = 3 + 9 * level
+            below = address & -(1 << shift) & (1 << 48) - 1
             at = (table - self.base >> 3) + (address >> shift & 511)
             step = steps[4 - level] if 4 - level < len(steps) else None
-            flags = PRESENT | USER | ACCESSED | DIRTY
-            if step is None:  # inside a large page, or no paging: nothing more to say
-                flags |= WRITABLE
+            flags = self._flags(step, view, leaf=step is walk.leaf, write=write)
+            if step is None or step is walk.leaf:
+                key: Key = walk.gpa & -(1 << shift), level - 1, view, below, True
             else:
-                self._trace(step.table)
-                leaf = step is steps[-1]
-                if (step.entry & WRITABLE or all_writable) and not (leaf and not step.entry & DIRTY):
-                    flags |= WRITABLE
-                flags |= step.entry & NX
-            if level > 1:
-                below = address & -(1 << shift) & (1 << 48) - 1
-                if step is None or step is steps[-1]:
-                    key: Key = walk.gpa & -(1 << shift), level - 1, view, below, True
-                else:
-                    key = step.entry & ADDRESS, level - 1, view, below, False
-                table = self._table(key)
-                pool[at] = table | flags
-                continue
-            frame = walk.gpa & ADDRESS
+                view = self.view_below(view, step.entry)
+                key = step.entry & ADDRESS, level - 1, view, below, False
+            table = self._table(key)
+            self._pool[at] = table | (flags if self.v.paging or level < 3 or self.top_without_paging == 4 else PRESENT)
+        step = steps[3] if len(steps) == 4 else None
+        self._fill_leaf(table, address, walk.gpa & ADDRESS, self._flags(step, view, leaf=True, write=write), fetch)
+
+    def _flags(self, step: Step | None, view: int, *, leaf: bool, write: bool) -> int:
+        """The low bits and NX of a shadow entry. No step: inside a large page, or no paging: nothing more to say."""
+        flags = PRESENT | ACCESSED | DIRTY
+        if step is None:
+            return flags | USER | WRITABLE
+        self._trace(step.table)
+        flags |= self.rights(view, step.entry, leaf=leaf, write=write) | step.entry & NX
+        return flags & ~WRITABLE if leaf and not step.entry & DIRTY else flags
+
+    def _fill_leaf(self, table: int, address: int, frame: int, flags: int, fetch: bool) -> None:
+        s, pool = self.s, self._pool
+        at = (table - self.base >> 3) + (address >> 12 & 511)
+        if self.scan is not None:
             if fetch:
                 self.scan(address, frame)
                 self._protect(frame)
                 s.scanned.add(frame)
             elif not pool[at] or pool[at] & NX:
                 flags |= NX
-            if frame in s.traced or frame in s.scanned:
-                flags &= ~WRITABLE
-            pool[at] = self.ram_base + frame | flags
-            s.maps.setdefault(frame, {})[at] = address & -0x1000
+        if frame in s.traced or frame in s.scanned:
+            flags &= ~WRITABLE
+        s.leaves += not pool[at]
+        pool[at] = self.ram_base + frame | flags
+        s.maps.setdefault(frame, {})[at] = address & -0x1000
 
     def hang(self, address: int, table: int) -> bool:
         """Map a page table of the hypervisor's own at 2 MiB that the guest's tables leave empty, in the current view.
@@ -293,9 +346,11 @@ class Pager:
         self._pool[at] = 0
         if level == 1:
             frame = (entry & ADDRESS) - self.ram_base
-            mapped = self.s.maps.get(frame)
-            if mapped is not None:
-                mapped.pop(at, None)
+            self.s.leaves -= 1
+            mapped = self.s.maps[frame]
+            del mapped[at]
+            if not mapped:
+                del self.s.maps[frame]
         if not entry & NX:
             self.code_lost()
         return True
@@ -340,7 +395,7 @@ class Pager:
     def look_again(self, frame: int) -> None:
         """Scanned code has been written by itself: scan it where it can be executed, and protect it again."""
         for at, linear in list(self.s.maps.get(frame, {}).items()):
-            if not self._pool[at] & NX:
+            if self.scan is not None and not self._pool[at] & NX:
                 self.scan(linear, frame)
         self._protect(frame)
         self.code_lost()
@@ -353,6 +408,6 @@ class Pager:
     def allow_once(self, address: int) -> None:
         """Let the current view write to the page at `address`, whatever is in it."""
         table = self.root()
-        for level in (4, 3, 2):
+        for level in range(4 if self.v.paging else self.top_without_paging, 1, -1):
             table = self._pool[(table - self.base >> 3) + (address >> 3 + 9 * level & 511)] & ADDRESS
         self._pool[(table - self.base >> 3) + (address >> 12 & 511)] |= WRITABLE

@@ -1,0 +1,109 @@
+"""What a page fault means when the guest's tables are shadowed: the fault's four kinds.
+
+The guest's own, a device's register, a write to a traced table, or a hidden one: the shadow lacks what the guest has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import capstone
+from capstone import x86
+
+from hv.silicon.x86_64.cpu import Cpu, Shutdown
+from hv.silicon.x86_64.paging import ADDRESS
+from hv.x86_64.board import Board
+from hv.x86_64.decode import access_of
+from modes.shadow.pager import PF_FETCH, PF_WRITE, Pager, Walk
+
+# These push a frame or the flags, in which a trap flag that is ours would show.
+NOT_TO_BE_STEPPED = frozenset(
+    (x86.X86_INS_INT, x86.X86_INS_INT1, x86.X86_INS_INT3, x86.X86_INS_INTO,
+     x86.X86_INS_PUSHF, x86.X86_INS_PUSHFD, x86.X86_INS_PUSHFQ)
+)  # fmt: skip
+
+
+class FaultHandler:
+    """`decode` gives the instruction at RIP; `step` lets one instruction run and then calls `stepped`."""
+
+    def __init__(
+        self, pager: Pager, board: Board, decode: Callable[[Cpu], capstone.CsInsn | None], step: Callable[[Cpu], None]
+    ) -> None:
+        self.pager, self.board, self.decode, self.step = pager, board, decode, step
+        self.after_step: tuple[str, int] | None = None  # what to do when the stepped instruction is over
+
+    def handle(self, cpu: Cpu, address: int, error: int, *, user: bool, delivering: bool = False) -> str:
+        """A #PF at linear `address` with error code `error`. Returns the reason; the guest's own raises GuestFault.
+
+        `delivering`: it came while an event was delivered, not from the instruction at RIP.
+        """
+        pager = self.pager
+        write, fetch = bool(error & PF_WRITE), bool(error & PF_FETCH)
+        walk = pager.walk(address, write=write, user=user, fetch=fetch)
+        frame = walk.gpa & ADDRESS
+        if not pager.is_ram(walk.gpa):
+            return self._device(cpu, address, walk.gpa, plain=not fetch and not delivering)
+        if write and frame in pager.s.traced:
+            self._table_write(cpu, address, walk, delivering=delivering)
+            return "page_table_write"
+        pager.fill(address, walk, write=write, fetch=fetch)
+        if write and frame in pager.s.scanned:
+            self._code_write(cpu, address, walk, frame)
+            return "code_write"
+        return "shadow_page_fault"
+
+    def _device(self, cpu: Cpu, address: int, gpa: int, *, plain: bool) -> str:
+        access = access_of(cpu, self.decode(cpu)) if plain else None
+        if access is not None and access.address != address:
+            access = None
+        self.board.access(cpu, gpa, access)
+        return "mmio"
+
+    def _table_write(self, cpu: Cpu, address: int, walk: Walk, *, delivering: bool) -> None:
+        """Perform it if it is a plain move, else let it through."""
+        pager, frame = self.pager, walk.gpa & ADDRESS
+        instruction = None if delivering else self.decode(cpu)
+        access = access_of(cpu, instruction)
+        plain = access is not None and access.is_write and access.address == address
+        if access is not None and plain and (walk.gpa & 0xFFF) + access.size <= 0x1000:
+            pager.write(walk.gpa, access.value.to_bytes(access.size, "little"))
+            cpu.skip(access.length)
+        elif instruction is not None and instruction.id not in NOT_TO_BE_STEPPED:
+            self._let_through(cpu, address, walk, ("table", frame))
+        else:
+            self._make_room(cpu, walk, frame)
+            pager.fill(address, walk, write=True)
+
+    def _make_room(self, cpu: Cpu, walk: Walk, table: int) -> None:
+        """What was a table is a stack now: forget it, unless it really is in use."""
+        if any(step.table == table for step in walk.steps + self.pager.walk(cpu.rip).steps):
+            raise Shutdown(f"a stack lies in the page table at {table:#x}, which is in use, at RIP {cpu.rip:#x}")
+        self.pager.forget_table(table)
+
+    def _code_write(self, cpu: Cpu, address: int, walk: Walk, frame: int) -> None:
+        """A write to code that was looked at. If it is the running code's own page, let this one write through."""
+        rip = cpu.state.eip
+        here = self.pager.walk(rip).gpa & ADDRESS
+        end = self.pager.walk(rip + 15).gpa & ADDRESS if rip & 0xFFF > 0xFF0 else here
+        if frame in (here, end):
+            self._let_through(cpu, address, walk, ("code", frame))
+        else:
+            self.pager.forget_code(frame)
+
+    def _let_through(self, cpu: Cpu, address: int, walk: Walk, after: tuple[str, int]) -> None:
+        """Execute one instruction with the right to write to a page."""
+        self.pager.fill(address, walk, write=True)
+        self.pager.allow_once(address)
+        self.after_step = after
+        self.step(cpu)
+
+    def stepped(self) -> None:
+        """The instruction is over, or was cut short."""
+        after, self.after_step = self.after_step, None
+        if after is None:
+            return
+        kind, frame = after
+        if kind == "table":
+            self.pager.forget_table(frame)
+        else:
+            self.pager.look_again(frame)
