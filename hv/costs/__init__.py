@@ -42,7 +42,7 @@ class CostModel(msgspec.Struct, frozen=True):
 
     @property
     def switch(self) -> int:
-        """From the guest to the hypervisor and back."""
+        """From a guest under hardware assistance to the hypervisor and back."""
         return self.timing.vmexit + self.timing.vmentry
 
     def work_of(self, reason: str) -> int:

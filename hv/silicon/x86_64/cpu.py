@@ -104,7 +104,7 @@ class Cpu:
         self.physical = Vmcb.from_buffer(region.data, at)
         self._control_view = memoryview(b"")  # the control area of the hypervisor's VMCB
         self._want = 0
-        self._switch = timing.vmexit + timing.vmentry
+        self.switch = 0  # time from the guest to its hypervisor and back
         self._cpi = timing.cpi
         self.on_exit: Callable[[Exit], None] = lambda exit: None  # the hypervisor's handler
         self.on_wake: Callable[[], None] = lambda: None  # and what it does when a waiting CPU is interrupted
@@ -169,6 +169,9 @@ class Cpu:
         ):
             self.m.cost[i] = cost
         self.walk_cost = walks
+        # Deprivileged, it is an exception that brings the guest to its hypervisor, and an IRET that brings it back:
+        # hypervisors of that kind need no VMRUN, only this silicon does.
+        self.switch = t.exception + t.iret if deprivileged else t.vmexit + t.vmentry
 
     def _enter(self, injection: int | None = None) -> None:
         """VMRUN: copy the hypervisor's VMCB, add the silicon's own intercepts. `injection` replaces its event."""
@@ -267,12 +270,12 @@ class Cpu:
         m = self.m
         code = m.exit_code
         if code in _PLAIN and self._want >> (code - svm.INTR) & 1:
-            m.extra += self._switch
+            m.extra += self.switch
             self.on_exit(Exit(code, m.exit_info1, self.physical.exitinfo2))
         else:
             exit = self._exit(code)
             if exit is not None:
-                m.extra += self._switch
+                m.extra += self.switch
                 self.on_exit(exit)
         m.exit_valid = 0
         if self.halted or self.host_interrupt or not self.entered:

@@ -317,7 +317,7 @@ class Machine:
         if cpu.halted:
             cpu.on_wake()
         else:
-            cpu.charge(self.timing.vmexit + self.timing.vmentry)
+            cpu.charge(cpu.switch)
             cpu.on_exit(Exit(svm.INTR, 0, 0))
 
     def _interrupt_on_metal(self, cpu: Cpu) -> None:
