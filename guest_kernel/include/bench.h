@@ -23,6 +23,10 @@ enum kernel_operation {
     BENCH_IN,
     BENCH_CR8WR,
     BENCH_PTEMOD,
+    BENCH_NET_TX,
+    BENCH_NET_RX,
+    BENCH_NET_RR,
+    BENCH_NET_TX_BURST,
     BENCH_KERNEL_OPERATIONS, /* how many */
 };
 

@@ -2,6 +2,7 @@
 #include "arch.h"
 #include "console.h"
 #include "frames.h"
+#include "net.h"
 #include "process.h"
 
 void kmain(u64 boot_info)
@@ -16,6 +17,7 @@ void kmain(u64 boot_info)
     arch_paging_init(&map);
     arch_interrupts_init();
     arch_print_platform();
+    net_init();
     process_init();
     process_start_first();
     console_listen(true);

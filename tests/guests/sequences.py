@@ -8,16 +8,20 @@ memory with page tables and stacks, and the records that its handlers wrote.
 from __future__ import annotations
 
 import functools
+import itertools
 import random
 import struct
 from typing import Any
 
+from hv.silicon.x86_64.machine import Idle
 from tests.support import CODE, DATA, LOG_NEXT, PRELUDE, PT, RawGuest, Where, assemble
 
 LENGTH = 40  # pieces in a sequence
+LIMIT = 100_000_000  # virtual cycles; translating code that changes all the time takes many
 ROOM = 0x4000  # bytes that a sequence may have
 COPY, OTHER, ALIAS = 0x6_0000, 0x6_1000, 0x6_2000  # pages for code that is copied, changed and mapped elsewhere
 
+# ruff: noqa: E501 - a piece a line
 ANYWHERE = """
 jc 1f; inc %rax; 1: jnz 2f; dec %rbx; 2: js 3f; not %rcx; 3: jp 4f; neg %r8; cmp %r8, %r8; 4:
 mov $7, %ecx; 1: add %rcx, %rdx; loop 1b
@@ -117,13 +121,16 @@ INSTEAD = {"hlt_is_no_option": ".byte 0x0F, 0x22, 0xE8"}  # MOV CR5, RAX
 REGISTER_OPCODES = (0x01, 0x09, 0x11, 0x19, 0x21, 0x29, 0x31, 0x39, 0x85, 0x89, 0x87)
 REGISTERS = (0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14)  # not RSP, and not R15
 
-DEFINITIONS = PRELUDE + f"""
+DEFINITIONS = (
+    PRELUDE
+    + f"""
 .set COPY, {COPY}
 .set OTHER, {OTHER}
 .set ALIAS, {ALIAS}
 .set ALIAS_ENTRY, {PT + 8 * (ALIAS >> 12)}
 .set CODE_ENTRY, {PT + 8 * (CODE >> 12)}
 """
+)
 
 
 @functools.cache
@@ -132,7 +139,7 @@ def pieces() -> list[bytes]:
     text = "\n".join(f"piece_{n}: {INSTEAD.get(piece, piece)}" for n, piece in enumerate(ANYWHERE))
     code = assemble(f"{DEFINITIONS}\n{text}\npiece_{len(ANYWHERE)}:", CODE)
     bounds = [code.labels[f"piece_{n}"] - CODE for n in range(len(ANYWHERE) + 1)]
-    return [code.data[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    return [code.data[start:end] for start, end in itertools.pairwise(bounds)]
 
 
 def random_operations(chosen: random.Random) -> bytes:
@@ -174,7 +181,8 @@ class Stand:
         vm.restore(self.start)
         vm.write(CODE, code)
         vm.mode.memory_written(CODE, len(code))
-        self.guest.finish()
+        outcome = self.guest.run(LIMIT)
+        assert isinstance(outcome, Idle), outcome
         state: dict[str, Any] = dict(self.guest.registers())
         return state | {
             "log": self.guest.log, "tables": _settled(self.guest.read(0, 0x9000)), "code": self.guest.read(0xA000, ROOM + 0xA000),

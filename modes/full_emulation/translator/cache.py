@@ -27,7 +27,9 @@ from modes.full_emulation.translator.translate import (
 )
 from modes.full_emulation.translator.window import BUCKETS, CODE, SIZE, TABLE, Window
 
-REVERT = 4  # so many call-outs in vain, more than useful ones, and an adapted instruction is a plain one again
+ADAPT = 4  # so many faults on page tables, and a store becomes a call-out; each time that was wrong, 4 times as many
+REVERT = 2  # so many call-outs in a row that no fault would have been, and it is a plain store again
+MOST_STORES = 1024  # that are watched for that
 
 
 class Page(msgspec.Struct):
@@ -37,12 +39,13 @@ class Page(msgspec.Struct):
     code: bytes
 
 
-class Adapted(msgspec.Struct):
-    """A store that has become a call-out: the bytes that it replaced in the cache, and whether it is of use."""
+class Store(msgspec.Struct):
+    """A store that has hit page tables."""
 
-    copy: bytes
-    useful: int = 0
-    vain: int = 0
+    faults: int = 0
+    copy: bytes = b""  # as a call-out: the bytes that it replaced in the cache
+    vain: int = 0  # call-outs since the last one that was of use
+    reverted: int = 0
 
 
 class Costs(msgspec.Struct):
@@ -71,7 +74,7 @@ class CacheState(msgspec.Struct):
     buckets: dict[int, list[int]] = {}  # low 16 bits -> targets, the first one's entry is in the table
     pages: dict[int, Page] = {}  # by linear page
     blocks: dict[int, list[Block]] = {}  # by linear page
-    adapted: dict[int, Adapted] = {}
+    stores: dict[int, Store] = {}
     costs: Costs = msgspec.field(default_factory=Costs)
 
 
@@ -192,7 +195,7 @@ class Cache:
             for rip in block.rips:
                 if s.where.pop(rip, None) is None:
                     continue
-                s.adapted.pop(rip, None)
+                s.stores.pop(rip, None)
                 if rip in s.entries:
                     self._remove_entry(rip)
                 for jump in s.linked.pop(rip, []):
@@ -201,13 +204,22 @@ class Cache:
 
     # --- adaptation -------------------------------------------------------------------------------------------
 
-    def adapt(self, rip: int) -> None:
-        """Turn a copied store into a call-out, where it stands."""
+    def is_adapted(self, rip: int) -> bool:
+        store = self.s.stores.get(rip)
+        return store is not None and bool(store.copy)
+
+    def faulted(self, rip: int) -> None:
+        """A copied store has hit a page table. If it keeps doing so, make it a call-out, where it stands."""
         s = self.s
+        if len(s.stores) == MOST_STORES and rip not in s.stores:
+            return
+        store = s.stores.setdefault(rip, Store())
+        store.faults += 1
+        if store.faults < ADAPT << 2 * store.reverted:
+            return
         at = s.where[rip]
         offset = at - self.window.base
-        copy = bytes(self.window.bytes[offset : offset + len(emit.CALL_OUT)])
-        s.adapted[rip] = Adapted(copy)
+        store.copy, store.vain = bytes(self.window.bytes[offset : offset + len(emit.CALL_OUT)]), 0
         self.window.write(at, emit.CALL_OUT)
         s.places[at] = Place(rip, CALL_OUT)
         s.costs.adapted += 1
@@ -215,12 +227,14 @@ class Cache:
     def judge(self, rip: int, *, useful: bool) -> None:
         """An adapted store has been performed. One that is seldom of use becomes a copy again."""
         s = self.s
-        adapted = s.adapted[rip]
-        adapted.useful += useful
-        adapted.vain += not useful
-        if adapted.vain > adapted.useful + REVERT:
+        store = s.stores.get(rip)
+        if store is None:
+            return  # it has written over its own code
+        store.vain = 0 if useful else store.vain + 1
+        if store.vain == REVERT:
             at = s.where[rip]
-            self.window.write(at, adapted.copy)
+            self.window.write(at, store.copy)
             s.places[at] = Place(rip, 0)
-            del s.adapted[rip]
+            store.copy, store.faults = b"", 0
+            store.reverted += 1
             s.costs.reverted += 1

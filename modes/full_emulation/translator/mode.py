@@ -57,8 +57,6 @@ from modes.full_emulation.translator.window import (
 from modes.shadow.pager import ACCESSED
 from modes.shadow.registers import GuestFault
 
-ADAPT = 4  # so many faults on page tables, and a store becomes a call-out
-MOST_FAULTING = 1024  # stores that are watched for that
 TRIES = 8  # the shadow tables are dropped while the cache is checked against them
 
 
@@ -69,7 +67,6 @@ class FullEmulationState(msgspec.Struct):
     cache: bytes
     inside: bool
     ready: set[int]
-    stores: dict[int, int]
     refused: set[int]
 
 
@@ -94,7 +91,6 @@ class FullEmulation(TrapAndEmulate, EmulatedDevices):
         self.place: Place | None = None  # where it was there, at this exit
         self.ready: set[int] = set()  # shadow roots for which the cache is true
         self.lost = False  # a mapping of code has gone
-        self.stores: dict[int, int] = {}  # their faults on page tables
         self.refused: set[int] = set()  # places of the window that the guest has wanted
         self.missed = False  # an indirect branch has not found its target
 
@@ -127,7 +123,7 @@ class FullEmulation(TrapAndEmulate, EmulatedDevices):
         if self.vm.mode is not self:
             return None  # another mode has the CPU
         cache = msgspec.msgpack.encode(self.cache.s)
-        return FullEmulationState(super().state(), cache, self.inside, self.ready, self.stores, self.refused)
+        return FullEmulationState(super().state(), cache, self.inside, self.ready, self.refused)
 
     def set_state(self, state: FullEmulationState | None) -> None:  # type: ignore[override]
         if state is None:
@@ -136,7 +132,7 @@ class FullEmulation(TrapAndEmulate, EmulatedDevices):
         self.cache.s = msgspec.msgpack.decode(state.cache, type=CacheState)
         self.window.base = self.cache.s.base
         self.inside, self.ready = state.inside, state.ready
-        self.stores, self.refused = state.stores, state.refused
+        self.refused = state.refused
 
     def guest_registers(self, cpu: Cpu) -> dict[str, int]:
         """In the cache: as `_leave` would make them."""
@@ -186,8 +182,8 @@ class FullEmulation(TrapAndEmulate, EmulatedDevices):
                 return "interrupt_window"
         rip = cpu.rip
         reason = super()._event(cpu, exit, stepped=stepped)
-        if reason == "page_table_write" and not self.core.stepping:
-            self._adapt(rip)
+        if reason == "page_table_write":
+            self._adapt(cpu, rip)
         return reason
 
     def _called_out(self, cpu: Cpu, place: Place) -> str:
@@ -199,7 +195,7 @@ class FullEmulation(TrapAndEmulate, EmulatedDevices):
         if place.fix & STEP:
             self._step(cpu)
             return "untranslated"
-        if place.rip in self.cache.s.adapted:
+        if self.cache.is_adapted(place.rip):
             return self._adapted_store(cpu)
         instruction = self._instruction(cpu)
         assert instruction is not None
@@ -290,7 +286,6 @@ class FullEmulation(TrapAndEmulate, EmulatedDevices):
 
     def _flush(self) -> None:
         self.cache.flush()
-        self.stores.clear()
         self.vm.machine.renew_marks()
 
     def _add_page(self, page: int) -> None:
@@ -381,16 +376,12 @@ class FullEmulation(TrapAndEmulate, EmulatedDevices):
 
     # --- adaptation -------------------------------------------------------------------------------------------
 
-    def _adapt(self, rip: int) -> None:
-        """A store has faulted on a page table. If it keeps doing so, it becomes a call-out."""
+    def _adapt(self, cpu: Cpu, rip: int) -> None:
+        """A store has faulted on a page table. If it keeps doing so, and is a plain move, it becomes a call-out."""
         places, where = self.cache.s.places, self.cache.s.where
-        if rip not in where or places[where[rip]].fix & ~AFTER_STI:
+        if rip not in where or places[where[rip]].fix & ~AFTER_STI or access_of(cpu, self._fetch(rip)) is None:
             return
-        count = self.stores.pop(rip, 0) + 1
-        if count == ADAPT:
-            self.cache.adapt(rip)
-        elif len(self.stores) < MOST_FAULTING:
-            self.stores[rip] = count
+        self.cache.faulted(rip)
 
     def _adapted_store(self, cpu: Cpu) -> str:
         """Perform a store for the guest: no fault, no search for what it was."""
@@ -404,6 +395,5 @@ class FullEmulation(TrapAndEmulate, EmulatedDevices):
         useful = walk.gpa & ADDRESS in pager.s.traced
         pager.write(walk.gpa, access.value.to_bytes(access.size, "little"))
         cpu.skip(access.length)
-        if rip in self.cache.s.adapted:
-            self.cache.judge(rip, useful=useful)
+        self.cache.judge(rip, useful=useful)
         return "table_callout"
