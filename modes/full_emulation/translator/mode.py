@@ -17,6 +17,7 @@ import functools
 import capstone
 import msgspec
 
+from hv.silicon.timing import MILLI
 from hv.silicon.x86_64 import svm
 from hv.silicon.x86_64.cpu import Cpu, Exit, Shutdown
 from hv.silicon.x86_64.paging import ADDRESS
@@ -30,6 +31,7 @@ from modes.full_emulation.emulate import HANDLERS
 from modes.full_emulation.mode import TrapAndEmulate, TrapAndEmulateState
 from modes.full_emulation.reflect import PF
 from modes.full_emulation.translator.cache import Cache, CacheState, Page
+from modes.full_emulation.translator.show import Listing
 from modes.full_emulation.translator.translate import (
     AFTER_STI,
     AT_TARGET,
@@ -133,6 +135,18 @@ class FullEmulation(TrapAndEmulate, EmulatedDevices):
         self.window.base = self.cache.s.base
         self.inside, self.ready = state.inside, state.ready
         self.refused = state.refused
+
+    def translation(self, start: int, end: int) -> list[tuple[str, list[str]]]:
+        return Listing(self.cache).lines(start, end)
+
+    def notes(self) -> list[str]:
+        cache = self.cache
+        costs = cache.s.costs
+        cycles = costs.instructions * self.vm.costs.translation // MILLI
+        made = f"{costs.blocks} blocks of {costs.instructions} instructions in {cycles} cycles"
+        lost = f"emptied {costs.flushes} times, {costs.pages_dropped} pages dropped"
+        stores = f"{costs.adapted} stores adapted, {costs.reverted} of them in vain"
+        return [f"translation cache: {made}, {cache.used} of {cache.size} bytes used, {lost}, {stores}"]
 
     def guest_registers(self, cpu: Cpu) -> dict[str, int]:
         """In the cache: as `_leave` would make them."""
