@@ -147,12 +147,6 @@ class Cache:
     def full(self) -> bool:
         return self.used + MOST_BYTES > self.size
 
-    def known(self, page: int) -> bool:
-        return page in self.s.pages
-
-    def add_page(self, page: int, frame: int, code: bytes) -> None:
-        self.s.pages[page] = Page(frame, code)
-
     # --- jumps ------------------------------------------------------------------------------------------------
 
     def _patch(self, site: int, target: int) -> None:

@@ -54,7 +54,7 @@ REGISTER_BITS = 0xFFFF
 NEXT, RETURNS, ELSEWHERE = range(3)
 BIT_RCX = 1 << RCX
 
-MOST_INSTRUCTIONS = 64  # of the guest in one block
+MOST_INSTRUCTIONS = 128  # of the guest in one block
 MOST_BYTES = 1 << 14  # that a block can take
 SCRATCH = ("rcx", "rdx", "rbx", "rsi", "rdi")
 NUMBER = {"rax": 0, "rcx": 1, "rdx": 2, "rbx": 3, "rsi": 6, "rdi": 7}

@@ -74,9 +74,6 @@ class Window:
     def _frame(self, page: int) -> int:
         return self.physical + (page << 12)
 
-    def holds(self, address: int) -> bool:
-        return 0 <= address - self.base < SIZE
-
     @property
     def guarded(self) -> bool:
         """A write of IF or CR8 faults, because an interrupt waits for it."""
