@@ -66,6 +66,14 @@ class Mode:
         """Registers that the guest believes to have other values than the CPU holds, by name; for a report."""
         return {}
 
+    def translation(self, start: int, end: int) -> list[tuple[str, list[str]]] | None:
+        """The guest's instructions at [start, end), each with those that run instead. None: its own are what runs."""
+        return None
+
+    def notes(self) -> list[str]:
+        """What there is to say of the mode's own work at the end of a session, a line each."""
+        return []
+
     def state(self) -> Any:
         """What the mode remembers, as plain records, for a snapshot."""
         return None

@@ -35,7 +35,7 @@ class Vcpu:
             vm.machine.end("crash", str(crash))
         after = m.extra + vm.work[reason]
         m.extra = after
-        ledger.count(self.index, reason, after - before + vm.switch)
+        ledger.count(self.index, reason, after - before + self.cpu.switch)
         ledger.open = False
 
     def wake(self) -> None:

@@ -57,7 +57,6 @@ class Vm:
         self.guest, self.costs = guest, costs
         reasons = {"shutdown"}.union(*(kind.reasons for kind in kinds.values()))
         self.work = {reason: costs.work_of(reason) for reason in sorted(reasons)}
-        self.switch = costs.switch
         self.outside = outside or Outside()
         self.machine = Machine(costs.timing, mib * MIB, ram_base=cpu.ram_base, cpus=smp, portable=portable)
         self.ledger = Ledger(self.machine.probe)

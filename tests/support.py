@@ -35,6 +35,7 @@ from hv.silicon.x86_64.svm import Vmcb
 from hv.vm import Vm
 from modes.bare_metal import BareMetal
 from modes.full_emulation.mode import TrapAndEmulate
+from modes.full_emulation.translator.mode import FullEmulation
 from modes.hw_assist.mode import HwAssist
 from modes.hw_assist.shadow import HwShadow
 
@@ -187,6 +188,7 @@ NATIVE_HW, PORTABLE_HW = Where(HwAssist), Where(HwAssist, True)
 NATIVE_SHADOW, PORTABLE_SHADOW = Where(HwShadow), Where(HwShadow, True)
 NATIVE_TRAP, PORTABLE_TRAP = Where(TrapAndEmulate), Where(TrapAndEmulate, True)
 NATIVE = (NATIVE_METAL, NATIVE_HW, NATIVE_SHADOW, NATIVE_TRAP)
+NATIVE_TRANSLATED, PORTABLE_TRANSLATED = Where(FullEmulation), Where(FullEmulation, True)
 EVERYWHERE = [
     pytest.param(NATIVE_METAL, id="metal-native"),
     pytest.param(PORTABLE_METAL, id="metal-portable"),
@@ -200,6 +202,8 @@ UNDER_SHADOW = EVERYWHERE[4:]
 UNDER_TRAP = [
     pytest.param(NATIVE_TRAP, id="trap-native"),
     pytest.param(PORTABLE_TRAP, id="trap-portable"),
+    pytest.param(NATIVE_TRANSLATED, id="translated-native"),
+    pytest.param(PORTABLE_TRANSLATED, id="translated-portable"),
 ]
 
 

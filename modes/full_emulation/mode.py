@@ -64,14 +64,23 @@ class TrapAndEmulate(Mode):
 
     def __init__(self, vm: Vm) -> None:
         super().__init__(vm)
-        self.pool = HypervisorMemory(vm.machine.memory)
         assert isinstance(vm.board, Board)
         self.board = vm.board
         self.breakpoints = vm.machine.engine.breakpoints
         self.decoded: dict[tuple[int, int], capstone.CsInsn | None] = {}
 
     def start(self, guest: Guest) -> None:
+        self._build()
+        first = Vmcb()
+        first_state(first, guest.entry)
+        self.core.cpu.load(self.core.vmcb, on_metal=False, deprivileged=True)
+        self.adopt(first)
+        self.vm.machine.engine.state.regs[RBX] = self.vm.start_info
+
+    def _build(self) -> None:
+        """The hypervisor's memory and everything that this mode has in it."""
         machine = self.vm.machine
+        self.pool = HypervisorMemory(machine.memory)
         page = self.pool.alloc()
         region, at = machine.memory.find(page, 0x1000)
         vmcb = Vmcb.from_buffer(region.data, at)
@@ -86,11 +95,7 @@ class TrapAndEmulate(Mode):
         self.emulator = Emulator(self.core, self.board)
         self.faults = FaultHandler(self.pager, self.board, self._instruction, self._step)
         self.core.first_vmcb()
-        first = Vmcb()
-        first_state(first, guest.entry)
-        cpu.load(vmcb, on_metal=False, deprivileged=True)
-        self.adopt(first)
-        machine.engine.state.regs[RBX] = self.vm.start_info
+        cpu.masked = self.masked
 
     def adopt(self, first: Vmcb) -> None:
         """The guest's first state, as a VMCB would describe it."""
@@ -101,9 +106,13 @@ class TrapAndEmulate(Mode):
         self.core.flags = first.rflags
         self.core.sync()
 
+    def masked(self) -> bool:
+        """Does the guest believe that interrupts are off?"""
+        return not self.v.interrupts
+
     def state(self) -> TrapAndEmulateState:
         core = self.core
-        real = core.root, core.code, core.cr0, core.cr4, core.stepping, core.cpu.masked
+        real = core.root, core.code, core.cr0, core.cr4, core.stepping, core.trap
         return TrapAndEmulateState(
             self.v, self.pager.s, dict(self.breakpoints.marked), self.pool.used, real, self.faults.after_step,
         )  # fmt: skip
@@ -112,7 +121,7 @@ class TrapAndEmulate(Mode):
         core = self.core
         self.v = core.v = self.pager.v = state.v
         self.pager.s, self.pool.used, self.faults.after_step = state.pager, state.used, state.after_step
-        core.root, core.code, core.cr0, core.cr4, core.stepping, core.cpu.masked = state.real
+        core.root, core.code, core.cr0, core.cr4, core.stepping, core.trap = state.real
         self.breakpoints.restore(state.breakpoints)
         self.decoded.clear()
 
@@ -144,33 +153,36 @@ class TrapAndEmulate(Mode):
         self.core.sync()
 
     def _sort(self, cpu: Cpu, exit: Exit, *, stepped: bool) -> str:
-        vector = exit.code - svm.EXCEPTION
         try:
-            if vector == PF:
-                return self._page_fault(cpu, exit)
-            if exit.code == svm.BREAKPOINT:
-                return self._breakpoint(cpu)
-            if exit.code == svm.SWINT:
-                return self._software_interrupt(cpu)
-            if vector == DB and stepped and not cpu.rflags & FLAG_TF:
-                return "single_step"
-            if not 0 <= vector < 32:
-                raise Shutdown(f"exit {exit.code:#x} that nobody asked for")
-            if vector in (GP, UD):
-                instruction = self._instruction(cpu)
-                if instruction is not None:
-                    if instruction.mnemonic == "syscall":
-                        system_call(self.core, instruction.size)
-                        return "syscall_bounce"
-                    reason = self.emulator.run(instruction)
-                    if reason is not None:
-                        return reason
-            deliver(self.core, vector, exit.info1)
+            return self._event(cpu, exit, stepped=stepped)
         except GuestFault as fault:
             if fault.address is not None:
                 self.v.cr2 = fault.address
             deliver(self.core, fault.vector, fault.error)
             return "guest_page_fault" if fault.vector == PF else "exception_bounce"
+
+    def _event(self, cpu: Cpu, exit: Exit, *, stepped: bool) -> str:
+        vector = exit.code - svm.EXCEPTION
+        if vector == PF:
+            return self._page_fault(cpu, exit)
+        if exit.code == svm.BREAKPOINT:
+            return self._breakpoint(cpu)
+        if exit.code == svm.SWINT:
+            return self._software_interrupt(cpu)
+        if vector == DB and stepped and not cpu.rflags & FLAG_TF:
+            return "single_step"
+        if not 0 <= vector < 32:
+            raise Shutdown(f"exit {exit.code:#x} that nobody asked for")
+        if vector in (GP, UD):
+            instruction = self._instruction(cpu)
+            if instruction is not None:
+                if instruction.mnemonic == "syscall":
+                    system_call(self.core, instruction.size)
+                    return "syscall_bounce"
+                reason = self.emulator.run(instruction)
+                if reason is not None:
+                    return reason
+        deliver(self.core, vector, exit.info1)
         return "exception_bounce"
 
     def _instruction(self, cpu: Cpu) -> capstone.CsInsn | None:

@@ -42,9 +42,9 @@ ASSISTED = intercepts(
     svm.RDTSC, svm.RDTSCP, svm.CPUID, svm.MSR, svm.HLT, svm.SHUTDOWN, svm.TR_WRITE, svm.RDPMC, svm.INVLPGA, svm.VMRUN,
     svm.VMMCALL, svm.VMLOAD, svm.VMSAVE, svm.STGI, svm.CLGI, svm.SKINIT, svm.MONITOR, svm.MWAIT, svm.IRET, svm.INVLPG,
 )  # fmt: skip
-# What it needs to see of a deprivileged guest, for which every privileged instruction faults: CPUID does not, RDPMC
-# and the SVM instructions Unicorn lets through, and a triple fault cannot happen but would abort.
-ASSISTED_DEPRIVILEGED = intercepts(svm.CPUID, svm.SHUTDOWN)
+# What it needs to see of a deprivileged guest, for which every privileged instruction faults: CPUID does not, RDTSC
+# only with CR4.TSD, and a triple fault cannot happen but would abort.
+ASSISTED_DEPRIVILEGED = intercepts(svm.CPUID, svm.RDTSC, svm.RDTSCP, svm.SHUTDOWN)
 OBSERVED_CR = 0x11D  # CR0, CR2, CR3, CR4, CR8: only timed, by the microcode
 ASSISTED_DR_WRITE = 1 << 7
 CR4_WRITABLE = 0x7FF  # VME to OSXMMEXCPT; what CPUID does not offer is reserved
@@ -97,14 +97,14 @@ class Cpu:
         self.vmcb = Vmcb()  # the hypervisor's, from load() on
         self.on_metal = True
         self.deprivileged = False  # everything of the guest runs at ring 3
-        self.masked = False  # and it believes that interrupts are off
+        self.masked: Callable[[], bool] = lambda: False  # does it believe that interrupts are off?
         self.identity_ncr3 = chip_identity_ncr3
         self.page = engine.alloc()
         region, at = engine.memory.find(self.page, 0x1000)
         self.physical = Vmcb.from_buffer(region.data, at)
         self._control_view = memoryview(b"")  # the control area of the hypervisor's VMCB
         self._want = 0
-        self._switch = timing.vmexit + timing.vmentry
+        self.switch = 0  # time from the guest to its hypervisor and back
         self._cpi = timing.cpi
         self.on_exit: Callable[[Exit], None] = lambda exit: None  # the hypervisor's handler
         self.on_wake: Callable[[], None] = lambda: None  # and what it does when a waiting CPU is interrupted
@@ -169,6 +169,9 @@ class Cpu:
         ):
             self.m.cost[i] = cost
         self.walk_cost = walks
+        # Deprivileged, it is an exception that brings the guest to its hypervisor, and an IRET that brings it back:
+        # hypervisors of that kind need no VMRUN, only this silicon does.
+        self.switch = t.exception + t.iret if deprivileged else t.vmexit + t.vmentry
 
     def _enter(self, injection: int | None = None) -> None:
         """VMRUN: copy the hypervisor's VMCB, add the silicon's own intercepts. `injection` replaces its event."""
@@ -267,12 +270,12 @@ class Cpu:
         m = self.m
         code = m.exit_code
         if code in _PLAIN and self._want >> (code - svm.INTR) & 1:
-            m.extra += self._switch
+            m.extra += self.switch
             self.on_exit(Exit(code, m.exit_info1, self.physical.exitinfo2))
         else:
             exit = self._exit(code)
             if exit is not None:
-                m.extra += self._switch
+                m.extra += self.switch
                 self.on_exit(exit)
         m.exit_valid = 0
         if self.halted or self.host_interrupt or not self.entered:
@@ -398,7 +401,7 @@ class Cpu:
     def interruptible(self) -> bool:
         """IF is set and the guest is not in the shadow of STI or MOV SS."""
         if self.deprivileged:
-            return not self.masked
+            return not self.masked()
         if self.entered:
             return bool(self.state.eflags & IF) and not self.state.hflags & HF_INHIBIT_IRQ
         return bool(self.vmcb.rflags & IF) and not self.vmcb.int_state & 1

@@ -79,6 +79,8 @@ class Machine:
         self.ports = PortBus()
         self.engine.set_ports(self.ports.read, self.ports.write)
         self.dma_written: Callable[[int, int], None] = lambda address, size: None  # who wants to know of a DMA write
+        self._marks = 0, 0
+        self.place_of_mark: Callable[[int], int] = lambda mark: mark
         self.ended: Ended | None = None
         self.pause_requested = False
         root = self._identity_tables()
@@ -315,7 +317,7 @@ class Machine:
         if cpu.halted:
             cpu.on_wake()
         else:
-            cpu.charge(self.timing.vmexit + self.timing.vmentry)
+            cpu.charge(cpu.switch)
             cpu.on_exit(Exit(svm.INTR, 0, 0))
 
     def _interrupt_on_metal(self, cpu: Cpu) -> None:
@@ -349,8 +351,13 @@ class Machine:
             raise Shutdown(f"CPU {cpu.index} ran {WATCHDOG} instructions with interrupts off, at RIP {cpu.rip:#x}")
 
     def watch_marks(self, begin: int, end: int) -> None:
-        """Let the probe look at two addresses."""
-        self._loaded.m.mark[0], self._loaded.m.mark[1] = begin, end
+        """Let the probe look at two addresses of the guest's."""
+        self._marks = begin, end
+        self.renew_marks()
+
+    def renew_marks(self) -> None:
+        """Ask again where the instructions at the marks are; a binary translator moves them."""
+        self._loaded.m.mark[0], self._loaded.m.mark[1] = map(self.place_of_mark, self._marks)
 
     # --- snapshots --------------------------------------------------------------------------------------------
 
