@@ -1,20 +1,21 @@
 """The hw-assist mode: start a guest under SVM, handle its exits, deliver its interrupts.
 
-Simplified: one vCPU runs (more are parked until there is a start-up IPI); MSR and port permission maps intercept
-everything that is not a plain register of the guest.
+Each vCPU has a VMCB; the nested tables and the permission maps they share. Simplified: the permission maps intercept
+everything that is not a plain register of the guest; an NMI that waits for the end of another comes right before its
+IRET, not behind it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
 from hv.loader import Guest
 from hv.mode import Mode
 from hv.silicon.x86_64 import svm
-from hv.silicon.x86_64.cpu import GP, UD, Cpu, Exit, Shutdown
+from hv.silicon.x86_64.cpu import GP, NMI, UD, Cpu, Exit, Shutdown
+from hv.silicon.x86_64.lapic import Lapic
 from hv.silicon.x86_64.machine import HOLE, HOLE_END
 from hv.silicon.x86_64.msr import (
     CSTAR,
@@ -31,11 +32,12 @@ from hv.silicon.x86_64.msr import (
     read_msr,
     write_msr,
 )
+from hv.silicon.x86_64.startup import startup_state, take_startup
 from hv.silicon.x86_64.state import RAX, RBX, RCX, RDX
 from hv.silicon.x86_64.svm import Vmcb, intercepts
 from hv.vcpu import Vcpu
 from hv.vm import Vm
-from hv.x86_64.board import Board
+from hv.x86_64.board import Board, BoardState
 from hv.x86_64.decode import decode_access
 from hv.x86_64.guest_cpuid import answer_cpuid
 from hv.x86_64.pool import HypervisorMemory
@@ -59,10 +61,9 @@ class HwAssistState(msgspec.Struct):
     """What the mode remembers besides the VMCB and the tables, which are in memory."""
 
     used: int
-    waiting: bool
-    lapic: Any
-    ioapic: Any
-    uart: Any
+    waiting: list[bool]
+    in_nmi: list[bool]
+    board: BoardState
 
 
 class HwAssist(Mode):
@@ -70,7 +71,8 @@ class HwAssist(Mode):
     summary = "AMD SVM: a VMCB, nested paging, intercepts and event injection"
     cells = {"cpu": "VH"}
     reasons = frozenset(
-        "cpuid cr8_write external_interrupt hlt interrupt_window invalid_opcode ioio mmio msr npf vmmcall".split()
+        "cpuid cr8_write external_interrupt hlt interrupt_window invalid_opcode ioio mmio msr nmi_window npf "
+        "vmmcall".split()
     )
     ram_base = 0x4_0000_0000  # so that no guest-physical address is a host-physical one
 
@@ -80,31 +82,32 @@ class HwAssist(Mode):
         self.npt = NestedTables(self.pool)
         self.board = Board(vm)
         vm.uart = self.board.uart
-        self.waiting = False  # an interrupt could not be delivered yet
+        cpus = len(vm.machine.cpus)
+        self.waiting = [False] * cpus  # an interrupt could not be delivered yet
+        self.in_nmi = [False] * cpus  # an NMI has been delivered, and its IRET has not been seen
 
     def start(self, guest: Guest) -> None:
         machine, memory = self.vm.machine, self.vm.machine.memory
-        page, msrpm, iopm = self.pool.alloc(), self.pool.alloc(2), self.pool.alloc(3)
+        first, msrpm, iopm = self.pool.alloc(len(machine.cpus)), self.pool.alloc(2), self.pool.alloc(3)
         memory.write(iopm, b"\xff" * 0x2001)
         memory.write(msrpm, _msr_map())
-        region, at = memory.find(page, 0x1000)
-        self.vmcb = vmcb = Vmcb.from_buffer(region.data, at)
-        vmcb.intercept = INTERCEPTS
-        vmcb.msrpm_base_pa, vmcb.iopm_base_pa = msrpm, iopm
-        vmcb.np_enable, vmcb.n_cr3, vmcb.asid = 1, self.npt.root, 1
-        vmcb.int_ctl = svm.V_INTR_MASKING
-        first_state(vmcb, guest.entry)
-        machine.cpus[0].load(vmcb, on_metal=False)
+        region, at = memory.find(first, 0x1000)
+        self.vmcbs = [Vmcb.from_buffer(region.data, at + 0x1000 * cpu.index) for cpu in machine.cpus]
+        for vmcb in self.vmcbs:
+            vmcb.intercept = INTERCEPTS
+            vmcb.msrpm_base_pa, vmcb.iopm_base_pa = msrpm, iopm
+            vmcb.np_enable, vmcb.n_cr3, vmcb.asid = 1, self.npt.root, 1
+            vmcb.int_ctl = svm.V_INTR_MASKING
+        first_state(self.vmcbs[0], guest.entry)
+        machine.cpus[0].load(self.vmcbs[0], on_metal=False)
         machine.engine.state.regs[RBX] = self.vm.start_info
 
     def state(self) -> HwAssistState:
-        board = self.board
-        return HwAssistState(self.pool.used, self.waiting, board.lapic.state, board.ioapic.state, board.uart.state)
+        return HwAssistState(self.pool.used, self.waiting, self.in_nmi, self.board.state())
 
     def set_state(self, state: HwAssistState) -> None:
-        board = self.board
-        self.pool.used, self.waiting = state.used, state.waiting
-        board.lapic.state, board.ioapic.state, board.uart.state = state.lapic, state.ioapic, state.uart
+        self.pool.used, self.waiting, self.in_nmi = state.used, state.waiting, state.in_nmi
+        self.board.set_state(state.board)
 
     # --- exits ------------------------------------------------------------------------------------------------
 
@@ -117,8 +120,11 @@ class HwAssist(Mode):
         if exit.int_info:
             # The exit cut the delivery of an event short: deliver it again (APM vol. 2, 15.20).
             cpu.inject(exit.int_info, exit.int_error)
-        lapic = self.board.lapic.state
-        if lapic.irr or self.waiting or cpu.halted or lapic.expiry is not None:
+        lapic = self.board.lapics[cpu.index].state
+        if (
+            lapic.irr or self.waiting[cpu.index] or cpu.halted or lapic.expiry is not None
+            or exit.code in _MAY_SIGNAL
+        ):  # fmt: skip
             self._deliver(cpu)
         else:
             cpu.host_timer = None
@@ -129,9 +135,20 @@ class HwAssist(Mode):
 
     def _deliver(self, cpu: Cpu) -> None:
         """Give the guest the interrupt that its local APIC has for it, or arrange to hear when it can take it."""
-        vmcb, lapic = self.vmcb, self.board.lapic
+        vmcb, lapic = self.vmcbs[cpu.index], self.board.lapics[cpu.index]
+        self.board.bus.receive(cpu.index, cpu.now)
+        signals = lapic.state
+        if signals.init or signals.startup is not None or signals.nmi:
+            self._signal(cpu, lapic)
+        if cpu.waits:
+            return
         expiry = lapic.state.expiry
-        if not lapic.state.irr and not self.waiting and not cpu.halted and (expiry is None or expiry > cpu.now):
+        if (
+            not lapic.state.irr
+            and not self.waiting[cpu.index]
+            and not cpu.halted
+            and (expiry is None or expiry > cpu.now)
+        ):
             cpu.host_timer = expiry
             return
         lapic.advance(cpu.now)
@@ -147,9 +164,39 @@ class HwAssist(Mode):
             else:
                 window = True
         _set_window(vmcb, window)
-        self.waiting = bool(lapic.state.irr)
+        self.waiting[cpu.index] = bool(lapic.state.irr)
         asleep = cpu.halted and not cpu.interruptible  # HLT with interrupts off: no interrupt will wake it
         cpu.host_timer = None if asleep else lapic.state.expiry
+
+    def _signal(self, cpu: Cpu, lapic: Lapic) -> None:
+        """INIT, a start-up message, an NMI."""
+
+        def start(page: int) -> None:
+            vmcb = self.vmcbs[cpu.index]
+            startup_state(vmcb, page)
+            cpu.load(vmcb, on_metal=False)
+            cpu.start_over()
+            self._end_nmi(cpu)
+
+        take_startup(cpu, lapic, start)
+        if cpu.waits or not lapic.state.nmi or self.in_nmi[cpu.index]:
+            return
+        if cpu.event_pending:
+            cpu.ipis.append(cpu.now)  # look again behind the event that comes first
+            return
+        lapic.state.nmi = cpu.halted = False
+        cpu.inject(svm.EVENT_NMI | NMI)
+        self.in_nmi[cpu.index] = True
+        self.vmcbs[cpu.index].intercept |= intercepts(svm.IRET)
+
+    def _end_nmi(self, cpu: Cpu) -> None:
+        self.in_nmi[cpu.index] = False
+        self.vmcbs[cpu.index].intercept &= ~intercepts(svm.IRET)
+
+    def _nmi_window(self, cpu: Cpu, exit: Exit) -> str:
+        """The IRET of an NMI's handler (APM vol. 2, 15.20): it runs again, without the intercept."""
+        self._end_nmi(cpu)
+        return "nmi_window"
 
     def _cpuid(self, cpu: Cpu, exit: Exit) -> str:
         answer_cpuid(cpu)
@@ -248,6 +295,9 @@ def _msr_map() -> bytes:
     return bytes(bits)
 
 
+# After these an INIT, start-up message or NMI may have come: a message from another CPU, a command to oneself.
+_MAY_SIGNAL = frozenset((svm.INTR, svm.NPF, svm.IRET))
+
 HANDLERS: dict[int, Callable[[HwAssist, Cpu, Exit], str]] = {
     svm.CPUID: HwAssist._cpuid,
     svm.HLT: HwAssist._hlt,
@@ -256,6 +306,7 @@ HANDLERS: dict[int, Callable[[HwAssist, Cpu, Exit], str]] = {
     svm.NPF: HwAssist._npf,
     svm.INTR: HwAssist._external_interrupt,
     svm.VINTR: HwAssist._interrupt_window,
+    svm.IRET: HwAssist._nmi_window,
     svm.CR0_WRITE + CR8: HwAssist._cr8_write,
     svm.VMMCALL: HwAssist._vmmcall,
     svm.SHUTDOWN: HwAssist._shutdown,

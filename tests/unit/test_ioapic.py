@@ -16,7 +16,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.messages: list[tuple[int, int, bool]] = []
-        self.chip = Ioapic(lambda vector, target, level: self.messages.append((vector, target, level)))
+        self.chip = Ioapic(lambda entry: self.messages.append((entry & 0xFF, entry >> 56, bool(entry & LEVEL))))
 
     def read(self, register: int) -> int:
         self.chip.write(INDEX, register)

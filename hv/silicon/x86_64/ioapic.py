@@ -1,6 +1,6 @@
 """The I/O APIC (Intel 82093AA data sheet): 24 pins, a redirection entry each, reached through an index and a window.
 
-It does not know its address. Simplified: physical and flat logical destinations are all CPU 0 until there are more.
+It does not know its address. A redirection entry is the message itself: apic_bus.py reads its fields.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class IoapicState(msgspec.Struct):
 
 
 class Ioapic:
-    """`deliver(vector, destination, level)` carries an interrupt message to a local APIC."""
+    """`deliver(entry)` carries the interrupt message that a redirection entry describes to the local APICs."""
 
-    def __init__(self, deliver: Callable[[int, int, bool], None]) -> None:
+    def __init__(self, deliver: Callable[[int], None]) -> None:
         self.deliver = deliver
         self.state = IoapicState(entries=[MASKED] * PINS)
 
@@ -45,7 +45,7 @@ class Ioapic:
             return
         if entry & LEVEL:
             self.state.entries[number] |= REMOTE_IRR
-        self.deliver(entry & 0xFF, entry >> 56, bool(entry & LEVEL))
+        self.deliver(entry)
 
     def end_of_interrupt(self, vector: int) -> None:
         """A local APIC has finished with a level-triggered vector; a pin that is still high fires again."""

@@ -1,8 +1,8 @@
 """The local APIC in xAPIC form, register level (APM vol. 2, chapter 16), with its timer.
 
 It knows neither its address nor its CPU: a machine on metal and a hypervisor's board use the same file.
-Simplified: no thermal, performance and error interrupts; logical destinations in flat mode only; NMI, SMI, INIT and
-start-up messages are handed to `send`, which may ignore them.
+What it cannot do alone, it leaves in its state for the CPU's owner: `nmi`, `init` and `startup`.
+Simplified: no thermal and performance interrupts; SMI and ExtINT are ignored.
 """
 
 from __future__ import annotations
@@ -24,6 +24,12 @@ LVT_WRITABLE = {
 MASKED, PERIODIC = 1 << 16, 1 << 17
 SVR_ENABLE = 1 << 8
 VERSION_VALUE = 0x0005_0010  # six LVT entries
+# Delivery modes of a message (APM vol. 2, 16.5)
+FIXED, LOWEST_PRIORITY, NMI, INIT, STARTUP = 0, 1, 4, 5, 6
+VECTORED = (FIXED, LOWEST_PRIORITY)
+# The error status register (APM vol. 2, 16.4.6)
+NOT_ACCEPTED, ILLEGAL_VECTOR_SENT, ILLEGAL_VECTOR_RECEIVED = 1 << 2, 1 << 5, 1 << 6
+BROADCAST = 0xFF
 
 
 class LapicState(msgspec.Struct):
@@ -43,6 +49,10 @@ class LapicState(msgspec.Struct):
     initial: int = 0
     divide: int = 0
     expiry: int | None = None
+    errors: int = 0  # since the last write to the error status register
+    nmi: bool = False
+    init: bool = False
+    startup: int | None = None  # the page number that a start-up message has brought
 
 
 class Lapic:
@@ -62,12 +72,60 @@ class Lapic:
         self.tick, self.clock, self.send, self.changed, self.broadcast = tick, clock, send, changed, broadcast
         self.state = LapicState(id=id, lvt=dict.fromkeys(LVTS, MASKED))
 
+    def reset(self) -> None:
+        """INIT: everything but the identity goes back to its first state (APM vol. 2, 16.3.2)."""
+        self.state = LapicState(id=self.state.id, lvt=dict.fromkeys(LVTS, MASKED))
+        self.changed()
+
+    # --- messages ---------------------------------------------------------------------------------------------
+
+    @property
+    def enabled(self) -> bool:
+        """Software has not switched the chip off. Also when it has, NMI, INIT and start-up messages get through."""
+        return bool(self.state.svr & SVR_ENABLE)
+
+    def matches(self, destination: int, *, logical: bool) -> bool:
+        """Is a message to this destination for this APIC (APM vol. 2, 16.6.1)?"""
+        s = self.state
+        if destination == BROADCAST:
+            return True
+        if not logical:
+            return destination == s.id
+        mine = s.ldr >> 24
+        if s.dfr >> 28 == 0xF:  # the flat model
+            return bool(destination & mine)
+        return destination >> 4 in (mine >> 4, 0xF) and bool(destination & mine & 0xF)  # the cluster model
+
+    def accept(self, mode: int, vector: int, level: bool = False) -> None:
+        """A message arrives."""
+        s = self.state
+        if mode in VECTORED:
+            self.raise_vector(vector, level)
+            return
+        if mode == NMI:
+            s.nmi = True
+        elif mode == INIT:
+            s.init, s.startup = True, None
+        elif mode == STARTUP:
+            s.startup = vector
+        self.changed()
+
+    def error(self, bit: int) -> None:
+        """Note an error, and interrupt the CPU if it wants to know."""
+        s = self.state
+        s.errors |= bit
+        lvt = s.lvt[LVT_ERROR]
+        if not lvt & MASKED and lvt & 0xFF >= 16:
+            self.raise_vector(lvt & 0xFF)
+
     # --- interrupts -------------------------------------------------------------------------------------------
 
     def raise_vector(self, vector: int, level: bool = False) -> None:
-        """An interrupt message arrives. Vectors below 16 are illegal (APM vol. 2, 16.4.6)."""
+        """An interrupt arrives. Vectors below 16 are illegal (APM vol. 2, 16.4.6)."""
         s = self.state
-        if vector >= 16 and s.svr & SVR_ENABLE:
+        if vector < 16:
+            self.error(ILLEGAL_VECTOR_RECEIVED)
+        elif s.svr & SVR_ENABLE:
             s.irr |= 1 << vector
             s.tmr = s.tmr & ~(1 << vector) | level << vector
             self.changed()
@@ -190,4 +248,4 @@ class Lapic:
         elif offset == ID:
             s.id = value >> 24
         elif offset == ESR:
-            s.esr = 0
+            s.esr, s.errors = s.errors, 0

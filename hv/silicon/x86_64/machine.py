@@ -3,6 +3,10 @@
 `run()` interleaves the CPUs' slices by their virtual time and lets the chips act when they are due. An exit calls the
 hypervisor's handler (`Cpu.on_exit`). The end of a slice is nobody's business and leaves no trace in any count.
 
+Time is divided into quanta. All CPUs that run go through one quantum, in the order of their numbers, before any begins
+the next. So a CPU may see what another one writes up to a quantum too early or too late. After a message between CPUs
+quanta are short for a while, because then they wait for each other. Where a run is paused makes no difference.
+
 The physical board (bare metal only): a local APIC a CPU, an I/O APIC, a 16550 on its pin 4, the power-off register of
 the PIIX4 (ACPI PM1a control) and QEMU's pvpanic port. Simplified: RAM begins at 0 and has a hole from 3 to 4 GiB.
 """
@@ -21,10 +25,12 @@ from hv.silicon.probe import Probe, ProbeState
 from hv.silicon.timing import MILLI, Timing
 from hv.silicon.uart16550 import Uart
 from hv.silicon.x86_64 import svm
+from hv.silicon.x86_64.apic_bus import ApicBus
 from hv.silicon.x86_64.cpu import NEVER, Cpu, CpuRecord, Exit, Shutdown
 from hv.silicon.x86_64.engine import VOID_BASE, Engine, native_hooks
 from hv.silicon.x86_64.ioapic import Ioapic
 from hv.silicon.x86_64.lapic import TPR, Lapic
+from hv.silicon.x86_64.startup import startup_state, take_startup
 from hv.silicon.x86_64.svm import Vmcb
 
 GIB = 1 << 30
@@ -33,6 +39,8 @@ IOAPIC_BASE, LAPIC_BASE = 0xFEC0_0000, 0xFEE0_0000
 COM1, COM1_PIN, PANIC_PORT, POWER_PORT = 0x3F8, 4, 0x505, 0x604
 SLEEP_ENABLE = 1 << 13  # PM1a control, SLP_EN
 SLICE = 100_000_000 * MILLI  # longest time between two looks at the world outside
+QUANTUM, SHORT_QUANTUM = 20_000 * MILLI, 200 * MILLI  # the first is a multiple of the second
+CONVERSATION = 20_000 * MILLI  # so long after a message quanta are short
 WATCHDOG = 400_000_000  # so many instructions with interrupts off, whenever one looks, and a guest is dead
 
 
@@ -111,17 +119,17 @@ class Machine:
         else:
             native_hooks(self.engine)
         self.portable = portable
-        self.cpus = [kind(self.engine, timing, 0, root)]
+        self.cpus = [kind(self.engine, timing, 0, root, cpus)]
         for index in range(1, cpus):
             self.cpus[-1].park()
-            self.cpus.append(kind(self.engine, timing, index, root))
-        self._loaded = self.cpus[-1]
-        self._load(self.cpus[0])
+            self.cpus.append(kind(self.engine, timing, index, root, cpus))
+        self.cpus[-1].park()
+        self._unpark(self.cpus[0])
         self.lapics: list[Lapic] = []
+        self.bus = ApicBus(self.lapics)
         self.ioapic: Ioapic | None = None
         self._uart: Uart | None = None
-        self._irq_off_since: int | None = None
-        self._watch_at = 0
+        self._conversation_until = 0
 
     # --- building ---------------------------------------------------------------------------------------------
 
@@ -173,7 +181,7 @@ class Machine:
     def build_board(self, sink: Callable[[int], None]) -> Uart:
         """The board of a machine without hypervisor. Returns the serial port, whose output goes to `sink`."""
         tick = self.timing.tsc_hz * MILLI // self.timing.apic_hz
-        self.ioapic = ioapic = Ioapic(lambda vector, target, level: self.lapics[0].raise_vector(vector, level))
+        self.ioapic = ioapic = Ioapic(self._send)
         for cpu in self.cpus:
             self.lapics.append(
                 Lapic(cpu.index, tick, lambda: self.now, self._send_ipi, self._changed, ioapic.end_of_interrupt)
@@ -189,11 +197,16 @@ class Machine:
 
     def start_on_metal(self, cpu: Cpu, prepare: Callable[[Vmcb], None]) -> None:
         """Give a CPU to a guest that owns it. `prepare` writes the state to start in."""
-        page = self.engine.alloc()
-        region, at = self.memory.find(page, 0x1000)
-        vmcb = Vmcb.from_buffer(region.data, at)
+        cpu.leave()
+        vmcb = self._metal_vmcb(cpu)
         prepare(vmcb)
         cpu.load(vmcb, on_metal=True)
+
+    def _metal_vmcb(self, cpu: Cpu) -> Vmcb:
+        if cpu.vmcb is not None:
+            return cpu.vmcb
+        region, at = self.memory.find(self.engine.alloc(), 0x1000)
+        return Vmcb.from_buffer(region.data, at)
 
     # --- the chips' wires -------------------------------------------------------------------------------------
 
@@ -202,18 +215,24 @@ class Machine:
         self._loaded.stop_soon()
 
     def _send_ipi(self, icr: int) -> None:
-        """Carry an interrupt command: fixed delivery, all destinations of xAPIC (APM vol. 2, 16.5)."""
-        shorthand, target = icr >> 18 & 3, icr >> 56
-        if icr >> 8 & 7:
-            return  # simplified: only fixed delivery
-        for lapic in self.lapics:
-            itself = lapic is self.lapics[self._loaded.index]
-            if (
-                (shorthand == 0 and target in (lapic.state.id, 0xFF))
-                or (shorthand == 1 and itself)
-                or (shorthand == 2 or (shorthand == 3 and not itself))
-            ):
-                lapic.raise_vector(icr & 0xFF)
+        """Carry the running CPU's interrupt command."""
+        if self.bus.send(icr, self.now, sender=self._loaded.index):
+            self._converse()
+
+    def _send(self, entry: int) -> None:
+        """Carry a message of the I/O APIC."""
+        if self.bus.send(entry, self.now, here=self._loaded.index):
+            self._converse()
+
+    def _converse(self) -> None:
+        """Somebody else has to hear of something: the running CPU's slice ends, and quanta are short for a while."""
+        self._conversation_until = self.now + CONVERSATION
+        self._changed()
+
+    def kick(self, target: Cpu) -> None:
+        """A physical interrupt from the hypervisor on the running CPU to the one on another, which gets it in time."""
+        target.ipis.append(self.now)
+        self._converse()
 
     def _mmio(self) -> None:
         self._loaded.assists["mmio"] += 1
@@ -255,12 +274,21 @@ class Machine:
     def _load(self, cpu: Cpu) -> None:
         if cpu is not self._loaded:
             self._loaded.park()
-            cpu.unpark()
-            self._loaded = cpu
+            self._unpark(cpu)
+
+    def _unpark(self, cpu: Cpu) -> None:
+        """Put a CPU's guest into the engine, which holds nobody's."""
+        cpu.unpark()
+        self._loaded = cpu
         self.engine.on_exit = cpu.take_exit
         if self.portable:
             self.hooks.cpu = cpu
             cpu.hooks = self.hooks  # type: ignore[attr-defined]
+
+    @property
+    def running(self) -> Cpu:
+        """The CPU whose guest is in the engine."""
+        return self._loaded
 
     @property
     def now(self) -> int:
@@ -270,30 +298,49 @@ class Machine:
     def run(self, budget: int = NEVER) -> Outcome:
         """Let the machine run, at most until `budget` (virtual time, in millicycles, of the slowest CPU)."""
         while self.ended is None:
-            cpu = self._next_cpu() if len(self.cpus) > 1 else self._loaded
+            halfway = self._loaded.m.stepping  # an instruction that the silicon lets through between two exits
+            cpu = self._next_cpu() if len(self.cpus) > 1 and not halfway else self._loaded
             if cpu is None or (cpu.halted and self._next_event(cpu) == NEVER):
-                self._irq_off_since = None  # who waits does not spin
+                for waiting in self.cpus:
+                    waiting.irq_off_since = None  # who waits does not spin
                 return Idle()
             if cpu is not self._loaded:
                 self._load(cpu)
             now = cpu.now
-            if now >= budget or self.pause_requested:
+            if (now >= budget or self.pause_requested) and not halfway:
                 self.pause_requested = False
                 return Paused()
             self._run_one(cpu, now, budget)
         return self.ended
 
     def _next_cpu(self) -> Cpu | None:
-        """The CPU whose next instant comes first; a waiting CPU's is its next event."""
+        """The CPU whose quantum ends first; of several, the one with the lowest number."""
         best: Cpu | None = None
-        best_time = NEVER
+        best_end = NEVER
         for cpu in self.cpus:
-            if cpu.vmcb is None:
-                continue
-            when = self._next_event(cpu) if cpu.halted else self._time(cpu)
-            if when < best_time:
-                best, best_time = cpu, when
+            when = self._next_instant(cpu)
+            end = self._quantum_end(when) if when < NEVER else NEVER
+            if end < best_end:
+                best, best_end = cpu, end
         return best
+
+    def _next_instant(self, cpu: Cpu) -> int:
+        """When a CPU next does something: now, if it runs."""
+        return self._next_event(cpu) if cpu.halted else self._time(cpu)
+
+    def _quantum(self, when: int) -> int:
+        return SHORT_QUANTUM if when < self._conversation_until else QUANTUM
+
+    def _quantum_end(self, when: int) -> int:
+        quantum = self._quantum(when)
+        return when - when % quantum + quantum
+
+    def _turn_end(self, cpu: Cpu, now: int) -> int:
+        """When another CPU's turn comes."""
+        first = min((self._next_instant(other) for other in self.cpus if other is not cpu), default=NEVER)
+        if first == NEVER:
+            return NEVER
+        return max(self._quantum_end(now), first - first % self._quantum(first))
 
     def _time(self, cpu: Cpu) -> int:
         return cpu.now if cpu is self._loaded else cpu.parked_now
@@ -301,16 +348,26 @@ class Machine:
     def _next_event(self, cpu: Cpu) -> int:
         """When something will happen to this CPU by itself."""
         now = self._time(cpu)
-        if not cpu.on_metal:
+        if not self._has_own_apic(cpu):
             if cpu.host_interrupt:
                 return now
-            return NEVER if cpu.host_timer is None else max(cpu.host_timer, now)
-        if not self.lapics or (cpu.halted and not cpu.interruptible):
-            return NEVER  # HLT with interrupts off sleeps for ever
+            when = NEVER if cpu.host_timer is None else cpu.host_timer
+            if cpu.ipis:
+                when = min(when, *cpu.ipis)
+            return NEVER if when == NEVER else max(when, now)
         lapic = self.lapics[cpu.index]
-        if cpu.halted and lapic.pending() is not None:
-            return now
-        return NEVER if lapic.state.expiry is None else max(lapic.state.expiry, now)
+        mail = self.bus.next(cpu.index)
+        when = NEVER if mail is None else mail
+        if not cpu.halted or cpu.interruptible:  # HLT with interrupts off sleeps on when one comes
+            if cpu.halted and lapic.pending() is not None:
+                return now
+            if lapic.state.expiry is not None:
+                when = min(when, lapic.state.expiry)
+        return NEVER if when == NEVER else max(when, now)
+
+    def _has_own_apic(self, cpu: Cpu) -> bool:
+        """On metal, and there is a board. Otherwise only the hypervisor is ever interrupted."""
+        return cpu.on_metal and bool(self.lapics)
 
     def _run_one(self, cpu: Cpu, now: int, budget: int) -> None:
         """One slice of one CPU, with the interrupts that are due before it."""
@@ -319,17 +376,25 @@ class Machine:
             if when > now:
                 cpu.charge(when - now)  # the CPU slept
                 now = when
-        if cpu.on_metal:
+        if self._has_own_apic(cpu):
             self._interrupt_on_metal(cpu)
-        elif cpu.host_interrupt or (cpu.host_timer is not None and cpu.host_timer <= now):
+        elif (
+            cpu.host_interrupt
+            or (cpu.host_timer is not None and cpu.host_timer <= now)
+            or (cpu.ipis and min(cpu.ipis) <= now)
+        ):
             self._interrupt_hypervisor(cpu, now)
             return
-        if cpu.halted:
+        if cpu.halted or self.ended is not None:
             return
-        cpu.set_deadline(min(budget, self._next_event(cpu), now + SLICE))
+        deadline = min(budget, self._next_event(cpu), now + SLICE)
+        if len(self.cpus) > 1:
+            # An instruction that is halfway belongs to the turn that it began in.
+            deadline = now if cpu.m.stepping else min(deadline, self._turn_end(cpu, now))
+        cpu.set_deadline(deadline)
         try:
             cpu.run_slice()
-            if cpu.m.retired >= self._watch_at:
+            if cpu.m.retired >= cpu.watch_at:
                 self._watch(cpu)
         except Shutdown as crash:
             self.end("crash", str(crash))
@@ -343,6 +408,8 @@ class Machine:
         """A physical interrupt for the hypervisor: its timer, or a line from outside."""
         if cpu.host_timer is not None and cpu.host_timer <= now:
             cpu.host_timer = None
+        if cpu.ipis:
+            cpu.ipis = [sent for sent in cpu.ipis if sent > now]
         cpu.host_interrupt = False
         if cpu.halted:
             cpu.on_wake()
@@ -351,10 +418,13 @@ class Machine:
             cpu.on_exit(Exit(svm.INTR, 0, 0))
 
     def _interrupt_on_metal(self, cpu: Cpu) -> None:
-        """The local APIC's timer, and the interrupt that it has for the CPU."""
-        if not self.lapics:
-            return
+        """What has come for the local APIC, its timer, and the interrupt that it has for the CPU."""
         lapic = self.lapics[cpu.index]
+        self.bus.receive(cpu.index, cpu.now)
+        if lapic.state.init or lapic.state.startup is not None or lapic.state.nmi:
+            self._signal_on_metal(cpu, lapic)
+        if cpu.waits:
+            return
         cpu.assists["timer"] += lapic.advance(cpu.now)
         lapic.set_priority_class(cpu.tpr)
         if lapic.pending() is None:
@@ -367,15 +437,35 @@ class Machine:
         elif not cpu.halted:
             cpu.open_window()
 
+    def _signal_on_metal(self, cpu: Cpu, lapic: Lapic) -> None:
+        """INIT, a start-up message, an NMI. The NMI waits for the end of the one before it."""
+
+        def start(page: int) -> None:
+            vmcb = self._metal_vmcb(cpu)
+            startup_state(vmcb, page)
+            cpu.load(vmcb, on_metal=True)
+            cpu.start_over()
+
+        try:
+            take_startup(cpu, lapic, start)
+        except Shutdown as reset:
+            self.end("crash", str(reset))
+        if cpu.waits:
+            return
+        cpu.m.watch_iret = lapic.state.nmi and cpu.nmi_masked
+        if lapic.state.nmi and not cpu.nmi_masked and not cpu.event_pending:
+            lapic.state.nmi = cpu.halted = False
+            cpu.inject_nmi()
+
     def _watch(self, cpu: Cpu) -> None:
         """End a guest that spins with interrupts off for ever. Looks once in a while only."""
         retired = cpu.m.retired
-        self._watch_at = retired + WATCHDOG // 16
+        cpu.watch_at = retired + WATCHDOG // 16
         if cpu.interruptible or cpu.halted:
-            self._irq_off_since = None
-        elif self._irq_off_since is None:
-            self._irq_off_since = retired
-        elif retired - self._irq_off_since > WATCHDOG:
+            cpu.irq_off_since = None
+        elif cpu.irq_off_since is None:
+            cpu.irq_off_since = retired
+        elif retired - cpu.irq_off_since > WATCHDOG:
             raise Shutdown(f"CPU {cpu.index} ran {WATCHDOG} instructions with interrupts off, at RIP {cpu.rip:#x}")
 
     def watch_marks(self, begin: int, end: int) -> None:
@@ -386,6 +476,7 @@ class Machine:
 
     def snapshot(self) -> Snapshot:
         """The whole machine as plain records. Restoring them and running on is as if nothing had happened."""
+        loaded = self._loaded
         for cpu in self.cpus:
             self._load(cpu)
             cpu.park()
@@ -395,10 +486,10 @@ class Machine:
             chips=[copy.deepcopy(chip.state) for chip in self._chips()],
             probe=copy.deepcopy(self.probe.state),
             ended=self.ended,
-            irq_off_since=self._irq_off_since,
-            watch_at=self._watch_at,
+            loaded=loaded.index,
+            conversation_until=self._conversation_until,
         )
-        self._loaded.unpark()
+        self._unpark(loaded)
         return saved
 
     def restore(self, saved: Snapshot) -> None:
@@ -411,11 +502,11 @@ class Machine:
         for chip, state in zip(self._chips(), saved.chips, strict=True):
             chip.state = copy.deepcopy(state)
         self.probe.state = copy.deepcopy(saved.probe)
-        self.ended, self._irq_off_since, self._watch_at = saved.ended, saved.irq_off_since, saved.watch_at
-        self._loaded.unpark()
+        self.ended, self._conversation_until = saved.ended, saved.conversation_until
+        self._unpark(self.cpus[saved.loaded])
 
     def _chips(self) -> list[Any]:
-        chips: list[Any] = [*self.lapics]
+        chips: list[Any] = [*self.lapics, self.bus]
         return chips + [chip for chip in (self.ioapic, self._uart) if chip is not None]
 
     def close(self) -> None:
@@ -431,5 +522,5 @@ class Snapshot(msgspec.Struct):
     chips: list[msgspec.Struct]
     probe: ProbeState
     ended: Ended | None
-    irq_off_since: int | None
-    watch_at: int
+    loaded: int  # the CPU whose guest was in the engine
+    conversation_until: int
