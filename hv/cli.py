@@ -29,12 +29,12 @@ from hv.costs import DEFAULT, load
 from hv.errors import HvError
 from hv.exits import REASONS
 from hv.loader import default_guest, load_guest
-from hv.measure import RowRunner, Settings, run_table
+from hv.measure import NotThere, RowRunner, Settings, run_table
 from hv.mode import Mode, find_modes
 from hv.ops import OPS, find_op, select
 from hv.silicon.x86_64.engine import interrupt
 from hv.silicon.x86_64.layout import SiliconError
-from hv.table import COLUMNS, ROWS, SHORT, Row, customize, find_row, missing_mode
+from hv.table import COLUMNS, ROWS, SHORT, Row, customize, find_row, machine_modes, missing_mode
 from hv.vm import DEFAULT_MIB, Vm
 
 WELCOME = """hv, the teaching hypervisor: one guest kernel under every virtualization technique, its exits counted.
@@ -278,13 +278,15 @@ def stat(
     chosen = customize(find_row(row), set or [], installed)
     with closing(RowRunner(chosen, installed, settings)) as runner:
         measured = runner.run(operation)
+    if isinstance(measured, NotThere):
+        raise HvError(f"row {chosen.id} has no {op}: {measured.na}", 1)
     out.print(report.stat(chosen.id, operation, measured, cold))
 
 
 @app.command
 def run(
     row: str, /, *, set: Set = None, m: Annotated[int, Parameter(name="-m", converter=_whole)] = DEFAULT_MIB,
-    smp: Annotated[int, Parameter(name="-smp", converter=_whole)] = 1,
+    smp: Annotated[int | None, Parameter(name="-smp", converter=_whole)] = None,
     command: Annotated[str | None, Parameter(name="-c")] = None, cost_model: str = DEFAULT,
     portable: Annotated[bool, Parameter(negative="")] = False, kernel: Path | None = None,
 ) -> int:  # fmt: skip
@@ -297,7 +299,7 @@ def run(
     m
         Memory in MiB.
     smp
-        Number of CPUs.
+        Number of CPUs: 2, or as many as the row can have.
     command
         Type this line, print what the guest answers, and power off.
     cost_model
@@ -310,14 +312,9 @@ def run(
     from hv.session import Session
 
     installed = find_modes()
-    chosen = customize(find_row(row), set or [], installed)
-    missing = missing_mode(chosen, installed)
-    if missing is not None:
-        raise HvError(f"row {chosen.id} is not built yet: it needs mode {missing}", 1)
-    if not 1 <= smp <= 8:
-        raise HvError(f"-smp takes 1 to 8 CPUs, not {smp}")
+    chosen = machine_modes(customize(find_row(row), set or [], installed), installed)
     guest = load_guest(kernel or default_guest())
-    vm = Vm(installed[chosen.modes["cpu"]], guest, load(cost_model), mib=m, smp=smp, portable=portable)
+    vm = Vm(chosen, guest, load(cost_model), mib=m, smp=smp, portable=portable)
     return Session(vm, command).run()
 
 

@@ -21,7 +21,7 @@ from hv.mode import Mode
 from hv.ops import Op
 from hv.silicon.timing import MILLI
 from hv.silicon.x86_64.machine import Ended, Idle
-from hv.table import COLUMNS, Row, missing_mode
+from hv.table import COLUMNS, Row, machine_modes
 from hv.vm import Vm, VmSnapshot
 
 SCHEMA = "hv-table/1"
@@ -29,6 +29,7 @@ PROMPT = "hv> "
 LIMIT = 20_000_000_000 * MILLI  # an operation that takes longer than this virtual time is broken
 BOOT_LIMIT = 2_000_000_000 * MILLI
 RESULT = re.compile(r"bench (\S+) iterations=(\d+) cycles=(\d+) result=([0-9a-f]{16})\s")
+ABSENT = re.compile(r"bench (\S+) na: ([^\r\n]+)[\r\n]")
 
 
 class OpResult(msgspec.Struct):
@@ -90,18 +91,15 @@ class RowRunner:
     """A booted row, ready to run operations from its prompt."""
 
     def __init__(self, row: Row, modes: Mapping[str, type[Mode]], settings: Settings) -> None:
-        missing = missing_mode(row, modes)
-        if missing is not None:
-            raise HvError(f"row {row.id} is not built yet: it needs mode {missing}", 1)
+        chosen = machine_modes(row, modes)
         self.row, self.settings = row, settings
-        mode = modes[row.modes["cpu"]]
-        self.vm = Vm(mode, settings.guest, settings.costs, portable=settings.portable)
+        self.modes = {column: mode.id for column, mode in chosen.items()}
+        self.vm = Vm(chosen, settings.guest, settings.costs, portable=settings.portable)
         try:
             self.prompt = self._boot()
         except BaseException:
             self.vm.close()
             raise
-        self.modes = {column: id for column, id in row.modes.items() if id in modes and column in modes[id].cells}
 
     def _boot(self) -> VmSnapshot:
         """Run to the shell's prompt, and keep that moment."""
@@ -116,14 +114,25 @@ class RowRunner:
         if not isinstance(outcome, Idle):
             raise HvError(f"row {self.row.id}: {what} did not finish in {LIMIT // MILLI} virtual cycles", 1)
 
-    def run(self, op: Op) -> Measured:
+    def has(self, op: Op) -> bool:
+        """Is the mode of the operation's column built?"""
+        return op.column in self.modes
+
+    def run(self, op: Op) -> Measured | NotThere:
         """Run one operation from the prompt."""
+        if not self.has(op):
+            raise HvError(
+                f"row {self.row.id} has no {op.column} column yet: it needs mode {self.row.modes[op.column]}", 1
+            )
         s, vm = self.settings, self.vm
         vm.restore(self.prompt)
         first = len(vm.machine.probe.windows)
         vm.console.feed(f"bench {op.id} {s.iterations} {s.seed}\n".encode())
         self._check(vm.run(vm.now + LIMIT), op.id)
         text = vm.console.take()
+        absent = ABSENT.search(text)
+        if absent is not None and absent[1] == op.id:
+            return NotThere(absent[2])
         match = RESULT.search(text)
         windows = vm.machine.probe.windows[first:]
         if match is None or match[1] != op.id or len(windows) != 2:
@@ -153,14 +162,15 @@ def run_table(
     rows: list[Row], ops: list[Op], modes: Mapping[str, type[Mode]], settings: Settings,
     progress: Callable[[str, str], None] = lambda row, what: None,
 ) -> TableResult:  # fmt: skip
-    """Run every operation on every row. `progress(row, operation)` is called before each."""
+    """Run every operation on every row that has its column. `progress(row, operation)` is called before each."""
     table = TableResult(SCHEMA, settings.guest.sha256, settings.costs.name, settings.seed, list(COLUMNS), [])
     for row in rows:
         progress(row.id, "boot")
         with closing(RowRunner(row, modes, settings)) as runner:
             result = RowResult(row.id, row.label, row.cells, runner.modes, {})
-            for op in ops:
+            for op in filter(runner.has, ops):
                 progress(row.id, op.id)
-                result.ops[op.id] = runner.run(op).result
+                outcome = runner.run(op)
+                result.ops[op.id] = outcome.result if isinstance(outcome, Measured) else outcome
         table.rows.append(result)
     return table

@@ -5,13 +5,13 @@ A mode is a class that inherits from `Mode`, named by an entry point of the grou
     [project.entry-points."hv.modes"]
     my-mode = "my_package:MODE"
 
-hv makes one object of it a VM. For the cpu column it places the guest's CPU in its first state (`start`) and handles
-its exits (`handle`), each of which it names with a reason of exits.py. Everything it may touch hangs on `vm`.
+hv makes one object of it a VM, whatever number of columns it provides there. For the cpu column it places the guest's
+CPU in its first state (`start`) and handles its exits (`handle`), each of which it names with a reason of exits.py. For
+every other column it puts what the guest finds there on the board (`equip`). Everything it may touch hangs on `vm`.
 """
 
 from __future__ import annotations
 
-import abc
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,7 +21,7 @@ from hv.exits import REASONS
 
 if TYPE_CHECKING:
     from hv.loader import Guest
-    from hv.silicon.x86_64.cpu import Exit
+    from hv.silicon.x86_64.cpu import Cpu, Exit
     from hv.vcpu import Vcpu
     from hv.vm import Vm
 
@@ -33,7 +33,7 @@ CELLS: dict[str, tuple[str, ...]] = {
 }
 
 
-class Mode(abc.ABC):
+class Mode:
     """The contract. `cells` maps each column that the mode provides to the table's letter for it."""
 
     id: ClassVar[str]
@@ -41,20 +41,31 @@ class Mode(abc.ABC):
     cells: ClassVar[Mapping[str, str]]
     reasons: ClassVar[frozenset[str]] = frozenset()  # every reason that it may count
     ram_base: ClassVar[int] = 0  # host-physical address of the guest's RAM
+    most_cpus: ClassVar[int] = 1  # how many CPUs it can start and run
 
     def __init__(self, vm: Vm) -> None:
         self.vm = vm
 
-    @abc.abstractmethod
     def start(self, guest: Guest) -> None:
-        """Build what the guest finds and put CPU 0 in its first state. The guest's image is in RAM already."""
+        """The cpu column: put CPU 0 in its first state, at the entry of `guest`, whose image is in RAM already."""
+        raise NotImplementedError(f"{self.id} provides no CPU")
+
+    def equip(self, column: str) -> None:
+        """Another column: put its devices on `vm.board` (hv/silicon/x86_64/pc.py). Comes before start()."""
 
     def handle(self, vcpu: Vcpu, exit: Exit) -> str:
         """Handle one exit and return its reason's id. Raise Shutdown when the guest cannot go on."""
         raise NotImplementedError(f"{self.id} takes no exits")
 
+    def memory_written(self, address: int, size: int) -> None:
+        """A device has written to guest-physical memory: whoever shadows what lies there looks again."""
+
     def wake(self, vcpu: Vcpu) -> None:
         """Something came for a CPU that waits in its HLT exit."""
+
+    def guest_registers(self, cpu: Cpu) -> Mapping[str, int]:
+        """Registers that the guest believes to have other values than the CPU holds, by name; for a report."""
+        return {}
 
     def state(self) -> Any:
         """What the mode remembers, as plain records, for a snapshot."""

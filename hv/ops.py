@@ -38,6 +38,7 @@ OPS: dict[str, Op] = {
         Op("cpu.callret", "a call and a return"),
         Op("cpu.divzero", "user's division by zero, handled by the kernel"),
         Op("cpu.ptemod", "a page-table entry written"),
+        Op("interrupts.ipi", "an interrupt to another CPU, and its answer"),
     )
 }
 

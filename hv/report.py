@@ -77,8 +77,10 @@ def operations(ops: list[Op], table: TableResult) -> RenderableType:
     for op in ops:
         cells = [op.id]
         for row in table.rows:
-            result = row.ops[op.id]
-            if isinstance(result, NotThere):
+            result = row.ops.get(op.id)
+            if result is None:
+                cells += ["", ""]
+            elif isinstance(result, NotThere):
                 cells += ["na", ""]
             else:
                 cells += [number(result.exits_per_op), f"{result.cycles_per_op:,.0f}"]

@@ -86,7 +86,7 @@ class Session:
         """None: the user left."""
         unended = False  # the last line has no end: Ctrl-D would not be taken as one
         while True:
-            self.vm.console.pump(self.vm.uart)  # a busy guest never waits for input, and gets it all the same
+            self.vm.console.pump(self.vm.board.uart)  # a busy guest never waits for input, and gets it all the same
             outcome = self.vm.run(self.vm.now + SLICE)
             if isinstance(outcome, Ended):
                 return outcome
@@ -125,5 +125,5 @@ class Session:
         if ended is None or ended.cause == "power-off":
             return 0
         print(f"hv: {ended.report}", file=sys.stderr)
-        print(report(self.vm.machine.cpus[0], self.vm.guest), file=sys.stderr)
+        print(report(self.vm), file=sys.stderr)
         return 1

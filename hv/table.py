@@ -139,3 +139,15 @@ def missing_mode(row: Row, modes: Mapping[str, type[Mode]]) -> str | None:
     """The mode that keeps the row from running because it is not built yet, or None."""
     mode = row.modes["cpu"]
     return None if mode in modes and "cpu" in modes[mode].cells else mode
+
+
+def machine_modes(row: Row, installed: Mapping[str, type[Mode]]) -> dict[str, type[Mode]]:
+    """The mode of each column of a row that can run; columns whose mode is not built yet are absent.
+
+    Without them the machine has what every board has: interrupts by its chips, a kernel that a loader has started.
+    """
+    missing = missing_mode(row, installed)
+    if missing is not None:
+        raise HvError(f"row {row.id} is not built yet: it needs mode {missing}", 1)
+    named = {column: installed.get(id) for column, id in row.modes.items()}
+    return {column: mode for column, mode in named.items() if mode is not None and column in mode.cells}

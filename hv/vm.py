@@ -1,65 +1,94 @@
-"""A virtual machine: a row's mode, a guest, a machine, a ledger."""
+"""A virtual machine: a row's modes, a guest, a machine, a board, the world outside, a ledger."""
 
 from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from hv.errors import HvError
 from hv.host.console import Console
+from hv.host.outside import Outside
 from hv.ledger import Ledger, LedgerState
 from hv.loader import Guest
 from hv.silicon.x86_64.cpu import NEVER
 from hv.silicon.x86_64.machine import Idle, Machine, Outcome, Snapshot
+from hv.silicon.x86_64.pc import Pc
 from hv.silicon.x86_64.selftest import self_test
 from hv.vcpu import Vcpu
+from hv.x86_64.board import Board
+from hv.x86_64.mp_table import write_mp_table
 from hv.x86_64.pvh import write_start_info
 
 if TYPE_CHECKING:
     from hv.costs import CostModel
     from hv.mode import Mode
-    from hv.silicon.uart16550 import Uart
 
 MIB = 1 << 20
 DEFAULT_MIB, SMALLEST_MIB = 64, 16
+DEFAULT_CPUS = 2
 
 
 class VmSnapshot(msgspec.Struct):
     """The whole state of a VM as plain records."""
 
     machine: Snapshot
-    mode: Any
+    modes: list[Any]
+    board: list[Any] | None  # None on metal, where it is the machine's
+    outside: Any
     ledger: LedgerState
-    typed: bytes
 
 
 class Vm:
-    """`run()` lets the guest run until something ends, pauses, or waits for input that nobody has typed."""
+    """`run()` lets the guest run until something ends, pauses, or waits for input that nobody has typed.
 
-    uart: Uart  # the guest's serial port; the mode puts it there
+    `modes` gives a mode for each column that the machine has; a mode alone stands for the cpu column and nothing else.
+    """
 
     def __init__(
-        self, mode: type[Mode], guest: Guest, costs: CostModel, *, mib: int = DEFAULT_MIB, smp: int = 1,
-        portable: bool = False, console: Console | None = None,
+        self, modes: type[Mode] | Mapping[str, type[Mode]], guest: Guest, costs: CostModel, *, mib: int = DEFAULT_MIB,
+        smp: int | None = None, portable: bool = False, outside: Outside | None = None,
     ) -> None:  # fmt: skip
+        kinds = {"cpu": modes} if isinstance(modes, type) else dict(modes)
+        cpu = kinds["cpu"]
         _check_size(guest, mib)
+        cpus = min(DEFAULT_CPUS, cpu.most_cpus) if smp is None else smp
+        if not 1 <= cpus <= cpu.most_cpus:
+            raise HvError(f"-smp takes 1 to {cpu.most_cpus} CPUs under {cpu.id}, not {cpus}")
         self_test(costs.timing, portable=portable)
         self.guest, self.costs = guest, costs
-        self.work = {reason: costs.work_of(reason) for reason in sorted(mode.reasons | {"shutdown"})}
+        reasons = {"shutdown"}.union(*(kind.reasons for kind in kinds.values()))
+        self.work = {reason: costs.work_of(reason) for reason in sorted(reasons)}
         self.switch = costs.switch
-        self.console = console or Console()
-        self.machine = Machine(costs.timing, mib * MIB, ram_base=mode.ram_base, cpus=smp, portable=portable)
+        self.outside = outside or Outside()
+        self.machine = Machine(costs.timing, mib * MIB, ram_base=cpu.ram_base, cpus=cpus, portable=portable)
         self.ledger = Ledger(self.machine.probe)
         self.vcpus = [Vcpu(self, cpu) for cpu in self.machine.cpus]
-        for segment in guest.segments:
+        # Who owns the hardware finds the silicon's board, everybody else one that stands behind exits.
+        owns_it = cpu.cells.get("cpu") == "H"
+        self.board: Pc = self.machine.build_board(self.console.sink) if owns_it else Board(self)
+        self._objects = {kind: kind(self) for kind in dict.fromkeys(kinds.values())}
+        self.mode = self._objects[cpu]
+        self.machine.dma_written = self.mode.memory_written
+        self.image = guest  # what is in memory when the CPU starts; the boot column may put a firmware there
+        for column, kind in kinds.items():
+            if column != "cpu":
+                self._objects[kind].equip(column)
+        for segment in self.image.segments:
             self.write(segment.address, segment.data)
-        self.start_info = write_start_info(self.write, mib * MIB, "")
-        self.mode = mode(self)
-        self.mode.start(guest)
+        self.start_info = write_start_info(self.write, mib * MIB, "") if self.image is guest else 0
+        if self.image is guest:
+            write_mp_table(self.write, cpus)
+        self.mode.start(self.image)
         self.machine.watch_marks(*guest.marks())
+
+    @property
+    def console(self) -> Console:
+        """The other end of the serial line."""
+        return self.outside.console
 
     def write(self, address: int, data: bytes) -> None:
         """Write to guest-physical memory from outside, as a loader does."""
@@ -73,7 +102,7 @@ class Vm:
         """Run until the end, until the guest waits for input, or until virtual time `budget` (millicycles)."""
         while True:
             outcome = self.machine.run(budget)
-            if not (isinstance(outcome, Idle) and self.console.pump(self.uart)):
+            if not (isinstance(outcome, Idle) and self.console.pump(self.board.uart)):
                 return outcome
 
     @property
@@ -85,18 +114,21 @@ class Vm:
         """Everything, so that a run continued from it is the run that never stopped."""
         return VmSnapshot(
             machine=self.machine.snapshot(),
-            mode=copy.deepcopy(self.mode.state()),
+            modes=[copy.deepcopy(mode.state()) for mode in self._objects.values()],
+            board=self.board.save() if isinstance(self.board, Board) else None,
+            outside=self.outside.save(),
             ledger=copy.deepcopy(self.ledger.state),
-            typed=bytes(self.console.input),
         )
 
     def restore(self, saved: VmSnapshot) -> None:
         """Go back to a snapshot of this VM, or of one assembled in the same way."""
         self.machine.restore(saved.machine)
-        self.mode.set_state(copy.deepcopy(saved.mode))
+        if saved.board is not None:
+            self.board.load(saved.board)
+        for mode, state in zip(self._objects.values(), saved.modes, strict=True):
+            mode.set_state(copy.deepcopy(state))
+        self.outside.load(saved.outside)
         self.ledger.state = copy.deepcopy(saved.ledger)
-        self.console.input = bytearray(saved.typed)
-        self.console.output.clear()
 
     def close(self) -> None:
         """Give the memory back."""

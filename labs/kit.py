@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from hv.loader import Guest
 from hv.mode import Mode
-from hv.silicon.uart16550 import Uart
 from hv.silicon.x86_64 import svm
 from hv.silicon.x86_64.svm import Vmcb, intercepts
 from hv.x86_64.pool import HypervisorMemory
@@ -43,4 +42,3 @@ class KitMode(Mode):
         vmcb.np_enable, vmcb.n_cr3, vmcb.asid = 1, tables.root, 1
         first_state(vmcb, guest.entry)
         vm.machine.cpus[0].load(vmcb, on_metal=False)
-        vm.uart = Uart(lambda level: None, vm.console.sink)  # not connected to any port

@@ -15,11 +15,11 @@ class BareMetal(Mode):
     id = "bare-metal"
     summary = "the guest owns the hardware; nothing exits"
     cells = {"cpu": "H", "interrupts": "H", "boot": "H"}
+    most_cpus = 8
 
     def start(self, guest: Guest) -> None:
         vm = self.vm
         machine = vm.machine
-        vm.uart = machine.build_board(vm.console.sink)
         machine.start_on_metal(machine.cpus[0], lambda vmcb: first_state(vmcb, guest.entry))
         machine.engine.state.regs[RBX] = vm.start_info
 

@@ -15,7 +15,7 @@ from hv.measure import Settings
 from hv.mode import Mode
 from hv.silicon.timing import MILLI
 from hv.silicon.x86_64.machine import Ended, Idle
-from hv.table import Row
+from hv.table import Row, machine_modes
 from hv.vm import Vm
 from tui.measuring import one_line
 
@@ -50,8 +50,8 @@ class GuestThread(threading.Thread):
             self.ended = f"the guest stopped: {one_line(trouble)}"
 
     def _build(self) -> Vm:
-        mode = self.modes[self.row.modes["cpu"]]
-        vm = Vm(mode, self.settings.guest, self.settings.costs, portable=self.settings.portable)
+        settings, modes = self.settings, machine_modes(self.row, self.modes)
+        vm = Vm(modes, settings.guest, settings.costs, portable=settings.portable)
         vm.ledger.stream = self.stream
         self.vm = vm
         return vm
@@ -62,7 +62,7 @@ class GuestThread(threading.Thread):
             outcome = vm.run(vm.now + slice)
             if isinstance(outcome, Ended):
                 if outcome.cause != "power-off":
-                    self.details = report(vm.machine.cpus[0], vm.guest)
+                    self.details = report(vm)
                 self.ended = outcome.report
                 return
             typed = bytes(self._typed)
@@ -75,7 +75,7 @@ class GuestThread(threading.Thread):
                     self._wake.clear()
                     self.waits = False
             elif vm.console.input:
-                vm.console.pump(vm.uart)  # a guest that computes is interrupted
+                vm.console.pump(vm.board.uart)  # a guest that computes is interrupted
             if len(vm.console.output) > UNREAD:
                 del vm.console.output[:-UNREAD]
 

@@ -8,7 +8,7 @@ from contextlib import closing
 
 from textual.message import Message
 
-from hv.measure import Measured, RowRunner, Settings
+from hv.measure import Measured, NotThere, RowRunner, Settings
 from hv.mode import Mode
 from hv.ops import OPS
 from hv.table import Row
@@ -23,9 +23,9 @@ class Progress(Message):
 
 
 class Filled(Message):
-    """An operation has been measured, or has failed with a message."""
+    """An operation has been measured, is not there, or has failed with a message."""
 
-    def __init__(self, row: str, op: str, outcome: Measured | str) -> None:
+    def __init__(self, row: str, op: str, outcome: Measured | NotThere | str) -> None:
         super().__init__()
         self.row, self.op, self.outcome = row, op, outcome
 
@@ -65,8 +65,10 @@ class Measuring:
             for index, op in enumerate(OPS.values()):
                 if self.stopping:
                     return
+                if not runner.has(op):
+                    continue
                 self.tell(Progress(row.id, op.id, index))
-                outcome: Measured | str
+                outcome: Measured | NotThere | str
                 try:
                     outcome = runner.run(op)
                 except Exception as trouble:  # noqa: BLE001 - the next operation starts afresh from the prompt

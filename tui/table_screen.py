@@ -17,7 +17,7 @@ from textual.coordinate import Coordinate
 from textual.screen import Screen
 from textual.widgets import DataTable, Static
 
-from hv.measure import Measured, Settings
+from hv.measure import Measured, NotThere, Settings
 from hv.mode import Mode
 from hv.ops import OPS, Op
 from hv.report import number
@@ -79,7 +79,7 @@ A letter with a dot is not built yet.
         self.modes = modes
         self.settings = settings
         self.shown: dict[str, Op] = dict(HEADLINES)
-        self.measured: dict[str, dict[str, Measured | str]] = {}
+        self.measured: dict[str, dict[str, Measured | NotThere | str]] = {}
         self.measuring = Measuring(modes, settings, self.post_message)
         self._busy = False
         self._wide = False
@@ -244,6 +244,8 @@ A letter with a dot is not built yet.
             exits.update(head)
         elif isinstance(outcome, Measured):
             exits.update(measured(outcome, palette, max(panel.size.width - 3, 20)))
+        elif isinstance(outcome, NotThere):
+            exits.update(head.append(f"This machine has none: {outcome.na}.", palette.faint))
         elif outcome is not None:
             exits.update(head.append(outcome, palette.error))
         else:

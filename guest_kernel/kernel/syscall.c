@@ -95,6 +95,10 @@ i64 syscall(u64 number, u64 a, u64 b, u64 c)
         return 0;
     case SYS_MEMORY:
         return sys_memory(a);
+    case SYS_CPUS:
+        return cpus_count(a);
+    case SYS_SHOOTDOWN:
+        return cpus_test_shootdown();
     case SYS_POWEROFF:
         arch_power_off();
     case SYS_CRASH:

@@ -1,4 +1,8 @@
-"""The port bus: which chip answers at which I/O address. Nobody there: reads give all ones, writes are lost."""
+"""The two buses of the processor: which chip answers at which port, and at which address outside RAM.
+
+Nobody there: reads give all ones, writes are lost. An access belongs to the chip that claims its first byte; where two
+claim it, to the one that came first. Ranges can come and go: PCI cards move.
+"""
 
 from __future__ import annotations
 
@@ -14,29 +18,86 @@ class PortChip(Protocol):
     def port_write(self, offset: int, size: int, value: int) -> None: ...
 
 
-class PortRange(msgspec.Struct, frozen=True):
+class MmioChip(Protocol):
+    """A chip whose registers lie in memory: sizes of 1, 2, 4 and 8 bytes, offsets from its own base."""
+
+    def mmio_read(self, offset: int, size: int) -> int: ...
+    def mmio_write(self, offset: int, size: int, value: int) -> None: ...
+
+
+class PortRange(msgspec.Struct, frozen=True, eq=False):
     base: int
     size: int
     chip: PortChip
 
 
+class MmioRange(msgspec.Struct, frozen=True, eq=False):
+    base: int
+    size: int
+    chip: MmioChip
+
+
 class PortBus:
-    """The 64 Ki port addresses (APM vol. 1, 3.8). An access belongs to the chip that claims its first byte."""
+    """The 64 Ki port addresses (APM vol. 1, 3.8)."""
 
     def __init__(self) -> None:
         self.ranges: list[PortRange] = []
+        self._at: dict[int, PortRange] = {}
 
-    def add(self, base: int, size: int, chip: PortChip) -> None:
-        self.ranges.append(PortRange(base, size, chip))
+    def add(self, base: int, size: int, chip: PortChip) -> PortRange:
+        """Let a chip answer at `base`. What is returned takes it off again."""
+        claimed = PortRange(base, size, chip)
+        self.ranges.append(claimed)
+        for port in range(base, base + size):
+            self._at.setdefault(port, claimed)
+        return claimed
+
+    def remove(self, claimed: PortRange) -> None:
+        self.ranges.remove(claimed)
+        self._at = {}
+        for other in self.ranges:
+            for port in range(other.base, other.base + other.size):
+                self._at.setdefault(port, other)
 
     def read(self, port: int, size: int) -> int:
-        for claimed in self.ranges:
-            if claimed.base <= port < claimed.base + claimed.size:
-                return claimed.chip.port_read(port - claimed.base, size)
-        return (1 << 8 * size) - 1
+        claimed = self._at.get(port)
+        if claimed is None:
+            return (1 << 8 * size) - 1
+        return claimed.chip.port_read(port - claimed.base, size)
 
     def write(self, port: int, size: int, value: int) -> None:
+        claimed = self._at.get(port)
+        if claimed is not None:
+            claimed.chip.port_write(port - claimed.base, size, value)
+
+
+class MmioBus:
+    """The physical addresses at which there is no RAM."""
+
+    def __init__(self) -> None:
+        self.ranges: list[MmioRange] = []
+
+    def add(self, base: int, size: int, chip: MmioChip) -> MmioRange:
+        """Let a chip answer at `base`. What is returned takes it off again."""
+        claimed = MmioRange(base, size, chip)
+        self.ranges.append(claimed)
+        return claimed
+
+    def remove(self, claimed: MmioRange) -> None:
+        self.ranges.remove(claimed)
+
+    def claims(self, address: int) -> bool:
+        """Does a chip answer there?"""
+        return any(claimed.base <= address < claimed.base + claimed.size for claimed in self.ranges)
+
+    def read(self, address: int, size: int) -> int:
         for claimed in self.ranges:
-            if claimed.base <= port < claimed.base + claimed.size:
-                claimed.chip.port_write(port - claimed.base, size, value)
+            if claimed.base <= address < claimed.base + claimed.size:
+                return claimed.chip.mmio_read(address - claimed.base, size)
+        return (1 << 8 * size) - 1
+
+    def write(self, address: int, size: int, value: int) -> None:
+        for claimed in self.ranges:
+            if claimed.base <= address < claimed.base + claimed.size:
+                claimed.chip.mmio_write(address - claimed.base, size, value)
                 return

@@ -1,14 +1,16 @@
-"""Full emulation of the CPU: the kernel deprivileged, its page tables shadowed, its privileged instructions trapped.
+"""Full emulation: the kernel deprivileged, its page tables shadowed, its privileged instructions trapped.
 
 Read in this order: mode.py (the exits), state.py (the virtual CPU), pager.py and modes/shadow (memory), scan.py (the
 instructions that do not trap), emulate.py (the ones that do), reflect.py (what the guest gets back), core.py (what
-these share).
+these share). devices.py is the rest of the machine.
 """
 
+from modes.full_emulation.devices import EmulatedDevices
 from modes.full_emulation.mode import TrapAndEmulate
 from modes.full_emulation.naive import TrapAndEmulateNaive
 
+DEVICES = EmulatedDevices
 MODE = TrapAndEmulate
 NAIVE = TrapAndEmulateNaive
 
-__all__ = ["MODE", "NAIVE"]
+__all__ = ["DEVICES", "MODE", "NAIVE"]

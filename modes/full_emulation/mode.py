@@ -24,7 +24,7 @@ from hv.silicon.x86_64.state import RBX
 from hv.silicon.x86_64.svm import Vmcb, intercepts
 from hv.vcpu import Vcpu
 from hv.vm import Vm
-from hv.x86_64.board import Board, BoardState
+from hv.x86_64.board import Board
 from hv.x86_64.decode import decode
 from hv.x86_64.pool import HypervisorMemory
 from hv.x86_64.pvh import first_state
@@ -34,7 +34,7 @@ from modes.full_emulation.pager import Ring3Pager
 from modes.full_emulation.real_mode import run_real_mode
 from modes.full_emulation.reflect import DB, GP, PF, UD, deliver, software_interrupt, system_call
 from modes.full_emulation.scan import candidates
-from modes.full_emulation.state import FLAG_TF, VirtualCpu
+from modes.full_emulation.state import CS, FLAG_TF, SS, VirtualCpu
 from modes.shadow.faults import FaultHandler
 from modes.shadow.pager import PagerState
 from modes.shadow.registers import GuestFault
@@ -70,7 +70,6 @@ class TrapAndEmulateState(msgspec.Struct):
     pager: PagerState
     breakpoints: dict[int, frozenset[int]]
     used: int
-    board: BoardState
 
 
 class TrapAndEmulate(Mode):
@@ -82,13 +81,14 @@ class TrapAndEmulate(Mode):
         "guest_page_fault hlt int_bounce invlpg ioio iret mmio msr page_table_write popf privileged pushf rdtsc "
         "segment shadow_page_fault single_step sti swapgs syscall_bounce sysret".split()
     )
+    most_cpus = 8
     ram_base = 0x4_0000_0000
 
     def __init__(self, vm: Vm) -> None:
         super().__init__(vm)
         self.pool = HypervisorMemory(vm.machine.memory)
-        self.board = Board(vm)
-        vm.uart = self.board.uart
+        assert isinstance(vm.board, Board)
+        self.board = vm.board
         self.breakpoints = vm.machine.engine.breakpoints
         self.decoded: dict[tuple[int, int], capstone.CsInsn | None] = {}
 
@@ -149,9 +149,7 @@ class TrapAndEmulate(Mode):
             core = seat.core
             real = core.root, core.code, core.cr0, core.cr4, core.stepping, core.cpu.masked
             vcpus.append(VcpuState(core.v, real, seat.faults.after_step))
-        return TrapAndEmulateState(
-            vcpus, self.turn, self.pager.s, dict(self.breakpoints.marked), self.pool.used, self.board.state()
-        )
+        return TrapAndEmulateState(vcpus, self.turn, self.pager.s, dict(self.breakpoints.marked), self.pool.used)
 
     def set_state(self, state: TrapAndEmulateState) -> None:
         for seat, saved in zip(self.seats, state.vcpus, strict=True):
@@ -160,9 +158,14 @@ class TrapAndEmulate(Mode):
             core.root, core.code, core.cr0, core.cr4, core.stepping, core.cpu.masked = saved.real
         self._sit(state.turn)
         self.pager.s, self.pool.used = state.pager, state.used
-        self.board.set_state(state.board)
         self.breakpoints.restore(state.breakpoints)
         self.decoded.clear()
+
+    def guest_registers(self, cpu: Cpu) -> dict[str, int]:
+        core = self.seats[cpu.index].core
+        v, flags = core.v, core.flags
+        return {"rflags": flags, "cr0": v.cr0, "cr2": v.cr2, "cr3": v.cr3, "cr4": v.cr4, "efer": v.efer,
+                "cs": v.selectors[CS], "ss": v.selectors[SS], "cpl": v.cpl}  # fmt: skip
 
     # --- exits ------------------------------------------------------------------------------------------------
 
@@ -181,6 +184,9 @@ class TrapAndEmulate(Mode):
         if not cpu.waits:
             self.core.sync()
         return reason
+
+    def memory_written(self, address: int, size: int) -> None:
+        self.pager.written_outside(address, size)
 
     def wake(self, vcpu: Vcpu) -> None:
         self._sit(vcpu.index)
@@ -274,17 +280,18 @@ class TrapAndEmulate(Mode):
 
     def _interrupt(self, cpu: Cpu) -> None:
         """Deliver the interrupt that the local APIC has, if the guest takes it now."""
-        lapic, v = self.board.lapics[cpu.index], self.v
-        self.board.bus.receive(cpu.index, cpu.now)
-        signals = lapic.state
-        if signals.init or signals.startup is not None or signals.nmi:
+        board, v = self.board, self.v
+        lapic = board.lapics[cpu.index]
+        board.bus.receive(cpu.index, cpu.now)
+        if lapic.signalled:
             self._signal(cpu, lapic)
         if cpu.waits:
             return
-        expiry = lapic.state.expiry
-        if not lapic.state.irr and not cpu.halted and (expiry is None or expiry > cpu.now):
-            cpu.host_timer = expiry
+        when = board.next_event(cpu.index)
+        if not lapic.state.irr and not cpu.halted and when > cpu.now:
+            cpu.host_timer = when
             return
+        board.receive(cpu.index, cpu.now)
         lapic.advance(cpu.now)
         lapic.set_priority_class(cpu.tpr)
         if lapic.pending() is not None and v.interrupts:
@@ -294,7 +301,7 @@ class TrapAndEmulate(Mode):
                 cpu.halted = False
                 deliver(self.core, lapic.acknowledge(), external=True)
         asleep = cpu.halted and not v.interrupts  # HLT with interrupts off: no interrupt will wake it
-        cpu.host_timer = None if asleep else lapic.state.expiry
+        cpu.host_timer = None if asleep else board.next_event(cpu.index)
 
     def _signal(self, cpu: Cpu, lapic: Lapic) -> None:
         """INIT, a start-up message, an NMI."""

@@ -7,14 +7,16 @@ IRET, not behind it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import msgspec
 
 from hv.loader import Guest
 from hv.mode import Mode
+from hv.silicon.memory import BusError
 from hv.silicon.x86_64 import svm
-from hv.silicon.x86_64.cpu import GP, NMI, UD, Cpu, Exit, Shutdown
+from hv.silicon.x86_64.cpu import GP, NEVER, NMI, UD, Cpu, Exit, Shutdown
 from hv.silicon.x86_64.lapic import Lapic
 from hv.silicon.x86_64.machine import HOLE, HOLE_END
 from hv.silicon.x86_64.msr import (
@@ -37,7 +39,7 @@ from hv.silicon.x86_64.state import RAX, RBX, RCX, RDX
 from hv.silicon.x86_64.svm import Vmcb, intercepts
 from hv.vcpu import Vcpu
 from hv.vm import Vm
-from hv.x86_64.board import Board, BoardState
+from hv.x86_64.board import Board
 from hv.x86_64.decode import decode_access
 from hv.x86_64.guest_cpuid import answer_cpuid
 from hv.x86_64.pool import HypervisorMemory
@@ -57,13 +59,15 @@ INTERCEPTS = intercepts(
 )  # fmt: skip
 
 
+Handler = Callable[[Any, Cpu, Exit], str]
+
+
 class HwAssistState(msgspec.Struct):
     """What the mode remembers besides the VMCB and the tables, which are in memory."""
 
     used: int
     waiting: list[bool]
     in_nmi: list[bool]
-    board: BoardState
 
 
 class HwAssist(Mode):
@@ -74,45 +78,56 @@ class HwAssist(Mode):
         "cpuid cr8_write external_interrupt hlt interrupt_window invalid_opcode ioio mmio msr nmi_window npf "
         "vmmcall".split()
     )
+    most_cpus = 8
     ram_base = 0x4_0000_0000  # so that no guest-physical address is a host-physical one
+    cr_writes = 0  # control registers whose writes exit, CR8 apart
+    handlers: Mapping[int, Handler]
 
     def __init__(self, vm: Vm) -> None:
         super().__init__(vm)
         self.pool = HypervisorMemory(vm.machine.memory)
-        self.npt = NestedTables(self.pool)
-        self.board = Board(vm)
-        vm.uart = self.board.uart
+        assert isinstance(vm.board, Board)
+        self.board = vm.board
         cpus = len(vm.machine.cpus)
         self.waiting = [False] * cpus  # an interrupt could not be delivered yet
         self.in_nmi = [False] * cpus  # an NMI has been delivered, and its IRET has not been seen
 
     def start(self, guest: Guest) -> None:
         machine, memory = self.vm.machine, self.vm.machine.memory
-        first, msrpm, iopm = self.pool.alloc(len(machine.cpus)), self.pool.alloc(2), self.pool.alloc(3)
+        cpus = len(machine.cpus)
+        pages, msrpm, iopm = self.pool.alloc(cpus), self.pool.alloc(2), self.pool.alloc(3)
         memory.write(iopm, b"\xff" * 0x2001)
         memory.write(msrpm, _msr_map())
-        region, at = memory.find(first, 0x1000)
-        self.vmcbs = [Vmcb.from_buffer(region.data, at + 0x1000 * cpu.index) for cpu in machine.cpus]
+        region, at = memory.find(pages, 0x1000)
+        self.vmcbs = [Vmcb.from_buffer(region.data, at + 0x1000 * index) for index in range(cpus)]
         for vmcb in self.vmcbs:
             vmcb.intercept = INTERCEPTS
             vmcb.msrpm_base_pa, vmcb.iopm_base_pa = msrpm, iopm
-            vmcb.np_enable, vmcb.n_cr3, vmcb.asid = 1, self.npt.root, 1
-            vmcb.int_ctl = svm.V_INTR_MASKING
-        first_state(self.vmcbs[0], guest.entry)
-        machine.cpus[0].load(self.vmcbs[0], on_metal=False)
+            vmcb.asid, vmcb.int_ctl = 1, svm.V_INTR_MASKING
+            vmcb.intercept_cr_write = self.cr_writes
+        self.vmcb = first = self.vmcbs[0]
+        first_state(first, guest.entry)
+        self.prepare_memory(first)
+        for vmcb in self.vmcbs[1:]:
+            vmcb.np_enable, vmcb.n_cr3 = first.np_enable, first.n_cr3
+        machine.cpus[0].load(first, on_metal=False)
         machine.engine.state.regs[RBX] = self.vm.start_info
 
+    def prepare_memory(self, vmcb: Vmcb) -> None:
+        """Give the guest its memory; the VMCB is CPU 0's and holds its first state."""
+        self.npt = NestedTables(self.pool)
+        vmcb.np_enable, vmcb.n_cr3 = 1, self.npt.root
+
     def state(self) -> HwAssistState:
-        return HwAssistState(self.pool.used, self.waiting, self.in_nmi, self.board.state())
+        return HwAssistState(self.pool.used, self.waiting, self.in_nmi)
 
     def set_state(self, state: HwAssistState) -> None:
         self.pool.used, self.waiting, self.in_nmi = state.used, state.waiting, state.in_nmi
-        self.board.set_state(state.board)
 
     # --- exits ------------------------------------------------------------------------------------------------
 
     def handle(self, vcpu: Vcpu, exit: Exit) -> str:
-        handler = HANDLERS.get(exit.code)
+        handler = self.handlers.get(exit.code)
         if handler is None:
             raise Shutdown(f"exit {exit.code:#x} that nobody asked for")
         cpu = vcpu.cpu
@@ -120,9 +135,10 @@ class HwAssist(Mode):
         if exit.int_info:
             # The exit cut the delivery of an event short: deliver it again (APM vol. 2, 15.20).
             cpu.inject(exit.int_info, exit.int_error)
-        lapic = self.board.lapics[cpu.index].state
+        board = self.board
+        lapic = board.lapics[cpu.index].state
         if (
-            lapic.irr or self.waiting[cpu.index] or cpu.halted or lapic.expiry is not None
+            lapic.irr or self.waiting[cpu.index] or cpu.halted or lapic.expiry is not None or board.deadline != NEVER
             or exit.code in _MAY_SIGNAL
         ):  # fmt: skip
             self._deliver(cpu)
@@ -135,26 +151,22 @@ class HwAssist(Mode):
 
     def _deliver(self, cpu: Cpu) -> None:
         """Give the guest the interrupt that its local APIC has for it, or arrange to hear when it can take it."""
-        vmcb, lapic = self.vmcbs[cpu.index], self.board.lapics[cpu.index]
-        self.board.bus.receive(cpu.index, cpu.now)
-        signals = lapic.state
-        if signals.init or signals.startup is not None or signals.nmi:
+        board, index = self.board, cpu.index
+        vmcb, lapic = self.vmcbs[index], board.lapics[index]
+        board.bus.receive(index, cpu.now)
+        if lapic.signalled:
             self._signal(cpu, lapic)
         if cpu.waits:
             return
-        expiry = lapic.state.expiry
-        if (
-            not lapic.state.irr
-            and not self.waiting[cpu.index]
-            and not cpu.halted
-            and (expiry is None or expiry > cpu.now)
-        ):
-            cpu.host_timer = expiry
+        when = board.next_event(index)
+        if not lapic.state.irr and not self.waiting[index] and not cpu.halted and when > cpu.now:
+            cpu.host_timer = when
             return
+        board.receive(index, cpu.now)
         lapic.advance(cpu.now)
         lapic.set_priority_class(cpu.tpr)
         pending = lapic.pending()
-        vmcb.intercept_cr_write = 1 << CR8 if lapic.state.irr and pending is None else 0
+        vmcb.intercept_cr_write = self.cr_writes | (1 << CR8 if lapic.state.irr and pending is None else 0)
         window = False
         if pending is not None:
             if cpu.interruptible and not cpu.event_pending:
@@ -164,9 +176,9 @@ class HwAssist(Mode):
             else:
                 window = True
         _set_window(vmcb, window)
-        self.waiting[cpu.index] = bool(lapic.state.irr)
+        self.waiting[index] = bool(lapic.state.irr)
         asleep = cpu.halted and not cpu.interruptible  # HLT with interrupts off: no interrupt will wake it
-        cpu.host_timer = None if asleep else lapic.state.expiry
+        cpu.host_timer = None if asleep else board.next_event(index)
 
     def _signal(self, cpu: Cpu, lapic: Lapic) -> None:
         """INIT, a start-up message, an NMI."""
@@ -209,8 +221,11 @@ class HwAssist(Mode):
         return "hlt"
 
     def _ioio(self, cpu: Cpu, exit: Exit) -> str:
-        if not port_access(cpu, exit, self.board.ports):
-            raise Shutdown(f"a string port transfer at RIP {cpu.state.eip:#x} touches memory that is not backed")
+        try:
+            port_access(cpu, exit, self.board.ports, cpu.read_mapped, cpu.write_mapped)
+        except BusError:
+            where = f"RIP {cpu.state.eip:#x}"
+            raise Shutdown(f"a string port transfer at {where} touches memory that is not backed") from None
         return "ioio"
 
     def _msr(self, cpu: Cpu, exit: Exit) -> str:
@@ -255,11 +270,12 @@ class HwAssist(Mode):
 
     def _cr8_write(self, cpu: Cpu, exit: Exit) -> str:
         """MOV CR8 from a register: the task priority falls, perhaps, below a waiting interrupt."""
-        code = cpu.instruction_bytes(4)
-        rex = code[0] if 0x40 <= code[0] <= 0x4F else 0
-        modrm = code[3] if rex else code[2]
-        cpu.tpr = cpu.state.regs[modrm & 7 | (8 if rex & 1 else 0)] & 0xF
-        cpu.skip(4 if rex else 3)
+        value = cpu.moved_value()
+        if value is None or value >> 4:
+            cpu.fault(GP)
+        else:
+            cpu.tpr = value
+            cpu.skip(cpu.m.length)
         return "cr8_write"
 
     def _vmmcall(self, cpu: Cpu, exit: Exit) -> str:
@@ -298,7 +314,7 @@ def _msr_map() -> bytes:
 # After these an INIT, start-up message or NMI may have come: a message from another CPU, a command to oneself.
 _MAY_SIGNAL = frozenset((svm.INTR, svm.NPF, svm.IRET))
 
-HANDLERS: dict[int, Callable[[HwAssist, Cpu, Exit], str]] = {
+HANDLERS: dict[int, Handler] = {
     svm.CPUID: HwAssist._cpuid,
     svm.HLT: HwAssist._hlt,
     svm.IOIO: HwAssist._ioio,
@@ -312,3 +328,4 @@ HANDLERS: dict[int, Callable[[HwAssist, Cpu, Exit], str]] = {
     svm.SHUTDOWN: HwAssist._shutdown,
     **dict.fromkeys((svm.VMRUN, svm.VMLOAD, svm.VMSAVE, svm.STGI, svm.CLGI, svm.SKINIT), HwAssist._invalid_opcode),
 }
+HwAssist.handlers = HANDLERS

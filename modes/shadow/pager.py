@@ -98,7 +98,7 @@ class Pager(abc.ABC):
         return view
 
     @abc.abstractmethod
-    def rights(self, view: int, entry: int, *, write: bool) -> int:
+    def rights(self, view: int, entry: int, *, leaf: bool, write: bool) -> int:
         """USER and WRITABLE for the shadow of a guest's entry. `write`: it is filled for a write."""
 
     # --- guest-physical memory --------------------------------------------------------------------------------
@@ -120,10 +120,21 @@ class Pager(abc.ABC):
         """Write within one page, as if the guest had: traced tables and scanned code notice."""
         if not self.is_ram(gpa):
             return
-        frame = gpa & ADDRESS
         self.memory.write(self.ram_base + gpa, data)
+        self._notice(gpa, len(data))
+
+    def written_outside(self, gpa: int, size: int) -> None:
+        """A device has written there, over as many pages as it likes."""
+        while size:
+            chunk = min(size, 0x1000 - gpa % 0x1000)
+            self._notice(gpa, chunk)
+            gpa, size = gpa + chunk, size - chunk
+
+    def _notice(self, gpa: int, size: int) -> None:
+        """A page has changed. Is it a table that is shadowed, or code that was searched?"""
+        frame = gpa & ADDRESS
         if frame in self.s.traced:
-            self.entries_written(gpa, len(data))
+            self.entries_written(gpa, size)
         if frame in self.s.scanned:
             self.forget_code(frame)
 
@@ -258,7 +269,7 @@ class Pager(abc.ABC):
         if step is None:
             return flags | USER | WRITABLE
         self._trace(step.table)
-        flags |= self.rights(view, step.entry, write=write) | step.entry & NX
+        flags |= self.rights(view, step.entry, leaf=leaf, write=write) | step.entry & NX
         return flags & ~WRITABLE if leaf and not step.entry & DIRTY else flags
 
     def _fill_leaf(self, table: int, address: int, frame: int, flags: int, fetch: bool) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hv.costs import load
 from hv.errors import HvError
 from hv.loader import default_guest, load_guest
-from hv.measure import RowRunner, Settings
+from hv.measure import Measured, RowRunner, Settings
 from hv.mode import find_modes
 from hv.ops import OPS
 from hv.silicon.timing import MILLI
@@ -98,7 +98,9 @@ def naive_result(op: str) -> str:
     settings = Settings(load_guest(default_guest()), load(), 10)
     row = customize(find_row("emulated"), ["cpu=trap-and-emulate-naive"], find_modes())
     with contextlib.closing(RowRunner(row, find_modes(), settings)) as runner:
-        return runner.run(OPS[op]).result.result
+        measured = runner.run(OPS[op])
+        assert isinstance(measured, Measured)
+        return measured.result.result
 
 
 def test_without_patching_the_first_lie_ends_the_run_and_is_named() -> None:

@@ -9,9 +9,9 @@ import pytest
 from hv.silicon.timing import MILLI
 from hv.silicon.x86_64.machine import Idle
 from modes.full_emulation.mode import TrapAndEmulate
-from tests.support import DATA, EVERYWHERE, UNDER_TRAP, RawGuest, Where, two_cpus
+from tests.support import DATA, WITH_TWO_CPUS, RawGuest, Where, two_cpus
 
-pytestmark = pytest.mark.parametrize("where", EVERYWHERE + UNDER_TRAP)
+pytestmark = pytest.mark.parametrize("where", WITH_TWO_CPUS)
 
 # CPU 1 says in DATA+8 that it is there, and what it did in DATA. CPU 0 waits for it with `until`.
 HELP = """

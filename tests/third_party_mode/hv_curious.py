@@ -14,7 +14,7 @@ class Curious(HwAssist):
 
     def start(self, guest: Guest) -> None:
         super().start(guest)
-        self.vm.machine.memory.write(self.vmcbs[0].msrpm_base_pa, EVERY_MSR)
+        self.vm.machine.memory.write(self.vmcb.msrpm_base_pa, EVERY_MSR)
 
 
 MODE = Curious

@@ -11,7 +11,7 @@ import hv.measure
 from hv.costs import CostModel
 from hv.errors import HvError
 from hv.loader import Guest
-from hv.measure import RowRunner, Settings, run_table
+from hv.measure import Measured, RowRunner, Settings, run_table
 from hv.mode import Mode
 from hv.ops import OPS, Op, select
 from hv.silicon.timing import MILLI
@@ -30,16 +30,22 @@ def nitro(settings: Settings, modes: Mapping[str, type[Mode]]) -> Iterator[RowRu
     runner.close()
 
 
+def run(runner: RowRunner, op: str) -> Measured:
+    measured = runner.run(OPS[op])
+    assert isinstance(measured, Measured)
+    return measured
+
+
 def test_an_operation_can_be_run_again_with_the_same_numbers(nitro: RowRunner) -> None:
-    first, end = nitro.run(OPS["cpu.in"]), nitro.vm.now
-    nitro.run(OPS["cpu.fork_exit"])
-    assert nitro.run(OPS["cpu.in"]) == first
+    first, end = run(nitro, "cpu.in"), nitro.vm.now
+    run(nitro, "cpu.fork_exit")
+    assert run(nitro, "cpu.in") == first
     assert nitro.vm.now == end  # it started at the same moment, from the same state
     assert len(nitro.vm.machine.probe.windows) == 2
 
 
 def test_the_detail_of_a_window_adds_up_to_its_result(nitro: RowRunner, costs: CostModel) -> None:
-    measured = nitro.run(OPS["cpu.in"])
+    measured = run(nitro, "cpu.in")
     tally = measured.tallies["ioio"]
     assert tally.count == measured.result.exits["ioio"] == 4
     assert tally.low <= tally.time / tally.count <= tally.high
@@ -54,13 +60,13 @@ def test_an_operation_that_the_kernel_does_not_know_is_one_line(nitro: RowRunner
         nitro.run(Op("cpu.levitate", "not built"))
     assert error.value.status == 1
     assert "\n" not in str(error.value)
-    assert nitro.run(OPS["cpu.in"]).result.exits == {"ioio": 4}  # and the row goes on
+    assert run(nitro, "cpu.in").result.exits == {"ioio": 4}  # and the row goes on
 
 
 def test_an_operation_that_takes_for_ever_is_one_line(nitro: RowRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hv.measure, "LIMIT", 1000 * MILLI)
     with pytest.raises(HvError, match=r"row nitro: cpu\.fork_exit did not finish in 1000 virtual cycles"):
-        nitro.run(OPS["cpu.fork_exit"])
+        run(nitro, "cpu.fork_exit")
 
 
 def test_a_guest_that_stops_is_one_line(nitro: RowRunner) -> None:

@@ -187,12 +187,13 @@ def test_a_mode_without_a_handler_says_whose_exit_it_was(guest: Guest, costs: Co
     vm.close()
 
 
-def test_a_mode_must_say_how_it_starts() -> None:
+def test_a_mode_without_a_cpu_says_so(guest: Guest, costs: CostModel) -> None:
     class Half(Mode):
         id = "half"
+        cells = {"net": "VS"}
 
-    with pytest.raises(TypeError, match="abstract"):
-        Half(None)  # type: ignore[abstract,arg-type]
+    with pytest.raises(NotImplementedError, match="half provides no CPU"):
+        Vm(Half, guest, costs)
 
 
 def test_an_exit_that_nobody_asked_for_ends_the_guest_with_its_code(guest: Guest, costs: CostModel) -> None:

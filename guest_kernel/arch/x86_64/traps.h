@@ -4,4 +4,7 @@
 #define EXCEPTIONS 32
 #define VECTOR_TIMER 0x40
 #define VECTOR_SERIAL 0x50
+#define VECTOR_CALL 0xE0 /* from another CPU */
 #define VECTOR_SPURIOUS 0xFF
+
+void traps_load(void); /* into this CPU */

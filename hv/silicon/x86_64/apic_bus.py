@@ -22,6 +22,7 @@ from hv.silicon.x86_64.lapic import (
     Lapic,
 )
 
+NEVER = (1 << 63) - 1
 LOGICAL, ASSERT, LEVEL = 1 << 11, 1 << 14, 1 << 15
 TO_DESTINATION, TO_SELF, TO_OTHERS = 0, 1, 3  # 2: all
 
@@ -92,9 +93,9 @@ class ApicBus:
             return [min(enabled, key=lambda index: self.lapics[index].ppr() >> 4)] if enabled else []
         return targets
 
-    def next(self, target: int) -> int | None:
-        """When the next message for a CPU was sent, or None."""
-        return min((mail.when for mail in self.state.mail if mail.target == target), default=None)
+    def next(self, target: int) -> int:
+        """When the next message for a CPU was sent; NEVER."""
+        return min((mail.when for mail in self.state.mail if mail.target == target), default=NEVER)
 
     def receive(self, target: int, now: int) -> None:
         """A CPU's clock has come to `now`: give its local APIC what has been sent until then."""

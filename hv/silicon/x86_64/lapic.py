@@ -84,6 +84,12 @@ class Lapic:
         """Software has not switched the chip off. Also when it has, NMI, INIT and start-up messages get through."""
         return bool(self.state.svr & SVR_ENABLE)
 
+    @property
+    def signalled(self) -> bool:
+        """There is something for the CPU that is no interrupt."""
+        s = self.state
+        return s.nmi or s.init or s.startup is not None
+
     def matches(self, destination: int, *, logical: bool) -> bool:
         """Is a message to this destination for this APIC (APM vol. 2, 16.6.1)?"""
         s = self.state

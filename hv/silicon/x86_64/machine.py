@@ -7,37 +7,32 @@ Time is divided into quanta. All CPUs that run go through one quantum, in the or
 the next. So a CPU may see what another one writes up to a quantum too early or too late. After a message between CPUs
 quanta are short for a while, because then they wait for each other. Where a run is paused makes no difference.
 
-The physical board (bare metal only): a local APIC a CPU, an I/O APIC, a 16550 on its pin 4, the power-off register of
-the PIIX4 (ACPI PM1a control) and QEMU's pvpanic port. Simplified: RAM begins at 0 and has a hole from 3 to 4 GiB.
+The physical board (pc.py) is there on bare metal only. Simplified: RAM begins at 0 and has a hole from 3 to 4 GiB.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from hv.silicon.bus import PortBus
-from hv.silicon.memory import Memory, Region, anonymous
+from hv.silicon.memory import BusError, Memory, Region, anonymous
 from hv.silicon.probe import Probe, ProbeState
 from hv.silicon.timing import MILLI, Timing
-from hv.silicon.uart16550 import Uart
 from hv.silicon.x86_64 import svm
-from hv.silicon.x86_64.apic_bus import ApicBus
 from hv.silicon.x86_64.cpu import NEVER, Cpu, CpuRecord, Exit, Shutdown
-from hv.silicon.x86_64.engine import VOID_BASE, Engine, native_hooks
-from hv.silicon.x86_64.ioapic import Ioapic
+from hv.silicon.x86_64.engine import BUS_BASE, VOID_BASE, Engine, native_hooks
 from hv.silicon.x86_64.lapic import TPR, Lapic
+from hv.silicon.x86_64.pc import IOAPIC_BASE, LAPIC_BASE, Pc
 from hv.silicon.x86_64.startup import startup_state, take_startup
 from hv.silicon.x86_64.svm import Vmcb
 
 GIB = 1 << 30
 HOLE, HOLE_END = 3 * GIB, 4 * GIB  # chips live here
-IOAPIC_BASE, LAPIC_BASE = 0xFEC0_0000, 0xFEE0_0000
-COM1, COM1_PIN, PANIC_PORT, POWER_PORT = 0x3F8, 4, 0x505, 0x604
-SLEEP_ENABLE = 1 << 13  # PM1a control, SLP_EN
 SLICE = 100_000_000 * MILLI  # longest time between two looks at the world outside
 QUANTUM, SHORT_QUANTUM = 20_000 * MILLI, 200 * MILLI  # the first is a multiple of the second
 CONVERSATION = 20_000 * MILLI  # so long after a message quanta are short
@@ -62,32 +57,22 @@ class Ended(msgspec.Struct):
 Outcome = Idle | Paused | Ended
 
 
-class PowerButton:
-    """PM1a control: setting SLP_EN ends the machine."""
+class MetalBoard(Pc):
+    """The board as hardware: a change makes the machine look again at once."""
 
-    def __init__(self, end: Callable[[str, str], None]) -> None:
-        self.end = end
+    def __init__(self, machine: Machine, sink: Callable[[int], None]) -> None:
+        self.machine = machine
+        super().__init__(machine.timing, len(machine.cpus), machine, lambda: machine.now, sink, machine.end)
 
-    def port_read(self, offset: int, size: int) -> int:
-        return 0
+    def changed(self) -> None:
+        self.machine.stop_soon()
 
-    def port_write(self, offset: int, size: int, value: int) -> None:
-        if value & SLEEP_ENABLE:
-            self.end("power-off", "the guest powered the machine off")
+    def here(self) -> int:
+        return self.machine.running.index
 
-
-class PanicPort:
-    """pvpanic: bit 0 says that the guest's kernel has panicked."""
-
-    def __init__(self, end: Callable[[str, str], None]) -> None:
-        self.end = end
-
-    def port_read(self, offset: int, size: int) -> int:
-        return 1
-
-    def port_write(self, offset: int, size: int, value: int) -> None:
-        if value & 1:
-            self.end("panic", "the guest's kernel panicked")
+    def sent(self, targets: list[int]) -> None:
+        if targets:
+            self.machine.converse()
 
 
 class Machine:
@@ -107,6 +92,7 @@ class Machine:
         self.probe = Probe()
         self.ports = PortBus()
         self.engine.set_ports(self.ports.read, self.ports.write)
+        self.dma_written: Callable[[int, int], None] = lambda address, size: None  # who wants to know of a DMA write
         self.ended: Ended | None = None
         self.pause_requested = False
         root = self._identity_tables()
@@ -125,11 +111,9 @@ class Machine:
             self.cpus.append(kind(self.engine, timing, index, root, cpus))
         self.cpus[-1].park()
         self._unpark(self.cpus[0])
-        self.lapics: list[Lapic] = []
-        self.bus = ApicBus(self.lapics)
-        self.ioapic: Ioapic | None = None
-        self._uart: Uart | None = None
+        self.board: MetalBoard | None = None
         self._conversation_until = 0
+        self._runs = False
 
     # --- building ---------------------------------------------------------------------------------------------
 
@@ -148,12 +132,12 @@ class Machine:
                 memory.write_u64(pdpt + 8 * gib, self._gib_table(gib * GIB, region, first) | 7)
         chips = engine.alloc()
         for i in range(512):
-            memory.write_u64(chips + 8 * i, VOID_BASE + (i << 21) | 0x87)
+            memory.write_u64(chips + 8 * i, BUS_BASE + (i << 21) | 0x87)
         memory.write_u64(pdpt + 8 * 3, chips | 7)
         for base in (IOAPIC_BASE, LAPIC_BASE):
             table = engine.alloc()
             for i in range(512):
-                memory.write_u64(table + 8 * i, VOID_BASE + (i << 12) | 7)
+                memory.write_u64(table + 8 * i, BUS_BASE + ((base & GIB - 1) + (i << 12)) | 7)
             memory.write_u64(table, base | 7)
             memory.write_u64(chips + 8 * (base >> 21 & 511), table | 7)
         return pml4
@@ -178,22 +162,15 @@ class Machine:
                 memory.write_u64(directory + 8 * i, table | 7)
         return directory
 
-    def build_board(self, sink: Callable[[int], None]) -> Uart:
-        """The board of a machine without hypervisor. Returns the serial port, whose output goes to `sink`."""
-        tick = self.timing.tsc_hz * MILLI // self.timing.apic_hz
-        self.ioapic = ioapic = Ioapic(self._send)
-        for cpu in self.cpus:
-            self.lapics.append(
-                Lapic(cpu.index, tick, lambda: self.now, self._send_ipi, self._changed, ioapic.end_of_interrupt)
-            )
-        self.engine.map_chip(LAPIC_BASE, self._lapic_read, self._lapic_write)
-        self.engine.map_chip(IOAPIC_BASE, self._ioapic_read, self._ioapic_write)
-        uart = Uart(lambda level: ioapic.pin(COM1_PIN, level), sink)
-        self._uart = uart
-        self.ports.add(COM1, 8, uart)
-        self.ports.add(POWER_PORT, 2, PowerButton(self.end))
-        self.ports.add(PANIC_PORT, 1, PanicPort(self.end))
-        return uart
+    def build_board(self, sink: Callable[[int], None]) -> MetalBoard:
+        """The board of a machine without hypervisor. What is sent on its serial port goes to `sink`."""
+        self.board = board = MetalBoard(self, sink)
+        self.ports = board.ports
+        self.engine.set_ports(board.ports.read, board.ports.write)
+        chips = (LAPIC_BASE, 0x1000, LAPIC_BASE), (IOAPIC_BASE, 0x1000, IOAPIC_BASE), (BUS_BASE, GIB, HOLE)
+        for place, size, address in chips:  # where the CPU finds it, and which bus address that is
+            self.engine.map_chip(place, size, partial(self._read_chip, address), partial(self._write_chip, address))
+        return board
 
     def start_on_metal(self, cpu: Cpu, prepare: Callable[[Vmcb], None]) -> None:
         """Give a CPU to a guest that owns it. `prepare` writes the state to start in."""
@@ -203,65 +180,64 @@ class Machine:
         cpu.load(vmcb, on_metal=True)
 
     def _metal_vmcb(self, cpu: Cpu) -> Vmcb:
-        if cpu.vmcb is not None:
+        if cpu.loaded:
             return cpu.vmcb
         region, at = self.memory.find(self.engine.alloc(), 0x1000)
         return Vmcb.from_buffer(region.data, at)
 
-    # --- the chips' wires -------------------------------------------------------------------------------------
+    # --- DMA --------------------------------------------------------------------------------------------------
 
-    def _changed(self) -> None:
+    def is_ram(self, address: int, size: int) -> bool:
+        """Is all of this bus address range the guest's RAM?"""
+        low = min(self.ram_size, HOLE)
+        return 0 <= address <= low - size or HOLE_END <= address <= HOLE_END + self.ram_size - low - size
+
+    def dma_read(self, address: int, size: int) -> bytes:
+        """What a device reads at a bus address. Raises BusError where there is no RAM of the guest."""
+        if not self.is_ram(address, size):
+            raise BusError(f"no RAM at bus address {address:#x}")
+        return self.memory.read(self.ram_base + address, size)
+
+    def dma_write(self, address: int, data: bytes) -> None:
+        """What a device writes. Raises BusError, and writes nothing, where part of it is no RAM of the guest."""
+        if not self.is_ram(address, len(data)):
+            raise BusError(f"no RAM at bus address {address:#x}")
+        self.memory.write(self.ram_base + address, data)
+        self.dma_written(address, len(data))
+
+    # --- the metal board's registers --------------------------------------------------------------------------
+
+    def stop_soon(self) -> None:
         """A chip's state may have made an interrupt deliverable or moved a deadline: look again at once."""
         self._loaded.stop_soon()
 
-    def _send_ipi(self, icr: int) -> None:
-        """Carry the running CPU's interrupt command."""
-        if self.bus.send(icr, self.now, sender=self._loaded.index):
-            self._converse()
-
-    def _send(self, entry: int) -> None:
-        """Carry a message of the I/O APIC."""
-        if self.bus.send(entry, self.now, here=self._loaded.index):
-            self._converse()
-
-    def _converse(self) -> None:
-        """Somebody else has to hear of something: the running CPU's slice ends, and quanta are short for a while."""
+    def converse(self) -> None:
+        """Another CPU has to hear of something: the running one's slice ends, and quanta are short for a while."""
         self._conversation_until = self.now + CONVERSATION
-        self._changed()
+        self.stop_soon()
 
     def kick(self, target: Cpu) -> None:
         """A physical interrupt from the hypervisor on the running CPU to the one on another, which gets it in time."""
         target.ipis.append(self.now)
-        self._converse()
+        self.converse()
 
-    def _mmio(self) -> None:
-        self._loaded.assists["mmio"] += 1
-        self._loaded.charge(self.timing.mmio)
-        self._loaded.keep_deadline()
+    def _touch(self) -> MetalBoard:
+        """The CPU that runs touches a register in memory."""
+        board, cpu = self.board, self._loaded
+        assert board is not None
+        cpu.assists["mmio"] += 1
+        cpu.charge(self.timing.mmio)
+        cpu.keep_deadline()
+        board.lapics[cpu.index].set_priority_class(cpu.tpr)
+        return board
 
-    def _lapic_read(self, offset: int, size: int) -> int:
-        self._mmio()
-        lapic = self.lapics[self._loaded.index]
-        lapic.set_priority_class(self._loaded.tpr)
-        return lapic.read(offset)
+    def _read_chip(self, base: int, offset: int, size: int) -> int:
+        return self._touch().mmio_read(self._loaded.index, base + offset, size)
 
-    def _lapic_write(self, offset: int, size: int, value: int) -> None:
-        self._mmio()
-        lapic = self.lapics[self._loaded.index]
-        lapic.set_priority_class(self._loaded.tpr)
-        lapic.write(offset, value)
-        if offset == TPR:
+    def _write_chip(self, base: int, offset: int, size: int, value: int) -> None:
+        self._touch().mmio_write(self._loaded.index, base + offset, size, value)
+        if base + offset == LAPIC_BASE + TPR:
             self._loaded.state.v_tpr = value >> 4 & 0xF
-
-    def _ioapic_read(self, offset: int, size: int) -> int:
-        self._mmio()
-        assert self.ioapic is not None
-        return self.ioapic.read(offset)
-
-    def _ioapic_write(self, offset: int, size: int, value: int) -> None:
-        self._mmio()
-        assert self.ioapic is not None
-        self.ioapic.write(offset, value)
 
     def end(self, cause: str, report: str) -> None:
         """Stop for good; the first cause counts."""
@@ -292,11 +268,20 @@ class Machine:
 
     @property
     def now(self) -> int:
-        """Virtual time, in millicycles, of the CPU that runs."""
-        return self._loaded.now
+        """Virtual time, in millicycles, of the CPU that runs; between two runs, of the one that has come furthest."""
+        if self._runs or len(self.cpus) == 1:
+            return self._loaded.now
+        return max(self._time(cpu) for cpu in self.cpus)
 
     def run(self, budget: int = NEVER) -> Outcome:
         """Let the machine run, at most until `budget` (virtual time, in millicycles, of the slowest CPU)."""
+        self._runs = True
+        try:
+            return self._run(budget)
+        finally:
+            self._runs = False
+
+    def _run(self, budget: int) -> Outcome:
         while self.ended is None:
             halfway = self._loaded.m.stepping  # an instruction that the silicon lets through between two exits
             cpu = self._next_cpu() if len(self.cpus) > 1 and not halfway else self._loaded
@@ -348,26 +333,27 @@ class Machine:
     def _next_event(self, cpu: Cpu) -> int:
         """When something will happen to this CPU by itself."""
         now = self._time(cpu)
-        if not self._has_own_apic(cpu):
+        if not self._on_metal(cpu):
             if cpu.host_interrupt:
                 return now
-            when = NEVER if cpu.host_timer is None else cpu.host_timer
+            first = NEVER if cpu.host_timer is None else cpu.host_timer
             if cpu.ipis:
-                when = min(when, *cpu.ipis)
-            return NEVER if when == NEVER else max(when, now)
-        lapic = self.lapics[cpu.index]
-        mail = self.bus.next(cpu.index)
-        when = NEVER if mail is None else mail
-        if not cpu.halted or cpu.interruptible:  # HLT with interrupts off sleeps on when one comes
-            if cpu.halted and lapic.pending() is not None:
-                return now
-            if lapic.state.expiry is not None:
-                when = min(when, lapic.state.expiry)
-        return NEVER if when == NEVER else max(when, now)
+                first = min(first, *cpu.ipis)
+            return NEVER if first == NEVER else max(first, now)
+        board = self.board
+        if board is None:
+            return NEVER
+        if cpu.halted and not cpu.interruptible:  # HLT with interrupts off sleeps on, unless somebody sends an NMI
+            first = board.bus.next(cpu.index)
+        elif cpu.halted and board.lapics[cpu.index].pending() is not None:
+            first = now
+        else:
+            first = board.next_event(cpu.index)
+        return NEVER if first == NEVER else max(first, now)
 
-    def _has_own_apic(self, cpu: Cpu) -> bool:
-        """On metal, and there is a board. Otherwise only the hypervisor is ever interrupted."""
-        return cpu.on_metal and bool(self.lapics)
+    def _on_metal(self, cpu: Cpu) -> bool:
+        """No hypervisor is there to be interrupted. A CPU that has not started yet is whose the board is."""
+        return cpu.on_metal if cpu.loaded else self.board is not None
 
     def _run_one(self, cpu: Cpu, now: int, budget: int) -> None:
         """One slice of one CPU, with the interrupts that are due before it."""
@@ -376,7 +362,7 @@ class Machine:
             if when > now:
                 cpu.charge(when - now)  # the CPU slept
                 now = when
-        if self._has_own_apic(cpu):
+        if self._on_metal(cpu):
             self._interrupt_on_metal(cpu)
         elif (
             cpu.host_interrupt
@@ -388,6 +374,8 @@ class Machine:
         if cpu.halted or self.ended is not None:
             return
         deadline = min(budget, self._next_event(cpu), now + SLICE)
+        if cpu.nmi_waits:
+            deadline = now
         if len(self.cpus) > 1:
             # An instruction that is halfway belongs to the turn that it began in.
             deadline = now if cpu.m.stepping else min(deadline, self._turn_end(cpu, now))
@@ -418,10 +406,13 @@ class Machine:
             cpu.on_exit(Exit(svm.INTR, 0, 0))
 
     def _interrupt_on_metal(self, cpu: Cpu) -> None:
-        """What has come for the local APIC, its timer, and the interrupt that it has for the CPU."""
-        lapic = self.lapics[cpu.index]
-        self.bus.receive(cpu.index, cpu.now)
-        if lapic.state.init or lapic.state.startup is not None or lapic.state.nmi:
+        """What the chips have to do by now, and the interrupt that the local APIC has for the CPU."""
+        board = self.board
+        if board is None:
+            return
+        lapic = board.lapics[cpu.index]
+        board.receive(cpu.index, cpu.now)
+        if lapic.signalled:
             self._signal_on_metal(cpu, lapic)
         if cpu.waits:
             return
@@ -453,9 +444,11 @@ class Machine:
         if cpu.waits:
             return
         cpu.m.watch_iret = lapic.state.nmi and cpu.nmi_masked
-        if lapic.state.nmi and not cpu.nmi_masked and not cpu.event_pending:
-            lapic.state.nmi = cpu.halted = False
-            cpu.inject_nmi()
+        if lapic.state.nmi and not cpu.nmi_masked:
+            cpu.nmi_waits = cpu.event_pending  # behind what is delivered already
+            if not cpu.nmi_waits:
+                lapic.state.nmi = cpu.halted = False
+                cpu.inject_nmi()
 
     def _watch(self, cpu: Cpu) -> None:
         """End a guest that spins with interrupts off for ever. Looks once in a while only."""
@@ -483,7 +476,7 @@ class Machine:
         saved = Snapshot(
             memory=self.memory.save(),
             cpus=[cpu.save() for cpu in self.cpus],
-            chips=[copy.deepcopy(chip.state) for chip in self._chips()],
+            chips=[] if self.board is None else self.board.save(),
             probe=copy.deepcopy(self.probe.state),
             ended=self.ended,
             loaded=loaded.index,
@@ -499,15 +492,11 @@ class Machine:
         self.engine.forget_code()
         for cpu, record in zip(self.cpus, saved.cpus, strict=True):
             cpu.load_saved(record)
-        for chip, state in zip(self._chips(), saved.chips, strict=True):
-            chip.state = copy.deepcopy(state)
+        if self.board is not None:
+            self.board.load(saved.chips)
         self.probe.state = copy.deepcopy(saved.probe)
         self.ended, self._conversation_until = saved.ended, saved.conversation_until
         self._unpark(self.cpus[saved.loaded])
-
-    def _chips(self) -> list[Any]:
-        chips: list[Any] = [*self.lapics, self.bus]
-        return chips + [chip for chip in (self.ioapic, self._uart) if chip is not None]
 
     def close(self) -> None:
         """Give the engine's memory back."""
@@ -519,7 +508,7 @@ class Snapshot(msgspec.Struct):
 
     memory: list[dict[int, bytes]]
     cpus: list[CpuRecord]
-    chips: list[msgspec.Struct]
+    chips: list[Any]
     probe: ProbeState
     ended: Ended | None
     loaded: int  # the CPU whose guest was in the engine
