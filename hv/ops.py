@@ -38,6 +38,10 @@ OPS: dict[str, Op] = {
         Op("cpu.callret", "a call and a return"),
         Op("cpu.divzero", "user's division by zero, handled by the kernel"),
         Op("cpu.ptemod", "a page-table entry written"),
+        Op("net.tx", "a UDP datagram sent"),
+        Op("net.rx", "a UDP datagram received"),
+        Op("net.rr", "a UDP datagram sent and its echo received", headline=True),
+        Op("net.tx_burst", "a datagram of 32 that are sent with one doorbell"),
         Op("interrupts.ipi", "an interrupt to another CPU, and its answer"),
     )
 }

@@ -24,6 +24,10 @@ enum kernel_operation {
     BENCH_CR8WR,
     BENCH_PTEMOD,
     BENCH_IPI,
+    BENCH_NET_TX,
+    BENCH_NET_RX,
+    BENCH_NET_RR,
+    BENCH_NET_TX_BURST,
     BENCH_KERNEL_OPERATIONS, /* how many */
 };
 

@@ -20,6 +20,12 @@ void measure_end(void);
 u64 bench_ipi(u64 iterations, u64 seed);
 u64 run_kernel_operation(enum kernel_operation operation, u64 iterations, u64 seed);
 
+/* The operations of kernel/bench/net.c: a round of one, which returns the digest of its payload. */
+u64 net_tx(u64 iterations, u64 seed);
+u64 net_rx(u64 iterations, u64 seed);
+u64 net_rr(u64 iterations, u64 seed);
+u64 net_tx_burst(u64 iterations, u64 seed);
+
 /* The system calls. */
 i64 bench_open(void);
 i64 bench_close(void);

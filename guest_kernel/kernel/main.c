@@ -2,6 +2,7 @@
 #include "arch.h"
 #include "console.h"
 #include "frames.h"
+#include "net.h"
 #include "process.h"
 
 void kmain(u64 boot_info)
@@ -18,6 +19,7 @@ void kmain(u64 boot_info)
     arch_interrupts_init();
     arch_print_platform();
     arch_start_cpus();
+    net_init();
     process_init();
     process_start_first();
     console_listen(true);

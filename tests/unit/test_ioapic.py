@@ -16,7 +16,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.messages: list[tuple[int, int, bool]] = []
-        self.chip = Ioapic(lambda entry: self.messages.append((entry & 0xFF, entry >> 56, bool(entry & LEVEL))))
+        self.chip = Ioapic(lambda m: self.messages.append((m.vector, m.destination, m.level)))
 
     def read(self, register: int) -> int:
         self.chip.write(INDEX, register)

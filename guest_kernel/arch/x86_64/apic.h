@@ -9,3 +9,4 @@
 void apic_init(void);
 void apic_send(u32 apic_id, u32 command);
 void apic_end_of_interrupt(void);
+void apic_device_interrupt(u32 line);

@@ -5,6 +5,7 @@
 #include "console.h"
 #include "digest.h"
 #include "frames.h"
+#include "net.h"
 #include "process.h"
 
 /* From arch/<isa>/marks.S. */
@@ -74,6 +75,8 @@ i64 bench_kernel(u64 operation, u64 iterations, u64 seed)
 {
     if (operation >= BENCH_KERNEL_OPERATIONS)
         return -EINVAL;
+    if (operation >= BENCH_NET_TX && operation <= BENCH_NET_TX_BURST && !net_present())
+        return -ENODEV;
     report = (struct bench_report){0};
     report.digest = run_kernel_operation((enum kernel_operation)operation, iterations, seed);
     return 0;

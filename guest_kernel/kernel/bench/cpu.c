@@ -132,6 +132,7 @@ u64 run_kernel_operation(enum kernel_operation operation, u64 iterations, u64 se
     static u64 (*const operations[BENCH_KERNEL_OPERATIONS])(u64 iterations, u64 seed) = {
         [BENCH_COMPUTE] = compute,   [BENCH_CALLRET] = callret, [BENCH_CPUID] = cpuid,   [BENCH_IRQ_MASK] = irq_mask,
         [BENCH_IN] = in,             [BENCH_CR8WR] = cr8wr,     [BENCH_PTEMOD] = ptemod,
+        [BENCH_NET_TX] = net_tx,     [BENCH_NET_RX] = net_rx,   [BENCH_NET_RR] = net_rr, [BENCH_NET_TX_BURST] = net_tx_burst,
         [BENCH_IPI] = bench_ipi,
     };
     return operations[operation](iterations, seed);

@@ -345,7 +345,7 @@ class Machine:
             return NEVER
         if cpu.halted and not cpu.interruptible:  # HLT with interrupts off sleeps on, unless somebody sends an NMI
             first = board.bus.next(cpu.index)
-        elif cpu.halted and board.lapics[cpu.index].pending() is not None:
+        elif cpu.halted and board.lapics[cpu.index].interrupts:
             first = now
         else:
             first = board.next_event(cpu.index)
@@ -418,13 +418,13 @@ class Machine:
             return
         cpu.assists["timer"] += lapic.advance(cpu.now)
         lapic.set_priority_class(cpu.tpr)
-        if lapic.pending() is None:
+        if not lapic.interrupts:
             cpu.m.watch_tpr = bool(lapic.state.irr)
             return
         cpu.m.watch_tpr = 0
         if cpu.interruptible and not cpu.event_pending:
             cpu.halted = False
-            cpu.inject(svm.EVENT_INTR | lapic.acknowledge())
+            cpu.inject(svm.EVENT_INTR | lapic.accept())
         elif not cpu.halted:
             cpu.open_window()
 
