@@ -42,7 +42,7 @@ OPS: dict[str, Op] = {
         Op("net.rx", "a UDP datagram received"),
         Op("net.rr", "a UDP datagram sent and its echo received", headline=True),
         Op("net.tx_burst", "a datagram of 32 that are sent with one doorbell"),
-        Op("interrupts.ipi", "an interrupt to another CPU, and its answer"),
+        Op("interrupts.ipi", "an interrupt to another CPU, and its answer", headline=True),
     )
 }
 

@@ -98,6 +98,8 @@ class ApicBus:
 
     def next(self, target: int) -> int:
         """When the next message for a CPU was sent; NEVER."""
+        if not self.state.mail:
+            return NEVER
         return min((mail.when for mail in self.state.mail if mail.target == target), default=NEVER)
 
     def receive(self, target: int, now: int) -> None:
