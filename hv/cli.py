@@ -288,7 +288,7 @@ def stat(
 @app.command
 def run(
     row: str, /, *, set: Set = None, m: Annotated[int, Parameter(name="-m", converter=_whole)] = DEFAULT_MIB,
-    smp: Annotated[int, Parameter(name="-smp", converter=_whole)] = 1,
+    smp: Annotated[int | None, Parameter(name="-smp", converter=_whole)] = None,
     command: Annotated[str | None, Parameter(name="-c")] = None, pcap: Path | None = None,
     drive: Annotated[Path | None, Parameter(name="-drive")] = None,
     nbd: Annotated[str | None, Parameter(name="-nbd")] = None, show_translation: str | None = None,
@@ -303,7 +303,7 @@ def run(
     m
         Memory in MiB.
     smp
-        Number of CPUs.
+        Number of CPUs: 2, or as many as the row can have.
     command
         Type this line, print what the guest answers, and power off.
     pcap
@@ -326,8 +326,6 @@ def run(
 
     installed = find_modes()
     chosen = machine_modes(customize(find_row(row), set or [], installed), installed)
-    if not 1 <= smp <= 8:
-        raise HvError(f"-smp takes 1 to 8 CPUs, not {smp}")
     guest = load_guest(kernel or default_guest())
     if pcap is not None and "net" not in chosen:
         raise HvError(f"--pcap: row {row} has no network card yet", 1)

@@ -87,7 +87,7 @@ def _lines(elf: ELFFile) -> list[tuple[int, str, int]]:
 
 def _registers(vm: Vm) -> dict[str, int]:
     """Name and value as the guest believes them to be, from wherever they are now."""
-    cpu = vm.machine.cpus[0]
+    cpu = vm.machine.running
     values = dict(zip(REGISTERS, cpu.state.regs, strict=True))
     told = vm.mode.guest_registers(cpu)
     vmcb = cpu.vmcb

@@ -43,6 +43,7 @@ REASONS: dict[str, Reason] = {
         Reason("lookup_miss", "call-out", "call-out", "translated code jumped to what its table of targets lacks"),
         Reason("mmio", "VMEXIT_NPF, #PF", "EPT misconfiguration", "an access to the registers of an emulated device"),
         Reason("msr", "VMEXIT_MSR", "RDMSR, WRMSR", "a model-specific register that the hypervisor keeps"),
+        Reason("nmi_window", "VMEXIT_IRET", "NMI-window exiting", "the guest's handler of an NMI is over"),
         Reason("npf", "VMEXIT_NPF", "EPT violation", "the first touch of a guest-physical page: it is backed now"),
         Reason("page_table_write", "#PF of a write", "#PF of a write", "a write to a page table that is shadowed"),
         Reason("popf", "address breakpoint", "address breakpoint", "POPF, which does not trap by itself"),

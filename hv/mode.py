@@ -41,6 +41,7 @@ class Mode:
     cells: ClassVar[Mapping[str, str]]
     reasons: ClassVar[frozenset[str]] = frozenset()  # every reason that it may count
     ram_base: ClassVar[int] = 0  # host-physical address of the guest's RAM
+    most_cpus: ClassVar[int] = 1  # how many CPUs it can start and run
 
     def __init__(self, vm: Vm) -> None:
         self.vm = vm

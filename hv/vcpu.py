@@ -41,5 +41,8 @@ class Vcpu:
     def wake(self) -> None:
         """The CPU waits in its HLT exit, and something has come. That exit is still open; this is no new one."""
         self.ledger.open = True
-        self.vm.mode.wake(self)
+        try:
+            self.vm.mode.wake(self)
+        except Shutdown as crash:
+            self.vm.machine.end("crash", str(crash))
         self.ledger.open = False

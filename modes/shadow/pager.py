@@ -96,6 +96,7 @@ class Pager(abc.ABC):
         self._pool = self._bytes.cast("Q")
         self.s = PagerState()
         self.flush: Callable[[], None] = lambda: None  # the real TLB
+        self.dropped: Callable[[], None] = lambda: None  # all tables are gone, also the ones that other CPUs walk
         self.code_lost: Callable[[], None] = lambda: None  # an executable mapping has gone
         self.scan: Callable[[int, int], None] | None = None  # look at code before it runs: its address, its frame
 
@@ -254,6 +255,7 @@ class Pager(abc.ABC):
         size = self.s.used << 12
         self._bytes[:size] = bytes(size)
         self.s = PagerState(scanned=self.s.scanned)
+        self.dropped()
         self.flush()
         self.code_lost()
 

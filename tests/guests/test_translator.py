@@ -105,7 +105,7 @@ def test_the_window_moves_when_the_guest_wants_its_addresses(where: Where) -> No
         where,
     ).finish()
     assert guest.words(3) == [77, 77, 2]
-    assert mode_of(guest).window.base not in (WINDOW, 0)
+    assert mode_of(guest).desk.window.base not in (WINDOW, 0)
 
 
 def test_a_guest_that_leaves_no_room_runs_with_patched_code(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +122,7 @@ def test_a_small_cache_is_emptied_and_the_guest_does_not_notice(monkeypatch: pyt
     for seed in range(6):
         code, _ = code_of(seed)
         assert small.run(code) == stand(NATIVE_METAL).run(code), f"seed {seed}"
-        cache = mode_of(small.guest).cache
+        cache = mode_of(small.guest).desk.cache
         assert cache.used <= size
         flushes += cache.s.costs.flushes
     assert flushes > 6
@@ -164,7 +164,7 @@ def test_a_store_that_has_adapted_and_is_of_no_more_use_is_a_plain_one_again(whe
         where,
     )  # fmt: skip
     guest.finish()
-    costs = mode_of(guest).cache.s.costs
+    costs = mode_of(guest).desk.cache.s.costs
     assert (costs.adapted, costs.reverted) == (1, 1)
     assert guest.word(DATA) == SPARE | 0x67
     assert guest.exits["table_callout"] < 30
@@ -188,6 +188,6 @@ def test_instructions_that_do_not_fit_a_page_or_cannot_be_decoded(where: Where) 
 
 def test_translating_takes_virtual_time() -> None:
     guest = RawGuest("1: " + "inc %rax; " * 50 + "hlt", NATIVE_TRANSLATED)
-    costs = mode_of(guest).cache.s.costs
+    costs = mode_of(guest).desk.cache.s.costs
     assert costs.instructions >= 51  # zeros are instructions too
     assert guest.vm.now >= costs.instructions * guest.vm.costs.translation >= costs.instructions * MILLI

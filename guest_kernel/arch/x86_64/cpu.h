@@ -24,6 +24,7 @@ static inline void cpu_sti(void) { __asm__ volatile("sti" ::: "memory"); }
 
 /* STI takes effect after one more instruction, so no interrupt can slip in between and be slept through. */
 static inline void cpu_sti_hlt(void) { __asm__ volatile("sti; hlt" ::: "memory"); }
+static inline void cpu_pause(void) { __asm__ volatile("pause" ::: "memory"); }
 static inline void cpu_hlt(void) { __asm__ volatile("hlt" ::: "memory"); }
 
 static inline u64 cpu_flags(void)

@@ -64,6 +64,9 @@ static inline void arch_wait_for_interrupt(void)
     cpu_cli();
 }
 
+/* In a loop that waits for another CPU. */
+static inline void arch_pause(void) { cpu_pause(); }
+
 /* Device registers that are not memory: ports. */
 static inline u8 arch_io_read(u64 address) { return cpu_inb((u16)address); }
 static inline void arch_io_write(u64 address, u8 value) { cpu_outb((u16)address, value); }

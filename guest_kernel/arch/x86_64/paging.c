@@ -130,3 +130,4 @@ void arch_space_free(u64 root)
 }
 
 void arch_space_load(u64 root) { cpu_write_cr3(root); }
+void arch_space_load_kernel(void) { cpu_write_cr3(kernel_root); }

@@ -6,4 +6,7 @@
 #define VECTOR_SERIAL 0x50
 #define VECTOR_DEVICES 0x60 /* and up: the devices' lines, by their number */
 #define DEVICE_LINES 16
+#define VECTOR_CALL 0xE0 /* from another CPU */
 #define VECTOR_SPURIOUS 0xFF
+
+void traps_load(void); /* into this CPU */

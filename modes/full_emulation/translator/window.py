@@ -53,9 +53,9 @@ def _lookup_bytes() -> bytes:
 class Window:
     """Its memory, and the page table that maps it."""
 
-    def __init__(self, memory: Memory, pool: HypervisorMemory) -> None:
+    def __init__(self, memory: Memory, pool: HypervisorMemory, base: int) -> None:
         self.memory = memory
-        self.base: int = PLACES[0]  # linear
+        self.base = base  # linear
         self.physical = pool.alloc(PAGES)
         self.page_table = pool.alloc()
         start = self.physical - pool.region.base
