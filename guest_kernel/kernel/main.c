@@ -1,6 +1,7 @@
 /* The kernel's start, once the architecture has reached C. */
 #include "arch.h"
 #include "console.h"
+#include "disk.h"
 #include "frames.h"
 #include "net.h"
 #include "process.h"
@@ -20,6 +21,7 @@ void kmain(u64 boot_info)
     arch_print_platform();
     arch_start_cpus();
     net_init();
+    block_init();
     process_init();
     process_start_first();
     console_listen(true);
