@@ -187,41 +187,38 @@ static u64 fork_exit_round(const struct round *round)
     return digest;
 }
 
-static const char *needs_two_cpus(void) { return system_call(SYS_CPUS, false, 0, 0) < 2 ? "it has one CPU" : NULL; }
-
 static const struct operation {
     const char *name;
     u64 (*run_round)(const struct round *round); /* returns the digest of its payload */
     enum kernel_operation kernel_operation;
-    const char *(*missing)(void); /* what this machine lacks for it, or NULL; NULL: nothing on any machine */
 } operations[] = {
-    {"cpu.compute", kernel_round, BENCH_COMPUTE, NULL},
-    {"cpu.syscall", syscall_round, 0, NULL},
-    {"cpu.page_fault", page_fault_round, 0, NULL},
-    {"cpu.protection_fault", protection_fault_round, 0, NULL},
-    {"cpu.mmap_unmap", mmap_unmap_round, 0, NULL},
-    {"cpu.context_switch", context_switch_round, 0, NULL},
-    {"cpu.fork_exit", fork_exit_round, 0, NULL},
-    {"cpu.cpuid", kernel_round, BENCH_CPUID, NULL},
-    {"cpu.irq_mask", kernel_round, BENCH_IRQ_MASK, NULL},
-    {"cpu.in", kernel_round, BENCH_IN, NULL},
-    {"cpu.cr8wr", kernel_round, BENCH_CR8WR, NULL},
-    {"cpu.callret", kernel_round, BENCH_CALLRET, NULL},
-    {"cpu.divzero", divzero_round, 0, NULL},
-    {"cpu.ptemod", kernel_round, BENCH_PTEMOD, NULL},
-    {"net.tx", kernel_round, BENCH_NET_TX, NULL},
-    {"net.rx", kernel_round, BENCH_NET_RX, NULL},
-    {"net.rr", kernel_round, BENCH_NET_RR, NULL},
-    {"net.tx_burst", kernel_round, BENCH_NET_TX_BURST, NULL},
-    {"local.read4k", kernel_round, BENCH_LOCAL_READ4K, NULL},
-    {"local.write4k", kernel_round, BENCH_LOCAL_WRITE4K, NULL},
-    {"local.read_qd32", kernel_round, BENCH_LOCAL_READ_QD32, NULL},
-    {"local.flush", kernel_round, BENCH_LOCAL_FLUSH, NULL},
-    {"remote.read4k", kernel_round, BENCH_REMOTE_READ4K, NULL},
-    {"remote.write4k", kernel_round, BENCH_REMOTE_WRITE4K, NULL},
-    {"remote.read_qd32", kernel_round, BENCH_REMOTE_READ_QD32, NULL},
-    {"remote.flush", kernel_round, BENCH_REMOTE_FLUSH, NULL},
-    {"interrupts.ipi", kernel_round, BENCH_IPI, needs_two_cpus},
+    {"cpu.compute", kernel_round, BENCH_COMPUTE},
+    {"cpu.syscall", syscall_round, 0},
+    {"cpu.page_fault", page_fault_round, 0},
+    {"cpu.protection_fault", protection_fault_round, 0},
+    {"cpu.mmap_unmap", mmap_unmap_round, 0},
+    {"cpu.context_switch", context_switch_round, 0},
+    {"cpu.fork_exit", fork_exit_round, 0},
+    {"cpu.cpuid", kernel_round, BENCH_CPUID},
+    {"cpu.irq_mask", kernel_round, BENCH_IRQ_MASK},
+    {"cpu.in", kernel_round, BENCH_IN},
+    {"cpu.cr8wr", kernel_round, BENCH_CR8WR},
+    {"cpu.callret", kernel_round, BENCH_CALLRET},
+    {"cpu.divzero", divzero_round, 0},
+    {"cpu.ptemod", kernel_round, BENCH_PTEMOD},
+    {"net.tx", kernel_round, BENCH_NET_TX},
+    {"net.rx", kernel_round, BENCH_NET_RX},
+    {"net.rr", kernel_round, BENCH_NET_RR},
+    {"net.tx_burst", kernel_round, BENCH_NET_TX_BURST},
+    {"local.read4k", kernel_round, BENCH_LOCAL_READ4K},
+    {"local.write4k", kernel_round, BENCH_LOCAL_WRITE4K},
+    {"local.read_qd32", kernel_round, BENCH_LOCAL_READ_QD32},
+    {"local.flush", kernel_round, BENCH_LOCAL_FLUSH},
+    {"remote.read4k", kernel_round, BENCH_REMOTE_READ4K},
+    {"remote.write4k", kernel_round, BENCH_REMOTE_WRITE4K},
+    {"remote.read_qd32", kernel_round, BENCH_REMOTE_READ_QD32},
+    {"remote.flush", kernel_round, BENCH_REMOTE_FLUSH},
+    {"interrupts.ipi", kernel_round, BENCH_IPI},
 };
 
 #define OPERATIONS (sizeof operations / sizeof *operations)
@@ -231,6 +228,14 @@ static const struct operation *find_operation(const char *name)
     for (u64 i = 0; i < OPERATIONS; i++)
         if (same_text(operations[i].name, name))
             return &operations[i];
+    return NULL;
+}
+
+/* Why this machine cannot do an operation, or NULL. */
+static const char *missing_for(const struct operation *operation)
+{
+    if (operation->kernel_operation == BENCH_IPI && system_call(SYS_CPUS, false, 0, 0) < 2)
+        return "it has one CPU";
     return NULL;
 }
 
@@ -279,8 +284,8 @@ void bench_command(int count, char *words[])
         print("bench: N is a number from 1 to %u, not %s\n", MAX_ITERATIONS, words[2]);
     } else if (count > 3 && !parse_number(words[3], &seed)) {
         print("bench: SEED is a decimal number of 64 bits, not %s\n", words[3]);
-    } else if (operation->missing && operation->missing()) {
-        print("bench %s na: %s\n", operation->name, operation->missing());
+    } else if (missing_for(operation)) {
+        print("bench %s na: %s\n", operation->name, missing_for(operation));
     } else if (system_call(SYS_BENCH_OPEN, 0, 0, 0) < 0) {
         print("bench: other processes are running\n");
     } else {
