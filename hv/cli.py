@@ -21,6 +21,7 @@ import msgspec
 from cyclopts import App, Parameter
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
@@ -287,10 +288,10 @@ def stat(
 @app.command
 def run(
     row: str, /, *, set: Set = None, m: Annotated[int, Parameter(name="-m", converter=_whole)] = DEFAULT_MIB,
-    smp: Annotated[int, Parameter(name="-smp", converter=_whole)] = 1,
+    smp: Annotated[int | None, Parameter(name="-smp", converter=_whole)] = None,
     command: Annotated[str | None, Parameter(name="-c")] = None, pcap: Path | None = None,
     drive: Annotated[Path | None, Parameter(name="-drive")] = None,
-    nbd: Annotated[str | None, Parameter(name="-nbd")] = None,
+    nbd: Annotated[str | None, Parameter(name="-nbd")] = None, show_translation: str | None = None,
     cost_model: str = DEFAULT, portable: Annotated[bool, Parameter(negative="")] = False, kernel: Path | None = None,
 ) -> int:  # fmt: skip
     """Boot a row and give the guest's console. Ctrl-] leaves; the end of piped input powers the guest off.
@@ -302,7 +303,7 @@ def run(
     m
         Memory in MiB.
     smp
-        Number of CPUs.
+        Number of CPUs: 2, or as many as the row can have.
     command
         Type this line, print what the guest answers, and power off.
     pcap
@@ -311,6 +312,8 @@ def run(
         The local disk: a raw image. Default: a small one in $XDG_DATA_HOME/hv (~/.local/share/hv), made on first use.
     nbd
         The remote disk: nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH. Default: a small one, likewise.
+    show_translation
+        Print a function of the guest's kernel beside its translation, when the session is over.
     cost_model
         A built-in cost model, or a TOML file.
     portable
@@ -323,8 +326,6 @@ def run(
 
     installed = find_modes()
     chosen = machine_modes(customize(find_row(row), set or [], installed), installed)
-    if not 1 <= smp <= 8:
-        raise HvError(f"-smp takes 1 to 8 CPUs, not {smp}")
     guest = load_guest(kernel or default_guest())
     if pcap is not None and "net" not in chosen:
         raise HvError(f"--pcap: row {row} has no network card yet", 1)
@@ -338,7 +339,24 @@ def run(
     )
     vm = Vm(chosen, guest, load(cost_model), mib=m, smp=smp, portable=portable, outside=outside)
     with closing(vm):
-        return Session(vm, command).run()
+        status = Session(vm, command).run()
+        if show_translation is not None:
+            _show_translation(vm, show_translation)
+        return status
+
+
+def _show_translation(vm: Vm, function: str) -> None:
+    from hv.crash import Symbols
+
+    extent = Symbols(vm.guest).extent(function)
+    if extent is None:
+        raise HvError(f"--show-translation: the guest has no function {function!r}")
+    lines = vm.mode.translation(*extent)
+    if lines is None:
+        raise HvError(f"--show-translation: mode {vm.mode.id} translates nothing; full-emulation does", 1)
+    if not lines:
+        raise HvError(f"--show-translation: {function} has not run, so it has no translation", 1)
+    _list([f"guest: {function}", "translation"], [[escape(guest), escape("\n".join(code))] for guest, code in lines])
 
 
 @app.command

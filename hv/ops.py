@@ -50,6 +50,7 @@ OPS: dict[str, Op] = {
         Op("remote.write4k", "4 KiB written to the remote disk"),
         Op("remote.read_qd32", "4 KiB read, of 32 that are asked for together"),
         Op("remote.flush", "the disk's cache written to its medium"),
+        Op("interrupts.ipi", "an interrupt to another CPU, and its answer", headline=True),
     )
 }
 

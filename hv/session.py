@@ -131,6 +131,8 @@ class Session:
         if self.terminal is not None:
             sys.stdout.write("\n")
         if ended is None or ended.cause == "power-off":
+            for note in self.vm.mode.notes():
+                print(f"[hv: {note}]")
             return 0
         print(f"hv: {ended.report}", file=sys.stderr)
         print(report(self.vm), file=sys.stderr)

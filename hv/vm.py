@@ -20,6 +20,7 @@ from hv.silicon.x86_64.pc import Pc
 from hv.silicon.x86_64.selftest import self_test
 from hv.vcpu import Vcpu
 from hv.x86_64.board import Board
+from hv.x86_64.mp_table import write_mp_table
 from hv.x86_64.pvh import write_start_info
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 DEFAULT_MIB, SMALLEST_MIB = 64, 16
+DEFAULT_CPUS = 2
 
 
 class VmSnapshot(msgspec.Struct):
@@ -48,18 +50,20 @@ class Vm:
 
     def __init__(
         self, modes: type[Mode] | Mapping[str, type[Mode]], guest: Guest, costs: CostModel, *, mib: int = DEFAULT_MIB,
-        smp: int = 1, portable: bool = False, outside: Outside | None = None,
+        smp: int | None = None, portable: bool = False, outside: Outside | None = None,
     ) -> None:  # fmt: skip
         kinds = {"cpu": modes} if isinstance(modes, type) else dict(modes)
         cpu = kinds["cpu"]
         _check_size(guest, mib)
+        cpus = min(DEFAULT_CPUS, cpu.most_cpus) if smp is None else smp
+        if not 1 <= cpus <= cpu.most_cpus:
+            raise HvError(f"-smp takes 1 to {cpu.most_cpus} CPUs under {cpu.id}, not {cpus}")
         self_test(costs.timing, portable=portable)
         self.guest, self.costs = guest, costs
         reasons = {"shutdown"}.union(*(kind.reasons for kind in kinds.values()))
         self.work = {reason: costs.work_of(reason) for reason in sorted(reasons)}
-        self.switch = costs.switch
         self.outside = outside or Outside()
-        self.machine = Machine(costs.timing, mib * MIB, ram_base=cpu.ram_base, cpus=smp, portable=portable)
+        self.machine = Machine(costs.timing, mib * MIB, ram_base=cpu.ram_base, cpus=cpus, portable=portable)
         self.ledger = Ledger(self.machine.probe)
         self.vcpus = [Vcpu(self, cpu) for cpu in self.machine.cpus]
         # Who owns the hardware finds the silicon's board, everybody else one that stands behind exits.
@@ -89,6 +93,7 @@ class Vm:
             self.write(segment.address, segment.data)
         if guest is self.guest:
             self.start_info = write_start_info(self.write, self.machine.ram_size, "")
+            write_mp_table(self.write, len(self.machine.cpus))
 
     def write(self, address: int, data: bytes) -> None:
         """Write to guest-physical memory from outside, as a loader does."""

@@ -15,6 +15,7 @@ class BareMetal(Mode):
     id = "bare-metal"
     summary = "the guest owns the hardware; nothing exits"
     cells = {"cpu": "H", "interrupts": "H", "boot": "H"}
+    most_cpus = 8
 
     def start(self, guest: Guest) -> None:
         vm = self.vm

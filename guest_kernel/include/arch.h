@@ -12,16 +12,19 @@ struct process;
 /* Start-up, in this order. */
 void arch_traps_init(void);
 void arch_read_memory_map(u64 boot_info, struct memory_map *map);
+void arch_find_cpus(void);
 u64 arch_image_end(void); /* physical address after the kernel's image */
 void arch_paging_init(const struct memory_map *map);
 void arch_interrupts_init(void);
 void arch_print_platform(void);
+void arch_start_cpus(void);
 
 /* Page tables. A leaf slot is written with pte_write() alone. */
 u64 arch_space_create(void);
 void arch_space_retire(u64 root);
 void arch_space_free(u64 root);
 void arch_space_load(u64 root);
+void arch_space_load_kernel(void); /* the kernel's half alone */
 pte *arch_leaf_slot(u64 root, u64 address, bool create);
 pte *arch_next_page(u64 root, u64 *address, u64 end);
 void arch_unmap_kernel_page(u64 address);
@@ -38,6 +41,9 @@ void arch_process_prepare_fork(struct process *child, const struct trap_frame *p
 void arch_process_recover(struct process *process, enum fault_cause cause, u64 address);
 u64 arch_process_instruction(const struct process *process);
 void arch_switch(struct process *from, struct process *to);
+
+/* Other CPUs. */
+void arch_send_call(u32 cpu); /* an interrupt, in which that one runs cpu_call_received() */
 
 /* Time and the end of it. */
 void arch_tick_start(void);

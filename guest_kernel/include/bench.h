@@ -23,6 +23,7 @@ enum kernel_operation {
     BENCH_IN,
     BENCH_CR8WR,
     BENCH_PTEMOD,
+    BENCH_IPI,
     BENCH_NET_TX,
     BENCH_NET_RX,
     BENCH_NET_RR,

@@ -17,6 +17,7 @@ static inline void probe(enum probe point)
 /* For the operations in kernel/bench/. */
 void measure_begin(void);
 void measure_end(void);
+u64 bench_ipi(u64 iterations, u64 seed);
 u64 run_kernel_operation(enum kernel_operation operation, u64 iterations, u64 seed);
 
 /* The operations of kernel/bench/net.c: a round of one, which returns the digest of its payload. */

@@ -14,10 +14,12 @@ void kmain(u64 boot_info)
     console_init();
     kprintf("\nhv guest kernel, %s\n", ARCH_NAME);
     arch_read_memory_map(boot_info, &map);
+    arch_find_cpus();
     frames_init(&map);
     arch_paging_init(&map);
     arch_interrupts_init();
     arch_print_platform();
+    arch_start_cpus();
     net_init();
     block_init();
     process_init();

@@ -219,6 +219,7 @@ static const struct operation {
     {"remote.write4k", kernel_round, BENCH_REMOTE_WRITE4K},
     {"remote.read_qd32", kernel_round, BENCH_REMOTE_READ_QD32},
     {"remote.flush", kernel_round, BENCH_REMOTE_FLUSH},
+    {"interrupts.ipi", kernel_round, BENCH_IPI},
 };
 
 #define OPERATIONS (sizeof operations / sizeof *operations)
@@ -228,6 +229,14 @@ static const struct operation *find_operation(const char *name)
     for (u64 i = 0; i < OPERATIONS; i++)
         if (same_text(operations[i].name, name))
             return &operations[i];
+    return NULL;
+}
+
+/* Why this machine cannot do an operation, or NULL. */
+static const char *missing_for(const struct operation *operation)
+{
+    if (operation->kernel_operation == BENCH_IPI && system_call(SYS_CPUS, false, 0, 0) < 2)
+        return "it has one CPU";
     return NULL;
 }
 
@@ -276,6 +285,8 @@ void bench_command(int count, char *words[])
         print("bench: N is a number from 1 to %u, not %s\n", MAX_ITERATIONS, words[2]);
     } else if (count > 3 && !parse_number(words[3], &seed)) {
         print("bench: SEED is a decimal number of 64 bits, not %s\n", words[3]);
+    } else if (missing_for(operation)) {
+        print("bench %s na: %s\n", operation->name, missing_for(operation));
     } else if (system_call(SYS_BENCH_OPEN, 0, 0, 0) < 0) {
         print("bench: other processes are running\n");
     } else {

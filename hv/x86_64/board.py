@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from hv.silicon.x86_64.cpu import Cpu, Shutdown
 from hv.silicon.x86_64.lapic import TPR
-from hv.silicon.x86_64.pc import IOAPIC_BASE, LAPIC_BASE, Pc
+from hv.silicon.x86_64.pc import IOAPIC_BASE, LAPIC_BASE, NEVER, Pc
 from hv.x86_64.decode import Access, finish_read
 
 if TYPE_CHECKING:
@@ -22,10 +22,26 @@ class Board(Pc):
 
     def __init__(self, vm: Vm) -> None:
         machine = vm.machine
+        self.vm = vm
         super().__init__(
             machine.timing, len(machine.cpus), machine, lambda: vm.now, vm.console.sink, machine.end
         )  # fmt: skip
-        self.vm = vm
+
+    def here(self) -> int:
+        """The CPU that has made the exit. What comes from outside comes to CPU 0."""
+        return self.vm.machine.running.index if self.vm.ledger.open else 0
+
+    def sent(self, targets: list[int]) -> None:
+        """The physical CPUs of the vCPUs that a message goes to are interrupted, so that they look."""
+        for target in targets:
+            self.vm.machine.kick(self.vm.machine.cpus[target])
+
+    def reschedule(self) -> None:
+        """CPU 0's timer is the devices' timer, also when another CPU has set one of them going."""
+        super().reschedule()
+        cpu = self.vm.machine.cpus[0]
+        if cpu is not self.vm.machine.running and self.deadline != NEVER:
+            cpu.host_timer = self.deadline if cpu.host_timer is None else min(cpu.host_timer, self.deadline)
 
     def drive(self, irq: int, level: bool) -> None:
         super().drive(irq, level)

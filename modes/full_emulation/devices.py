@@ -21,8 +21,8 @@ NIC_ADDRESS = bytes.fromhex("026876000001")  # locally administered; "hv" in it
 
 
 class EmulatedDevices(Mode):
-    id = "full-emulation"
-    summary = "the chips of a PC in software, register by register"
+    """The part of full-emulation (translator/mode.py) that is not the CPU."""
+
     cells = {"net": "VS", "local": "VS", "remote": "VS", "interrupts": "VS", "boot": "VS"}
 
     def __init__(self, vm: Vm) -> None:

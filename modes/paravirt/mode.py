@@ -60,12 +60,13 @@ class ParavirtState(msgspec.Struct):
 class Paravirt(Mode):
     id = "paravirt"
     summary = "Xen PV: the kernel at ring 3 on its own page tables, hypercalls, event channels"
-    cells = {"cpu": "P"}
+    cells = {"cpu": "P", "interrupts": "P"}
     reasons = frozenset(
         "cpuid cr_access exception_bounce external_interrupt guest_page_fault hlt int_bounce invlpg ioio msr "
         "page_table_write privileged syscall_bounce hypercall.unknown".split()
     ) | {f"hypercall.{name}" for name in HYPERCALLS.values()}
     ram_base = 0x4_0000_0000
+    most_cpus = 8
 
     command_line: ClassVar[bytes] = b""  # for the guest's kernel
 
@@ -203,8 +204,10 @@ class Paravirt(Mode):
         """An event waits for a vCPU. If it is the one whose exit is being handled, it hears of it at the end."""
         machine = self.vm.machine
         cpu = machine.cpus[index]
-        if not (self.vm.ledger.open and machine.running is cpu):
+        if not self.vm.ledger.open:
             cpu.host_interrupt = True
+        elif machine.running is not cpu:
+            machine.kick(cpu)
 
     # --- system calls and hypercalls --------------------------------------------------------------------------------
 

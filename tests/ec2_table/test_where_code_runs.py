@@ -159,6 +159,21 @@ def test_over_shadow_tables_hypervisor_code_runs_only_inside_counted_exits(row: 
         assert bool(witness.inside) == bool(counted)
 
 
+@pytest.mark.parametrize("op", ["local.read4k", "remote.write4k", "remote.flush"])
+@pytest.mark.parametrize("row", ["emulated", "nitro+local=VS+remote=VS"])
+def test_emulated_disks_work_only_inside_counted_exits(row: str, op: str) -> None:
+    with watching(row) as (runner, witness):
+        runner.run(OPS[op])
+        assert witness.windows == 2
+        counted = sum(
+            tally.count
+            for window in range(1, 2 * witness.windows, 2)
+            for tally in runner.vm.ledger.tallies(window).values()
+        )
+        assert witness.doors == witness.opened == counted > 0
+        assert witness.outside == []
+
+
 @pytest.mark.parametrize("op", ["tx", "rx", "rr", "tx_burst"])
 @pytest.mark.parametrize("row", ["emulated", "nitro+net=VS"])
 def test_an_emulated_card_and_its_wire_act_only_inside_counted_exits(row: str, op: str) -> None:

@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from hv.silicon.x86_64.machine import Idle
-from modes.paravirt.abi import EBUSY, EINVAL, EPERM, FLAT_RING3_CS64, FLAT_RING3_SS, Refused
+from modes.paravirt.abi import EBUSY, EEXIST, EINVAL, EPERM, FLAT_RING3_CS64, FLAT_RING3_SS, Refused
 from modes.paravirt.frames import Kind
 from tests.pv_support import BASE, DATA, STACK, PvGuest
 
@@ -476,3 +476,86 @@ def test_the_console_ring_goes_both_ways_and_a_bad_distance_is_nothing() -> None
         assert memory.read(ring, 3) == b"abc"
         memory.write(ring + 3072, struct.pack("<I", 77))
         assert end.room == 0
+
+
+CONTEXT = """
+    mov 104(%rbp), %rax         /* mfn_list */
+    mov 88(%rbp), %rbx          /* pt_base */
+    mov $BASE, %rcx
+    sub %rcx, %rbx
+    shr $12, %rbx
+    mov (%rax,%rbx,8), %rax
+    shl $12, %rax
+    mov %rax, context + 4984 + 24   /* CR3 */
+    movq $0x24, context + 512       /* in the kernel, online */
+    movq $second, context + 520 + 128
+    movq $0xe033, context + 520 + 136
+    movq $0x202, context + 520 + 144
+    movq $STACK - 0x400, context + 520 + 152
+    movq $0xe02b, context + 520 + 160
+    movq $0x5a5a, context + 520 + 13 * 8    /* rsi */
+    movq $0x6000, context + 5152            /* the kernel's GS base */
+"""
+
+
+def test_a_second_vcpu_starts_with_its_registers_and_gets_events(portable: bool) -> None:
+    guest = PvGuest(
+        SETUP
+        + CONTEXT
+        + """
+        xor %edi, %edi              /* initialise vCPU 1 */
+        mov $1, %esi
+        mov $context, %rdx
+        hypercall vcpu_op
+        mov %rax, DATA
+        mov $1, %edi                /* up */
+        mov $1, %esi
+        xor %edx, %edx
+        hypercall vcpu_op
+        mov %rax, DATA + 8
+        xor %edi, %edi              /* once more: it is there already */
+        mov $1, %esi
+        mov $context, %rdx
+        hypercall vcpu_op
+        mov %rax, DATA + 16
+        movl $1, DATA + 0x200       /* an interrupt for vCPU 1 */
+        mov $7, %edi
+        mov $DATA + 0x200, %rsi
+        hypercall event_channel_op
+        mov DATA + 0x204, %eax
+        mov %eax, DATA + 0x208
+        wait: pause
+        cmpq $0x5a5a, DATA + 24
+        jne wait
+        mov $4, %edi
+        mov $DATA + 0x208, %rsi
+        hypercall event_channel_op
+        wait2: pause
+        cmpq $0, DATA + 32
+        je wait2
+        mov $3, %edi
+        mov $1, %esi
+        hypercall vcpu_op
+        mov %rax, DATA + 40
+        finish
+        second:
+        mov %rsi, DATA + 24
+        mov $second_event, %rdi
+        mov $handler, %rsi
+        mov $system_call, %rdx
+        hypercall set_callbacks
+        mov $1, %edi
+        hypercall sched_op
+        1: jmp 1b
+        second_event:
+        incq DATA + 32
+        2: jmp 2b
+        .balign 64
+        context: .skip 5168
+        """,
+        smp=2,
+        portable=portable,
+    )
+    with contextlib.closing(guest):
+        guest.finish()
+        assert guest.words(6) == [0, 0, (1 << 64) - EEXIST, 0x5A5A, 1, 1]

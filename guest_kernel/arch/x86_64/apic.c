@@ -12,6 +12,8 @@
 #define APIC_EOI 0x0B0           /* a write ends the interrupt in service */
 #define APIC_SPURIOUS 0x0F0
 #define APIC_ENABLE 0x100        /* in APIC_SPURIOUS */
+#define APIC_COMMAND 0x300       /* a write sends an interrupt */
+#define APIC_DESTINATION 0x310   /* bits 31-24: the APIC that it is for */
 #define APIC_LVT_TIMER 0x320
 #define APIC_LVT_LINT0 0x350     /* the 8259's line */
 #define APIC_LVT_LINT1 0x360     /* NMI */
@@ -92,7 +94,13 @@ void arch_interrupts_init(void)
     }
     map_device(SLOT_LOCAL_APIC, cpu_read_msr(MSR_APIC_BASE) & PTE_ADDRESS);
     map_device(SLOT_IO_APIC, IO_APIC_ADDRESS);
+    apic_init();
+    io_apic_route(LINE_SERIAL, VECTOR_SERIAL);
+}
 
+/* This CPU's local APIC. All have the same address, and each CPU sees its own there. */
+void apic_init(void)
+{
     apic_write(APIC_TASK_PRIORITY, 0);
     apic_write(APIC_LVT_LINT0, APIC_MASKED); /* which also silences the 8259s */
     apic_write(APIC_LVT_LINT1, APIC_MASKED);
@@ -100,7 +108,16 @@ void arch_interrupts_init(void)
     apic_write(APIC_SPURIOUS, APIC_ENABLE | VECTOR_SPURIOUS);
     apic_write(APIC_TIMER_DIVIDE, APIC_DIVIDE_BY_16);
     apic_write(APIC_LVT_TIMER, APIC_PERIODIC | VECTOR_TIMER);
-    io_apic_route(LINE_SERIAL, VECTOR_SERIAL);
+}
+
+/* Only CPU 0 sends, and waits for each answer: so nothing is under way here, and the destination is what it was. */
+void apic_send(u32 apic_id, u32 command)
+{
+    static u32 destination = (u32)-1;
+    if (apic_id != destination)
+        apic_write(APIC_DESTINATION, apic_id << 24);
+    destination = apic_id;
+    apic_write(APIC_COMMAND, command);
 }
 
 void apic_end_of_interrupt(void) { apic_write(APIC_EOI, 0); }

@@ -3,5 +3,10 @@
 
 #include "types.h"
 
+#define APIC_INIT 0x4500    /* commands: the level is asserted; delivery mode INIT */
+#define APIC_STARTUP 0x4600 /* a start-up message, with the number of a page */
+
+void apic_init(void);
+void apic_send(u32 apic_id, u32 command);
 void apic_end_of_interrupt(void);
 void apic_device_interrupt(u32 line);

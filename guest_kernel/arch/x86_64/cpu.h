@@ -26,6 +26,7 @@ static inline void cpu_sti(void) { __asm__ volatile("sti" ::: "memory"); }
 
 /* STI takes effect after one more instruction, so no interrupt can slip in between and be slept through. */
 static inline void cpu_sti_hlt(void) { __asm__ volatile("sti; hlt" ::: "memory"); }
+static inline void cpu_pause(void) { __asm__ volatile("pause" ::: "memory"); }
 static inline void cpu_hlt(void) { __asm__ volatile("hlt" ::: "memory"); }
 
 static inline u64 cpu_flags(void)
@@ -40,7 +41,7 @@ static inline u64 cpu_read_cr2(void)
 {
     u64 value;
     if (on_xen())
-        return xen_vcpu->cr2;
+        return xen_vcpu()->cr2;
     __asm__ volatile("movq %%cr2, %0" : "=r"(value));
     return value;
 }

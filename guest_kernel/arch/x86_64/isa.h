@@ -98,7 +98,7 @@ static inline void arch_irq_enable(void)
 static inline void arch_irq_disable(void)
 {
     if (on_xen())
-        __atomic_store_n(&xen_vcpu->mask, 1, __ATOMIC_SEQ_CST);
+        __atomic_store_n(&xen_vcpu()->mask, 1, __ATOMIC_SEQ_CST);
     else
         cpu_cli();
 }
@@ -106,7 +106,7 @@ static inline void arch_irq_disable(void)
 static inline bool arch_irq_enabled(void)
 {
     if (on_xen())
-        return !xen_vcpu->mask;
+        return !xen_vcpu()->mask;
     return cpu_flags() & FLAG_IF;
 }
 
@@ -120,6 +120,9 @@ static inline void arch_wait_for_interrupt(void)
     cpu_sti_hlt();
     cpu_cli();
 }
+
+/* In a loop that waits for another CPU. */
+static inline void arch_pause(void) { cpu_pause(); }
 
 /* Device registers that are not memory: ports. */
 static inline u8 arch_io_read(u64 address) { return cpu_inb((u16)address); }

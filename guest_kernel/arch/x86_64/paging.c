@@ -178,3 +178,5 @@ void arch_space_load(u64 root)
     else
         cpu_write_cr3(root);
 }
+
+void arch_space_load_kernel(void) { arch_space_load(kernel_root); }

@@ -1,9 +1,11 @@
 /* Exceptions, interrupts and system calls: the tables that lead here, and what each does.
-   Simplified: the kernel runs with interrupts off, except while it is idle, so that on one CPU it needs no locks. */
+   Simplified: the kernel runs with interrupts off, except while it is idle, so that on one CPU it needs no locks; what
+   the others do is in kernel/cpus.c. */
 #include "traps.h"
 
 #include "apic.h"
 #include "console.h"
+#include "cpus.h"
 #include "net.h"
 #include "process.h"
 #include "segments.h"
@@ -50,7 +52,7 @@ extern char syscall_entry[];
 
 void arch_traps_init(void)
 {
-    segments_init();
+    segments_init(0);
     if (on_xen()) {
         xen_traps_init();
         return;
@@ -70,6 +72,11 @@ void arch_traps_init(void)
     idt[DOUBLE_FAULT].ist = IST_DOUBLE_FAULT;
     idt[NMI].ist = IST_NMI;
     idt[MACHINE_CHECK].ist = IST_MACHINE_CHECK;
+    traps_load();
+}
+
+void traps_load(void)
+{
     struct table_pointer pointer = {sizeof idt - 1, (u64)idt};
     cpu_lidt(&pointer);
 
@@ -129,6 +136,10 @@ void trap(struct trap_frame *frame)
     case VECTOR_XEN_EVENTS:
         if (xen_handle_events() && from_user)
             yield();
+        return;
+    case VECTOR_CALL:
+        apic_end_of_interrupt();
+        cpu_call_received();
         return;
     case VECTOR_SPURIOUS: /* the APIC wants no end of interrupt for it */
         return;

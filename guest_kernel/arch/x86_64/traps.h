@@ -6,7 +6,12 @@
 #define VECTOR_SERIAL 0x50
 #define VECTOR_DEVICES 0x60 /* and up: the devices' lines, by their number */
 #define DEVICE_LINES 16
+#define VECTOR_CALL 0xE0 /* from another CPU */
 #define VECTOR_XEN_EVENTS 0xF3 /* not the CPU's: an upcall */
 #define VECTOR_SPURIOUS 0xFF
 
 #define BREAKPOINT 3 /* the only exception that a program may raise by `int` */
+
+#ifndef __ASSEMBLER__
+void traps_load(void); /* into this CPU */
+#endif

@@ -137,6 +137,7 @@ u64 run_kernel_operation(enum kernel_operation operation, u64 iterations, u64 se
         [BENCH_LOCAL_READ_QD32] = local_read_qd32,     [BENCH_LOCAL_FLUSH] = local_flush,
         [BENCH_REMOTE_READ4K] = remote_read4k,         [BENCH_REMOTE_WRITE4K] = remote_write4k,
         [BENCH_REMOTE_READ_QD32] = remote_read_qd32,   [BENCH_REMOTE_FLUSH] = remote_flush,
+        [BENCH_IPI] = bench_ipi,
     };
     return operations[operation](iterations, seed);
 }

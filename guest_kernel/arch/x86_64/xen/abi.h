@@ -12,6 +12,7 @@
 #define HYPERCALL_SET_TIMER_OP 15
 #define HYPERCALL_XEN_VERSION 17
 #define HYPERCALL_IRET 23
+#define HYPERCALL_VCPU_OP 24
 #define HYPERCALL_SET_SEGMENT_BASE 25
 #define HYPERCALL_MMUEXT_OP 26
 #define HYPERCALL_SCHED_OP 29
@@ -19,7 +20,8 @@
 #define HYPERCALL_PHYSDEV_OP 33
 #define HYPERCALL_STUB_SIZE 32
 
-#define XEN_KERNEL_CODE 0xE033
+#define XEN_KERNEL_CODE 0xE033 /* Xen's own flat segments */
+#define XEN_KERNEL_STACK 0xE02B
 
 #define MACHINE_TO_PHYS 0xFFFF800000000000 /* where Xen shows which page of this domain's a machine frame is */
 
@@ -111,7 +113,27 @@ struct xen_trap {
 
 #define TRAP_MASKS_EVENTS 4
 
-enum { EVTCHN_BIND_VIRQ = 1, EVTCHN_SEND = 4, EVTCHN_UNMASK = 9 };
+/* What a further CPU starts with. */
+struct xen_vcpu_context {
+    u8 fpu[512];
+    u64 flags; /* VGCF_ */
+    u64 r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi;
+    u64 reserved0;
+    u64 rip, cs, rflags, rsp, ss, es, ds, fs, gs;
+    struct xen_trap traps[256]; /* by vector; no list here */
+    u64 ldt, ldt_entries;
+    u64 gdt_frames[16], gdt_entries;
+    u64 kernel_ss, kernel_sp;
+    u64 control[8]; /* [3] is the kernel's top table, [1] the user's */
+    u64 debug[8];
+    u64 event, failsafe, syscall; /* entry points */
+    u64 assists;
+    u64 fs_base, gs_base_kernel, gs_base_user;
+};
+
+enum { VGCF_IN_KERNEL = 1 << 2, VGCF_ONLINE = 1 << 5 };
+enum { VCPU_INITIALISE = 0, VCPU_UP = 1, VCPU_IS_UP = 3 };
+enum { EVTCHN_BIND_VIRQ = 1, EVTCHN_SEND = 4, EVTCHN_BIND_IPI = 7, EVTCHN_UNMASK = 9 };
 enum { VIRQ_TIMER = 0 };
 enum { SCHED_BLOCK = 1, SCHED_SHUTDOWN = 2 };
 enum { SHUTDOWN_POWEROFF = 0, SHUTDOWN_CRASH = 3 };
@@ -126,5 +148,6 @@ struct xen_console_ring {
 };
 
 _Static_assert(sizeof(struct xen_vcpu_info) == 64, "public/xen.h");
+_Static_assert(sizeof(struct xen_vcpu_context) == 5168, "public/arch-x86/xen.h");
 _Static_assert(__builtin_offsetof(struct xen_start_info, command_line) == 128, "public/xen.h");
 #endif

@@ -11,6 +11,7 @@
 
 #include "arch.h"
 #include "console.h"
+#include "cpus.h"
 
 #define TOP_LEVEL 3
 #define ENTRIES 512
@@ -25,63 +26,72 @@ bool xen_batching = true;
 #define MOST_UPDATES 256
 #define MOST_EXTENDED 16
 
-static struct {
+/* Each CPU has its own. */
+static struct batch {
     u32 depth; /* of xen_batch_begin() */
     u32 calls, updates, extended;
     struct xen_multicall call[MOST_CALLS];
     struct xen_mmu_update update[MOST_UPDATES];
     struct xen_mmuext_op operation[MOST_EXTENDED];
-} batch;
+} batches[MAX_CPUS];
+
+static struct batch *this_batch(void) { return &batches[arch_this_cpu()->number]; }
 
 static void flush(void)
 {
-    struct xen_multicall *first = &batch.call[0];
-    if (batch.calls == 1)
+    struct batch *batch = this_batch();
+    struct xen_multicall *first = &batch->call[0];
+    if (batch->calls == 1)
         first->result = (u64)xen_hypercall(first->argument[0], first->argument[1], first->argument[2],
                                            first->argument[3], 0, first->call);
-    else if (batch.calls)
-        xen_hypercall((u64)batch.call, batch.calls, 0, 0, 0, HYPERCALL_MULTICALL);
-    u32 calls = batch.calls;
-    batch.calls = batch.updates = batch.extended = 0;
+    else if (batch->calls)
+        xen_hypercall((u64)batch->call, batch->calls, 0, 0, 0, HYPERCALL_MULTICALL);
+    u32 calls = batch->calls;
+    batch->calls = batch->updates = batch->extended = 0;
     for (u32 i = 0; i < calls; i++)
-        if (batch.call[i].result)
-            panic("Xen refused hypercall %lu: %ld", batch.call[i].call, (i64)batch.call[i].result);
+        if (batch->call[i].result)
+            panic("Xen refused hypercall %lu: %ld", batch->call[i].call, (i64)batch->call[i].result);
 }
 
-void xen_batch_begin(void) { batch.depth++; }
+void xen_batch_begin(void) { this_batch()->depth++; }
 
 void xen_batch_end(void)
 {
-    if (--batch.depth == 0)
+    struct batch *batch = this_batch();
+    if (--batch->depth == 0)
         flush();
 }
 
 /* Adds to the last call of the batch if it is of this kind, else begins one. */
 static void add(u64 call, u64 list, u64 second, u64 third, u64 fourth)
 {
-    struct xen_multicall *last = batch.calls ? &batch.call[batch.calls - 1] : NULL;
+    struct batch *batch = this_batch();
+    struct xen_multicall *last = batch->calls ? &batch->call[batch->calls - 1] : NULL;
     if (last && last->call == call && call != HYPERCALL_STACK_SWITCH)
         last->argument[1]++;
     else
-        batch.call[batch.calls++] = (struct xen_multicall){call, 0, {list, second, third, fourth}};
+        batch->call[batch->calls++] = (struct xen_multicall){call, 0, {list, second, third, fourth}};
 }
 
 static void make_room(void)
 {
-    if (batch.calls == MOST_CALLS || batch.updates == MOST_UPDATES || batch.extended == MOST_EXTENDED)
+    struct batch *batch = this_batch();
+    if (batch->calls == MOST_CALLS || batch->updates == MOST_UPDATES || batch->extended == MOST_EXTENDED)
         flush();
 }
 
 static void added(void)
 {
-    if (!batch.depth || !xen_batching)
+    struct batch *batch = this_batch();
+    if (!batch->depth || !xen_batching)
         flush();
 }
 
 static void update(u64 pointer, u64 value)
 {
+    struct batch *batch = this_batch();
     make_room();
-    struct xen_mmu_update *next = &batch.update[batch.updates++];
+    struct xen_mmu_update *next = &batch->update[batch->updates++];
     *next = (struct xen_mmu_update){pointer, value};
     add(HYPERCALL_MMU_UPDATE, (u64)next, 1, 0, DOMID_SELF);
     added();
@@ -89,8 +99,9 @@ static void update(u64 pointer, u64 value)
 
 static void extended(u32 command, u64 first)
 {
+    struct batch *batch = this_batch();
     make_room();
-    struct xen_mmuext_op *next = &batch.operation[batch.extended++];
+    struct xen_mmuext_op *next = &batch->operation[batch->extended++];
     *next = (struct xen_mmuext_op){command, first, 0};
     add(HYPERCALL_MMUEXT_OP, (u64)next, 1, 0, DOMID_SELF);
     added();

@@ -17,7 +17,6 @@
 
 struct xen_start_info xen_start_info;
 struct xen_shared_info *xen_shared;
-struct xen_vcpu_info *xen_vcpu;
 u64 *xen_frame_list;
 
 static u64 boot_root, boot_end; /* pseudo-physical */
@@ -125,7 +124,6 @@ static void build_direct_map(void)
     struct xen_mmuext_op flush = {MMUEXT_FLUSH, 0, 0};
     xen_hypercall((u64)&flush, 1, 0, DOMID_SELF, 0, HYPERCALL_MMUEXT_OP);
     xen_shared = (struct xen_shared_info *)(KERNEL_BASE + stack);
-    xen_vcpu = &xen_shared->vcpu[0];
 }
 
 u64 xen_boot_end(void) { return boot_end; }
@@ -160,9 +158,8 @@ void xen_segments_init(u64 per_cpu)
     xen_hypercall(SEGBASE_GS_KERNEL, per_cpu, 0, 0, 0, HYPERCALL_SET_SEGMENT_BASE);
 }
 
-void xen_traps_init(void)
+static void fill_traps(struct xen_trap *traps)
 {
-    static struct xen_trap traps[EXCEPTIONS + 1]; /* the last one stays zero: the end */
     for (u32 vector = 0; vector < EXCEPTIONS; vector++)
         traps[vector] = (struct xen_trap){
             .vector = (u8)vector,
@@ -170,9 +167,26 @@ void xen_traps_init(void)
             .selector = XEN_KERNEL_CODE,
             .address = (u64)xen_trap_stubs[vector],
         };
+}
+
+void xen_traps_init(void)
+{
+    static struct xen_trap traps[EXCEPTIONS + 1]; /* the last one stays zero: the end */
+    fill_traps(traps);
     xen_hypercall((u64)traps, 0, 0, 0, 0, HYPERCALL_SET_TRAP_TABLE);
     xen_hypercall((u64)xen_event_entry, (u64)xen_failsafe_entry, (u64)xen_syscall_entry, 0, 0,
                   HYPERCALL_SET_CALLBACKS);
+}
+
+/* The same for another CPU. */
+void xen_fill_entry_points(struct xen_vcpu_context *context)
+{
+    fill_traps(context->traps);
+    context->event = (u64)xen_event_entry;
+    context->failsafe = (u64)xen_failsafe_entry;
+    context->syscall = (u64)xen_syscall_entry;
+    context->gdt_frames[0] = xen_machine(image_to_phys(gdt)) >> 12;
+    context->gdt_entries = ENTRIES;
 }
 
 /* Called by xen_entry. No on_xen() may run before the branches are taken. */

@@ -6,10 +6,10 @@
 #include "types.h"
 
 struct memory_map;
+struct xen_vcpu_info *xen_vcpu(void); /* this CPU's */
 
 extern struct xen_start_info xen_start_info; /* a copy: the original's place is given up */
 extern struct xen_shared_info *xen_shared;
-extern struct xen_vcpu_info *xen_vcpu;
 extern u64 *xen_frame_list; /* pseudo-physical page number -> machine frame number */
 
 /* entry.S */
@@ -21,6 +21,7 @@ u64 xen_boot_root(void);
 void xen_read_memory_map(struct memory_map *map);
 void xen_segments_init(u64 per_cpu);
 void xen_traps_init(void);
+void xen_fill_entry_points(struct xen_vcpu_context *context);
 __attribute__((noreturn)) void xen_shutdown(u32 reason);
 
 /* Memory that the CPU addresses by machine frames, of which Xen shows the kernel both directions. */
@@ -48,8 +49,14 @@ void xen_wait_for_interrupt(void);
 bool xen_handle_events(void); /* was the timer's among them? */
 void xen_tick_start(void);
 void xen_tick_stop(void);
+u32 xen_bind_call(u32 cpu);
 void xen_listen(u32 port, bool on);
 void xen_notify(u32 port);
+
+/* smp.c */
+void xen_find_cpus(void);
+void xen_start_cpus(void);
+void xen_send_call(u32 cpu);
 
 /* console.c */
 extern const struct console_port xen_console;
