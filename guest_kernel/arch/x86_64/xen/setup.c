@@ -140,8 +140,8 @@ void xen_read_memory_map(struct memory_map *map)
 /* For user programs. The kernel runs on Xen's own flat segments. A page, because a descriptor table is whole frames;
    among the constants, because it must not be writable. */
 static const u64 gdt[ENTRIES] __attribute__((aligned(PAGE_SIZE))) = {
-    [USER_DATA / 8] = 0x00CFF2000000FFFF,
-    [USER_CODE / 8] = 0x00AFFA000000FFFF,
+    [USER_DATA / 8] = 0x00CFF3000000FFFF, /* accessed already: the CPU has nothing to write */
+    [USER_CODE / 8] = 0x00AFFB000000FFFF,
 };
 
 static void make_read_only(u64 address, u64 frame)
