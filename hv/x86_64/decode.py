@@ -103,7 +103,7 @@ _SIGNED = frozenset((x86.X86_INS_MOVSX, x86.X86_INS_MOVSXD))
 
 
 def address_of(cpu: Cpu, instruction: capstone.CsInsn, operand: x86.X86Op) -> int:
-    """The linear address of a memory operand; only FS and GS have a base in 64-bit mode."""
+    """The linear address of a memory operand. Segments are flat but for FS and GS."""
     mem = operand.mem
     address: int = mem.disp
     if mem.base:
@@ -113,7 +113,7 @@ def address_of(cpu: Cpu, instruction: capstone.CsInsn, operand: x86.X86Op) -> in
         address += read_register(cpu, instruction.reg_name(mem.index)) * mem.scale
     if mem.segment in (x86.X86_REG_FS, x86.X86_REG_GS):
         address += cpu.state.segs[4 if mem.segment == x86.X86_REG_FS else 5].base
-    return address & MASKS[8]
+    return address & MASKS[8 if cpu.state.hflags & HF_CS64 else 4]
 
 
 def finish_read(cpu: Cpu, access: Access, value: int) -> None:

@@ -13,3 +13,7 @@ class EmulatedDevices(Mode):
     id = "full-emulation"
     summary = "the chips of a PC in software, register by register"
     cells = {"interrupts": "VS", "boot": "VS"}
+
+    def equip(self, column: str) -> None:
+        if column == "boot":
+            self.vm.boot_firmware()
