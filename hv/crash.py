@@ -14,8 +14,10 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
 from hv.loader import Guest
-from hv.silicon.x86_64.cpu import Cpu
+from hv.silicon.memory import BusError
+from hv.silicon.x86_64.paging import walk
 from hv.silicon.x86_64.state import REGISTERS
+from hv.vm import Vm
 
 DEPTH = 32  # frames
 
@@ -75,28 +77,46 @@ def _lines(elf: ELFFile) -> list[tuple[int, str, int]]:
     return rows
 
 
-def _registers(cpu: Cpu) -> list[tuple[str, int]]:
-    """Name and value, from wherever the guest's state is now."""
+def _registers(vm: Vm) -> dict[str, int]:
+    """Name and value as the guest believes them to be, from wherever they are now."""
+    cpu = vm.machine.cpus[0]
     values = dict(zip(REGISTERS, cpu.state.regs, strict=True))
+    told = vm.mode.guest_registers(cpu)
     vmcb = cpu.vmcb
-    assert vmcb is not None
     cpu.leave()
-    values["rax"], values["rsp"] = vmcb.rax, vmcb.rsp
-    return [
-        *values.items(),
-        ("rip", vmcb.rip), ("rflags", vmcb.rflags), ("cr0", vmcb.cr0), ("cr2", vmcb.cr2), ("cr3", vmcb.cr3),
-        ("cr4", vmcb.cr4), ("efer", vmcb.efer), ("cs", vmcb.cs.selector), ("ss", vmcb.ss.selector),
-    ]  # fmt: skip
+    values |= {
+        "rax": vmcb.rax, "rsp": vmcb.rsp, "rip": vmcb.rip, "rflags": vmcb.rflags, "cr0": vmcb.cr0, "cr2": vmcb.cr2,
+        "cr3": vmcb.cr3, "cr4": vmcb.cr4, "efer": vmcb.efer, "cs": vmcb.cs.selector, "ss": vmcb.ss.selector,
+        "cpl": vmcb.cpl,
+    }  # fmt: skip
+    return {**values, **told}
 
 
-def backtrace(cpu: Cpu, symbols: Symbols) -> list[str]:
+def _read(vm: Vm, registers: dict[str, int], address: int, size: int) -> bytes:
+    """Bytes at a linear address by the guest's own tables; fewer where a page is not mapped."""
+    memory, base = vm.machine.memory, vm.machine.ram_base
+    out = b""
+    while len(out) < size:
+        at = address + len(out)
+        chunk = min(size - len(out), 0x1000 - at % 0x1000)
+        gpa = walk(lambda entry: memory.read_u64(base + entry), registers["cr3"], at) if registers["cr0"] >> 31 else at
+        if gpa is None:
+            break
+        try:
+            out += memory.read(base + gpa, chunk)
+        except BusError:
+            break
+    return out
+
+
+def backtrace(vm: Vm, registers: dict[str, int]) -> list[str]:
     """One line a frame, innermost first."""
-    registers = dict(_registers(cpu))
+    symbols = Symbols(vm.guest)
     frames = [symbols.name(registers["rip"])]
     pointer, seen = registers["rbp"], set()
     while pointer and pointer % 8 == 0 and pointer not in seen and len(frames) < DEPTH:
         seen.add(pointer)
-        words = cpu.read_linear(pointer, 16)
+        words = _read(vm, registers, pointer, 16)
         if len(words) < 16:
             break
         pointer, back = struct.unpack("<QQ", words)
@@ -106,10 +126,11 @@ def backtrace(cpu: Cpu, symbols: Symbols) -> list[str]:
     return frames
 
 
-def report(cpu: Cpu, guest: Guest) -> str:
+def report(vm: Vm) -> str:
     """Registers, four a line, and the backtrace."""
-    cells = [f"{name:>6} {value:016x}" for name, value in _registers(cpu)]
+    registers = _registers(vm)
+    cells = [f"{name:>6} {value:016x}" for name, value in registers.items()]
     lines = ["  " + "  ".join(cells[at : at + 4]) for at in range(0, len(cells), 4)]
     lines.append("  backtrace:")
-    lines += [f"    #{number} {frame}" for number, frame in enumerate(backtrace(cpu, Symbols(guest)))]
+    lines += [f"    #{number} {frame}" for number, frame in enumerate(backtrace(vm, registers))]
     return "\n".join(lines)

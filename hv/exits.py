@@ -20,7 +20,7 @@ REASONS: dict[str, Reason] = {
     for reason in (
         Reason("cli", "#GP of CLI", "#GP of CLI", "a deprivileged kernel switched interrupts off"),
         Reason("code_write", "#PF of a write", "#PF of a write", "a write to code that had been searched"),
-        Reason("cr_access", "#GP of MOV CR", "#GP of MOV CR", "a deprivileged kernel used a control register"),
+        Reason("cr_access", "VMEXIT_CR3_WRITE, #GP", "MOV CR, #GP", "a control register that the hypervisor keeps"),
         Reason("cpuid", "VMEXIT_CPUID", "CPUID exit", "the guest asked what CPU it has"),
         Reason("cr8_write", "VMEXIT_CR8_WRITE", "TPR below threshold", "an interrupt waited for a lower task priority"),
         Reason(
@@ -37,10 +37,10 @@ REASONS: dict[str, Reason] = {
         Reason("int_bounce", "VMEXIT_SWINT", "INT n", "a software interrupt of a deprivileged guest"),
         Reason("interrupt_window", "VMEXIT_VINTR", "interrupt window", "the guest takes interrupts again, one waits"),
         Reason("invalid_opcode", "VMEXIT_VMRUN and the like", "VMX instruction", "an SVM instruction in a guest"),
-        Reason("invlpg", "#GP of INVLPG", "#GP of INVLPG", "a deprivileged kernel flushed a page from the TLB"),
+        Reason("invlpg", "VMEXIT_INVLPG, #GP", "INVLPG, #GP", "the guest flushed a shadowed page from the TLB"),
         Reason("ioio", "VMEXIT_IOIO", "I/O instruction", "an access to an emulated port"),
         Reason("iret", "#GP of IRET", "#GP of IRET", "a deprivileged kernel returned from a trap"),
-        Reason("mmio", "VMEXIT_NPF", "EPT misconfiguration", "an access to an emulated device's registers in memory"),
+        Reason("mmio", "VMEXIT_NPF, #PF", "EPT misconfiguration", "an access to the registers of an emulated device"),
         Reason("msr", "VMEXIT_MSR", "RDMSR, WRMSR", "a model-specific register that the hypervisor keeps"),
         Reason("npf", "VMEXIT_NPF", "EPT violation", "the first touch of a guest-physical page: it is backed now"),
         Reason("page_table_write", "#PF of a write", "#PF of a write", "a write to a page table that is shadowed"),

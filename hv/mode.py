@@ -21,7 +21,7 @@ from hv.exits import REASONS
 
 if TYPE_CHECKING:
     from hv.loader import Guest
-    from hv.silicon.x86_64.cpu import Exit
+    from hv.silicon.x86_64.cpu import Cpu, Exit
     from hv.vcpu import Vcpu
     from hv.vm import Vm
 
@@ -61,6 +61,10 @@ class Mode:
 
     def wake(self, vcpu: Vcpu) -> None:
         """Something came for a CPU that waits in its HLT exit."""
+
+    def guest_registers(self, cpu: Cpu) -> Mapping[str, int]:
+        """Registers that the guest believes to have other values than the CPU holds, by name; for a report."""
+        return {}
 
     def state(self) -> Any:
         """What the mode remembers, as plain records, for a snapshot."""

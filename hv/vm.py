@@ -14,7 +14,7 @@ from hv.host.console import Console
 from hv.host.outside import Outside
 from hv.ledger import Ledger, LedgerState
 from hv.loader import Guest, load_firmware
-from hv.silicon.fw_cfg import ITEM_KERNEL_DATA, ITEM_KERNEL_SIZE
+from hv.silicon.fw_cfg import ITEM_CPUS, ITEM_KERNEL_DATA, ITEM_KERNEL_SIZE, ITEM_RAM_SIZE
 from hv.silicon.x86_64.cpu import NEVER
 from hv.silicon.x86_64.machine import HOLE, Idle, Machine, Outcome, Snapshot
 from hv.silicon.x86_64.pc import Pc
@@ -85,8 +85,12 @@ class Vm:
         """Let a firmware start the CPU and find the kernel, as on a PC. What happens until it is up is an operation."""
         image = self.guest.image
         self.image = load_firmware()
-        items = self.board.fw_cfg.items
-        items[ITEM_KERNEL_SIZE], items[ITEM_KERNEL_DATA] = len(image).to_bytes(4, "little"), image
+        self.board.fw_cfg.items |= {
+            ITEM_RAM_SIZE: self.machine.ram_size.to_bytes(8, "little"),
+            ITEM_CPUS: len(self.vcpus).to_bytes(2, "little"),
+            ITEM_KERNEL_SIZE: len(image).to_bytes(4, "little"),
+            ITEM_KERNEL_DATA: image,
+        }
         self.machine.probe.open()
 
     @property

@@ -36,6 +36,7 @@ from hv.vm import Vm
 from modes.bare_metal import BareMetal
 from modes.full_emulation.mode import TrapAndEmulate
 from modes.hw_assist.mode import HwAssist
+from modes.hw_assist.shadow import HwShadow
 
 # --- the assembler --------------------------------------------------------------------------------------------------
 
@@ -183,14 +184,18 @@ class Where(NamedTuple):
 
 NATIVE_METAL, PORTABLE_METAL = Where(BareMetal), Where(BareMetal, True)
 NATIVE_HW, PORTABLE_HW = Where(HwAssist), Where(HwAssist, True)
+NATIVE_SHADOW, PORTABLE_SHADOW = Where(HwShadow), Where(HwShadow, True)
 NATIVE_TRAP, PORTABLE_TRAP = Where(TrapAndEmulate), Where(TrapAndEmulate, True)
 EVERYWHERE = [
     pytest.param(NATIVE_METAL, id="metal-native"),
     pytest.param(PORTABLE_METAL, id="metal-portable"),
     pytest.param(NATIVE_HW, id="hw-native"),
     pytest.param(PORTABLE_HW, id="hw-portable"),
+    pytest.param(NATIVE_SHADOW, id="shadow-native"),
+    pytest.param(PORTABLE_SHADOW, id="shadow-portable"),
 ]
-UNDER_HW = EVERYWHERE[2:]
+UNDER_HW = EVERYWHERE[2:4]
+UNDER_SHADOW = EVERYWHERE[4:]
 UNDER_TRAP = [
     pytest.param(NATIVE_TRAP, id="trap-native"),
     pytest.param(PORTABLE_TRAP, id="trap-portable"),
@@ -280,7 +285,6 @@ class RawGuest:
         self.vm = Vm(where.mode, guest, costs(), mib=RAM_MIB, portable=where.portable, outside=Outside(self.console))
         self.machine = self.vm.machine
         self.cpu = self.machine.cpus[0]
-        assert self.cpu.vmcb is not None
         self.vmcb = self.cpu.vmcb
         self.machine.engine.state.regs[:] = [0] * 16
         self._retired_before = self.cpu.m.retired
@@ -289,7 +293,7 @@ class RawGuest:
         start_state(first, CODE)
         if prepare is not None:
             prepare(first)
-        if isinstance(mode, TrapAndEmulate):
+        if isinstance(mode, TrapAndEmulate | HwShadow):
             mode.adopt(first)
 
     def run(self, cycles: int | None = None) -> Ended | Idle | Paused:
@@ -347,12 +351,8 @@ class RawGuest:
         vmcb = self.vmcb
         values.update(rax=vmcb.rax, rsp=vmcb.rsp, rip=vmcb.rip, rflags=vmcb.rflags, cr0=vmcb.cr0, cr2=vmcb.cr2,
                       cr3=vmcb.cr3, cr4=vmcb.cr4, cs=vmcb.cs.selector, ss=vmcb.ss.selector, cpl=vmcb.cpl)  # fmt: skip
-        mode = self.vm.mode
-        if isinstance(mode, TrapAndEmulate):
-            v = mode.v
-            flags = vmcb.rflags & ~0x3200 | v.interrupts << 9 | v.iopl << 12
-            values.update(rflags=flags, cr0=v.cr0, cr2=v.cr2, cr3=v.cr3, cr4=v.cr4, cs=v.selectors[1],
-                          ss=v.selectors[2], cpl=v.cpl)  # fmt: skip
+        told = self.vm.mode.guest_registers(self.cpu)
+        values.update((name, told[name]) for name in values.keys() & told)
         return values
 
     def close(self) -> None:

@@ -62,7 +62,7 @@ class GuestThread(threading.Thread):
             outcome = vm.run(vm.now + slice)
             if isinstance(outcome, Ended):
                 if outcome.cause != "power-off":
-                    self.details = report(vm.machine.cpus[0], vm.guest)
+                    self.details = report(vm)
                 self.ended = outcome.report
                 return
             typed = bytes(self._typed)

@@ -14,10 +14,18 @@ static inline void probe(enum probe point)
         probe_hit();
 }
 
-/* For the operations in kernel/bench/. */
+/* The end mark itself (arch/<isa>/marks.S). Without a begin it ends what began at reset. */
+void hv_mark_end(void);
+
+/* For the operations in kernel/bench/: one round each, prepare, begin, N times, end, and then the digest of what it
+   did. */
 void measure_begin(void);
 void measure_end(void);
-u64 run_kernel_operation(enum kernel_operation operation, u64 iterations, u64 seed);
+u64 measure_absent(const char *why); /* this machine has no such thing */
+typedef u64 kernel_operation_round(u64 iterations, u64 seed);
+kernel_operation_round bench_compute, bench_callret, bench_cpuid, bench_irq_mask, bench_in, bench_cr8wr, bench_ptemod;
+kernel_operation_round bench_timer_tick, bench_device_irq, bench_eoi, bench_hlt_wake;
+kernel_operation_round bench_boot, bench_pci_scan, bench_timer_calibration;
 
 /* The system calls. */
 i64 bench_open(void);

@@ -2,6 +2,8 @@
 #include "arch.h"
 #include "console.h"
 #include "frames.h"
+#include "kernel_bench.h"
+#include "pci.h"
 #include "process.h"
 
 void kmain(u64 boot_info)
@@ -15,10 +17,13 @@ void kmain(u64 boot_info)
     frames_init(&map);
     arch_paging_init(&map);
     arch_interrupts_init();
+    console_connect();
+    pci_scan();
     arch_print_platform();
     process_init();
     process_start_first();
     console_listen(true);
+    hv_mark_end(); /* of the operation boot.boot, which began at reset */
     schedule(); /* and never back: nothing switches to this stack again */
     panic("the scheduler returned");
 }

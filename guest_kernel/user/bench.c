@@ -187,21 +187,29 @@ static const struct operation {
     const char *name;
     u64 (*run_round)(const struct round *round); /* returns the digest of its payload */
     enum kernel_operation kernel_operation;
+    bool once; /* one cold round, of one iteration */
 } operations[] = {
-    {"cpu.compute", kernel_round, BENCH_COMPUTE},
-    {"cpu.syscall", syscall_round, 0},
-    {"cpu.page_fault", page_fault_round, 0},
-    {"cpu.protection_fault", protection_fault_round, 0},
-    {"cpu.mmap_unmap", mmap_unmap_round, 0},
-    {"cpu.context_switch", context_switch_round, 0},
-    {"cpu.fork_exit", fork_exit_round, 0},
-    {"cpu.cpuid", kernel_round, BENCH_CPUID},
-    {"cpu.irq_mask", kernel_round, BENCH_IRQ_MASK},
-    {"cpu.in", kernel_round, BENCH_IN},
-    {"cpu.cr8wr", kernel_round, BENCH_CR8WR},
-    {"cpu.callret", kernel_round, BENCH_CALLRET},
-    {"cpu.divzero", divzero_round, 0},
-    {"cpu.ptemod", kernel_round, BENCH_PTEMOD},
+    {"cpu.compute", kernel_round, BENCH_COMPUTE, false},
+    {"cpu.syscall", syscall_round, 0, false},
+    {"cpu.page_fault", page_fault_round, 0, false},
+    {"cpu.protection_fault", protection_fault_round, 0, false},
+    {"cpu.mmap_unmap", mmap_unmap_round, 0, false},
+    {"cpu.context_switch", context_switch_round, 0, false},
+    {"cpu.fork_exit", fork_exit_round, 0, false},
+    {"cpu.cpuid", kernel_round, BENCH_CPUID, false},
+    {"cpu.irq_mask", kernel_round, BENCH_IRQ_MASK, false},
+    {"cpu.in", kernel_round, BENCH_IN, false},
+    {"cpu.cr8wr", kernel_round, BENCH_CR8WR, false},
+    {"cpu.callret", kernel_round, BENCH_CALLRET, false},
+    {"cpu.divzero", divzero_round, 0, false},
+    {"cpu.ptemod", kernel_round, BENCH_PTEMOD, false},
+    {"interrupts.timer_tick", kernel_round, BENCH_TIMER_TICK, false},
+    {"interrupts.device_irq", kernel_round, BENCH_DEVICE_IRQ, false},
+    {"interrupts.eoi", kernel_round, BENCH_EOI, false},
+    {"interrupts.hlt_wake", kernel_round, BENCH_HLT_WAKE, false},
+    {"boot.boot", kernel_round, BENCH_BOOT, true},
+    {"boot.pci_scan", kernel_round, BENCH_PCI_SCAN, true},
+    {"boot.timer_calibration", kernel_round, BENCH_TIMER_CALIBRATION, true},
 };
 
 #define OPERATIONS (sizeof operations / sizeof *operations)
@@ -226,14 +234,20 @@ static void run(const struct operation *operation, u64 iterations, u64 seed)
     struct round round;
     struct bench_report report;
     u64 digest = 0;
+    if (operation->once)
+        iterations = 1;
     round.iterations = iterations;
     round.seed = digest_add(digest_text(DIGEST_START, operation->name), seed); /* no two operations work on the same */
     round.kernel_operation = operation->kernel_operation;
-    for (int i = 0; i < 2; i++) {
+    for (int i = operation->once; i < 2; i++) {
         round.warm_up = i == 0;
         digest = operation->run_round(&round);
         system_call(SYS_BENCH_REPORT, (u64)&report, 0, 0);
         digest = digest_add(digest, report.hits);
+    }
+    if (report.absent[0]) {
+        print("bench %s na: %s\n", operation->name, report.absent);
+        return;
     }
     print("bench %s iterations=%lu cycles=%lu result=%016lx\n", operation->name, iterations, report.cycles, digest);
 }

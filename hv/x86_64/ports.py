@@ -6,8 +6,9 @@ the instruction is looked at. A REP string transfer is one exit per instruction 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hv.silicon.bus import PortBus
-from hv.silicon.memory import BusError
 from hv.silicon.x86_64.cpu import Cpu, Exit
 from hv.silicon.x86_64.state import RAX, RCX, RSI
 
@@ -16,8 +17,12 @@ RDI = 7
 ALL_ONES = 0xFFFF_FFFF_FFFF_FFFF
 
 
-def port_access(cpu: Cpu, exit: Exit, ports: PortBus) -> bool:
-    """Perform it. False when a string form touches a page that is not backed: then back it and try again."""
+Load = Callable[[int, int], bytes]  # bytes at a linear address
+Store = Callable[[int, bytes], None]
+
+
+def port_access(cpu: Cpu, exit: Exit, ports: PortBus, load: Load, store: Store) -> None:
+    """Perform it. What `load` or `store` raises ends a string form in front of the element that it is about."""
     port, size, is_in = exit.info1 >> 16, exit.info1 >> 4 & 7, bool(exit.info1 & 1)
     code = cpu.instruction_bytes()
     prefixes = 0
@@ -26,7 +31,8 @@ def port_access(cpu: Cpu, exit: Exit, ports: PortBus) -> bool:
     length = exit.info2 - cpu.state.eip
     if code[prefixes : prefixes + 1] in (b"\x6c", b"\x6d", b"\x6e", b"\x6f"):
         repeated = b"\xf2" in code[:prefixes] or b"\xf3" in code[:prefixes]
-        return _string(cpu, ports, port, size, is_in, repeated, length)
+        _string(cpu, ports, port, size, is_in, repeated, length, load, store)
+        return
     regs = cpu.regs
     if is_in:
         value = ports.read(port, size)
@@ -34,39 +40,27 @@ def port_access(cpu: Cpu, exit: Exit, ports: PortBus) -> bool:
     else:
         ports.write(port, size, regs[RAX] & (1 << 8 * size) - 1)
     cpu.skip(length)
-    return True
 
 
 _PREFIXES = (b"\x66", b"\x67", b"\xf2", b"\xf3", *(bytes((value,)) for value in range(0x40, 0x50)))  # REX last
 
 
-def _string(cpu: Cpu, ports: PortBus, port: int, size: int, is_in: bool, repeated: bool, length: int) -> bool:
+def _string(
+    cpu: Cpu, ports: PortBus, port: int, size: int, is_in: bool, repeated: bool, length: int, load: Load, store: Store
+) -> None:
     """INS and OUTS, with REP as far as the page goes."""
-    regs, memory = cpu.regs, cpu.engine.memory
+    regs = cpu.regs
     index = RDI if is_in else RSI
     step = -size if cpu.engine.rflags() & DF else size
-    if repeated and not regs[RCX]:
-        cpu.skip(length)
-        return True
     page = regs[index] >> 12
-    while regs[index] >> 12 == page:
-        gpa = cpu.linear(regs[index])
-        hpa = None if gpa is None else cpu.guest_physical(gpa)
-        if hpa is None:
-            return False
-        try:
-            if is_in:
-                memory.write(hpa, ports.read(port, size).to_bytes(size, "little"))
-            else:
-                ports.write(port, size, int.from_bytes(memory.read(hpa, size), "little"))
-        except BusError:
-            return False
+    while (not repeated or regs[RCX]) and regs[index] >> 12 == page:
+        if is_in:
+            store(regs[index], ports.read(port, size).to_bytes(size, "little"))
+        else:
+            ports.write(port, size, int.from_bytes(load(regs[index], size), "little"))
         regs[index] = (regs[index] + step) & ALL_ONES
         if not repeated:
             break
         regs[RCX] = (regs[RCX] - 1) & ALL_ONES
-        if not regs[RCX]:
-            break
     if not repeated or not regs[RCX]:
         cpu.skip(length)
-    return True

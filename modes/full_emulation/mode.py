@@ -28,7 +28,7 @@ from modes.full_emulation.emulate import HANDLERS, Emulator
 from modes.full_emulation.pager import Ring3Pager
 from modes.full_emulation.reflect import DB, GP, PF, UD, deliver, software_interrupt, system_call
 from modes.full_emulation.scan import candidates
-from modes.full_emulation.state import FLAG_TF, VirtualCpu
+from modes.full_emulation.state import CS, FLAG_TF, SS, VirtualCpu
 from modes.shadow.faults import FaultHandler
 from modes.shadow.pager import PagerState
 from modes.shadow.registers import GuestFault
@@ -115,6 +115,11 @@ class TrapAndEmulate(Mode):
         core.root, core.code, core.cr0, core.cr4, core.stepping, core.cpu.masked = state.real
         self.breakpoints.restore(state.breakpoints)
         self.decoded.clear()
+
+    def guest_registers(self, cpu: Cpu) -> dict[str, int]:
+        v, flags = self.v, self.core.flags
+        return {"rflags": flags, "cr0": v.cr0, "cr2": v.cr2, "cr3": v.cr3, "cr4": v.cr4, "efer": v.efer,
+                "cs": v.selectors[CS], "ss": v.selectors[SS], "cpl": v.cpl}  # fmt: skip
 
     # --- exits ------------------------------------------------------------------------------------------------
 

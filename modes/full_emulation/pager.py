@@ -22,5 +22,5 @@ class Ring3Pager(Pager):
             return USER_VIEW
         return KERNEL if self.v.cr0 & CR0_WP else KERNEL_WRITES_ALL
 
-    def rights(self, view: int, entry: int, *, write: bool) -> int:
+    def rights(self, view: int, entry: int, *, leaf: bool, write: bool) -> int:
         return USER | (WRITABLE if view == KERNEL_WRITES_ALL else entry & WRITABLE)

@@ -1,11 +1,13 @@
-"""Hardware assistance: AMD's SVM with nested paging. A VMCB per vCPU, the intercepts that are needed and no more.
+"""Hardware assistance: AMD's SVM. A VMCB per vCPU, the intercepts that are needed and no more.
 
-Read in this order: mode.py (start, and the table of exits), npt.py (memory), mmio.py (a device register touched),
-ports.py (an I/O instruction), board.py (what the guest finds).
+Read in this order: mode.py (start, and the table of exits), npt.py (memory), shadow.py (the same without nested
+paging). What a device's register or a port does is in hv/x86_64.
 """
 
 from modes.hw_assist.mode import HwAssist
+from modes.hw_assist.shadow import HwShadow
 
 MODE = HwAssist
+SHADOW = HwShadow
 
-__all__ = ["MODE"]
+__all__ = ["MODE", "SHADOW"]

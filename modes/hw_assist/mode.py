@@ -6,12 +6,14 @@ everything that is not a plain register of the guest.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import msgspec
 
 from hv.loader import Guest
 from hv.mode import Mode
+from hv.silicon.memory import BusError
 from hv.silicon.x86_64 import svm
 from hv.silicon.x86_64.cpu import GP, NEVER, UD, Cpu, Exit, Shutdown
 from hv.silicon.x86_64.machine import HOLE, HOLE_END
@@ -54,6 +56,9 @@ INTERCEPTS = intercepts(
 )  # fmt: skip
 
 
+Handler = Callable[[Any, Cpu, Exit], str]
+
+
 class HwAssistState(msgspec.Struct):
     """What the mode remembers besides the VMCB and the tables, which are in memory."""
 
@@ -69,11 +74,12 @@ class HwAssist(Mode):
         "cpuid cr8_write external_interrupt hlt interrupt_window invalid_opcode ioio mmio msr npf vmmcall".split()
     )
     ram_base = 0x4_0000_0000  # so that no guest-physical address is a host-physical one
+    cr_writes = 0  # control registers whose writes exit, CR8 apart
+    handlers: Mapping[int, Handler]
 
     def __init__(self, vm: Vm) -> None:
         super().__init__(vm)
         self.pool = HypervisorMemory(vm.machine.memory)
-        self.npt = NestedTables(self.pool)
         assert isinstance(vm.board, Board)
         self.board = vm.board
         self.waiting = False  # an interrupt could not be delivered yet
@@ -87,11 +93,17 @@ class HwAssist(Mode):
         self.vmcb = vmcb = Vmcb.from_buffer(region.data, at)
         vmcb.intercept = INTERCEPTS
         vmcb.msrpm_base_pa, vmcb.iopm_base_pa = msrpm, iopm
-        vmcb.np_enable, vmcb.n_cr3, vmcb.asid = 1, self.npt.root, 1
-        vmcb.int_ctl = svm.V_INTR_MASKING
+        vmcb.asid, vmcb.int_ctl = 1, svm.V_INTR_MASKING
+        vmcb.intercept_cr_write = self.cr_writes
         first_state(vmcb, guest.entry)
+        self.prepare_memory(vmcb)
         machine.cpus[0].load(vmcb, on_metal=False)
         machine.engine.state.regs[RBX] = self.vm.start_info
+
+    def prepare_memory(self, vmcb: Vmcb) -> None:
+        """Give the guest its memory; the VMCB holds the guest's first state."""
+        self.npt = NestedTables(self.pool)
+        vmcb.np_enable, vmcb.n_cr3 = 1, self.npt.root
 
     def state(self) -> HwAssistState:
         return HwAssistState(self.pool.used, self.waiting)
@@ -102,7 +114,7 @@ class HwAssist(Mode):
     # --- exits ------------------------------------------------------------------------------------------------
 
     def handle(self, vcpu: Vcpu, exit: Exit) -> str:
-        handler = HANDLERS.get(exit.code)
+        handler = self.handlers.get(exit.code)
         if handler is None:
             raise Shutdown(f"exit {exit.code:#x} that nobody asked for")
         cpu = vcpu.cpu
@@ -133,7 +145,8 @@ class HwAssist(Mode):
         board.advance(cpu.now)
         lapic.advance(cpu.now)
         lapic.set_priority_class(cpu.tpr)
-        vmcb.intercept_cr_write = 1 << CR8 if lapic.state.irr and lapic.pending() is None else 0
+        held_back = lapic.state.irr and lapic.pending() is None
+        vmcb.intercept_cr_write = self.cr_writes | (1 << CR8 if held_back else 0)
         window = False
         if lapic.interrupts:
             if cpu.interruptible and not cpu.event_pending:
@@ -158,8 +171,11 @@ class HwAssist(Mode):
         return "hlt"
 
     def _ioio(self, cpu: Cpu, exit: Exit) -> str:
-        if not port_access(cpu, exit, self.board.ports):
-            raise Shutdown(f"a string port transfer at RIP {cpu.state.eip:#x} touches memory that is not backed")
+        try:
+            port_access(cpu, exit, self.board.ports, cpu.read_mapped, cpu.write_mapped)
+        except BusError:
+            where = f"RIP {cpu.state.eip:#x}"
+            raise Shutdown(f"a string port transfer at {where} touches memory that is not backed") from None
         return "ioio"
 
     def _msr(self, cpu: Cpu, exit: Exit) -> str:
@@ -204,11 +220,12 @@ class HwAssist(Mode):
 
     def _cr8_write(self, cpu: Cpu, exit: Exit) -> str:
         """MOV CR8 from a register: the task priority falls, perhaps, below a waiting interrupt."""
-        code = cpu.instruction_bytes(4)
-        rex = code[0] if 0x40 <= code[0] <= 0x4F else 0
-        modrm = code[3] if rex else code[2]
-        cpu.tpr = cpu.state.regs[modrm & 7 | (8 if rex & 1 else 0)] & 0xF
-        cpu.skip(4 if rex else 3)
+        value = cpu.moved_value()
+        if value is None or value >> 4:
+            cpu.fault(GP)
+        else:
+            cpu.tpr = value
+            cpu.skip(cpu.m.length)
         return "cr8_write"
 
     def _vmmcall(self, cpu: Cpu, exit: Exit) -> str:
@@ -244,7 +261,7 @@ def _msr_map() -> bytes:
     return bytes(bits)
 
 
-HANDLERS: dict[int, Callable[[HwAssist, Cpu, Exit], str]] = {
+HANDLERS: dict[int, Handler] = {
     svm.CPUID: HwAssist._cpuid,
     svm.HLT: HwAssist._hlt,
     svm.IOIO: HwAssist._ioio,
@@ -257,3 +274,4 @@ HANDLERS: dict[int, Callable[[HwAssist, Cpu, Exit], str]] = {
     svm.SHUTDOWN: HwAssist._shutdown,
     **dict.fromkeys((svm.VMRUN, svm.VMLOAD, svm.VMSAVE, svm.STGI, svm.CLGI, svm.SKINIT), HwAssist._invalid_opcode),
 }
+HwAssist.handlers = HANDLERS

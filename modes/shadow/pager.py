@@ -97,7 +97,7 @@ class Pager(abc.ABC):
         return view
 
     @abc.abstractmethod
-    def rights(self, view: int, entry: int, *, write: bool) -> int:
+    def rights(self, view: int, entry: int, *, leaf: bool, write: bool) -> int:
         """USER and WRITABLE for the shadow of a guest's entry. `write`: it is filled for a write."""
 
     # --- guest-physical memory --------------------------------------------------------------------------------
@@ -267,7 +267,7 @@ class Pager(abc.ABC):
         if step is None:
             return flags | USER | WRITABLE
         self._trace(step.table)
-        flags |= self.rights(view, step.entry, write=write) | step.entry & NX
+        flags |= self.rights(view, step.entry, leaf=leaf, write=write) | step.entry & NX
         return flags & ~WRITABLE if leaf and not step.entry & DIRTY else flags
 
     def _fill_leaf(self, table: int, address: int, frame: int, flags: int, fetch: bool) -> None:

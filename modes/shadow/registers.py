@@ -13,7 +13,7 @@ from hv.silicon.x86_64.msr import EFER_WRITABLE
 
 CR0_PE, CR0_TS, CR0_WP, CR0_PG = 1, 1 << 3, 1 << 16, 1 << 31
 CR4_PAE = 1 << 5
-EFER_SCE, EFER_LME, EFER_LMA, EFER_NXE = 1, 1 << 8, 1 << 10, 1 << 11
+EFER_SCE, EFER_LME, EFER_LMA, EFER_NXE, EFER_SVME = 1, 1 << 8, 1 << 10, 1 << 11, 1 << 12
 GENERAL_PROTECTION = 13
 
 

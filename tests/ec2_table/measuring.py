@@ -9,7 +9,7 @@ from hv.loader import default_guest, load_guest
 from hv.measure import OpResult, RowResult, Settings, TableResult, run_table
 from hv.mode import find_modes
 from hv.ops import OPS, select
-from hv.table import find_row
+from hv.table import Row, customize, find_row
 
 CPU_OPERATIONS = (
     "compute", "syscall", "page_fault", "protection_fault", "mmap_unmap", "context_switch", "fork_exit", "cpuid",
@@ -24,7 +24,13 @@ def measure_table(
 ) -> TableResult:
     """What `hv table --rows ROWS --ops OPS ...` measures."""
     settings = Settings(load_guest(default_guest()), load(), iterations, seed, cold, portable)
-    return run_table([find_row(row) for row in rows.split(",")], select(ops), find_modes(), settings)
+    return run_table([row_named(row) for row in rows.split(",")], select(ops), find_modes(), settings)
+
+
+def row_named(name: str) -> Row:
+    """A row by its id, or a custom one such as nitro+cpu=hw-shadow."""
+    id, *changes = name.split("+")
+    return customize(find_row(id), changes, find_modes()) if changes else find_row(id)
 
 
 def measure(

@@ -23,9 +23,8 @@ from hv.loader import default_guest, load_guest
 from hv.measure import RowRunner, Settings
 from hv.mode import find_modes
 from hv.ops import OPS
-from hv.table import find_row
 from hv.vcpu import Vcpu
-from tests.ec2_table.measuring import CPU_OPERATIONS
+from tests.ec2_table.measuring import CPU_OPERATIONS, row_named
 
 ITERATIONS = 5
 HARDWARE = (str(Path(hv.__file__).parent / "silicon"), str(Path(unicorn.__file__).parent))
@@ -91,7 +90,7 @@ def watching(row: str) -> Iterator[tuple[RowRunner, Witness]]:
     settings = Settings(load_guest(default_guest()), load(), ITERATIONS, 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hv.vm.Ledger", WatchedLedger)
-        runner = RowRunner(find_row(row), find_modes(), settings)
+        runner = RowRunner(row_named(row), find_modes(), settings)
     ledger = runner.vm.ledger
     assert isinstance(ledger, WatchedLedger)
     witness = Witness(ledger)
@@ -145,8 +144,9 @@ def test_under_hw_assist_hypervisor_code_runs_only_inside_counted_exits(op: str)
 
 
 @pytest.mark.parametrize("op", CPU_OPERATIONS)
-def test_deprivileged_hypervisor_code_runs_only_inside_counted_exits(op: str) -> None:
-    with watching("emulated") as (runner, witness):
+@pytest.mark.parametrize("row", ["emulated", "nitro+cpu=hw-shadow"])
+def test_over_shadow_tables_hypervisor_code_runs_only_inside_counted_exits(row: str, op: str) -> None:
+    with watching(row) as (runner, witness):
         runner.run(OPS[f"cpu.{op}"])
         assert witness.windows == 2
         counted = sum(

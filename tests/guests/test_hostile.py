@@ -38,6 +38,9 @@ SURVIVED = {
     "TR at a data segment": ("mov $0x10, %eax; ltr %ax", {13}),
     "TR beyond the GDT": ("mov $0xFFF8, %eax; ltr %ax", {13}),
     "TR that is busy": ("mov $0x30, %eax; ltr %ax", {13}),
+    "null TR from memory": ("movw $3, DATA; ltr DATA", {13}),
+    "TR from memory that is not there": ("ltr NOT_MAPPED", {14}),
+    "TR from memory": ("movb $0x89, 0x6035; movw $0x30, DATA; mov $DATA-8, %r9d; ltr 8(%r9)", set()),
     "LDT at a code segment": ("mov $8, %eax; lldt %ax", {13}),
     "GDT at nothing, then a load of DS": (
         "movw $0xFFF, DATA; movq $NOT_MAPPED, DATA+2; sgdt DATA+16; lgdt DATA; mov $0x10, %eax; mov %eax, %ds; 8:",
@@ -57,6 +60,9 @@ SURVIVED = {
     "RSM": ("rsm", {6}),
     "VMCALL": ("vmcall", {6}),
     "a 32-bit far jump": ("ljmp *DATA", {13, 14}),
+    "CR8 with a bit that must be zero": ("mov $0x10, %eax; mov %rax, %cr8", {13}),
+    "CR8 with its highest bit": ("movabs $0x8000000000000001, %r9; mov %r9, %cr8", {13}),
+    "CR8 with a good value": ("mov $0xF, %r9d; .byte 0x66; mov %r9, %cr8; mov %cr8, %rax", set()),
     "CR5": (".byte 0x0F, 0x20, 0xE8", {6}),
 }
 
@@ -80,7 +86,6 @@ def test_a_kernel_gets_an_exception_and_lives(where: Where, name: str) -> None:
 RESERVED = [
     "mov $0x80000000, %eax; mov %rax, %cr0",
     "xor %eax, %eax; mov %rax, %cr4",
-    "mov $0x100, %eax; mov %rax, %cr8",
 ]
 
 

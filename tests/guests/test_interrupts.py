@@ -189,3 +189,13 @@ def test_hlt_with_interrupts_off_sleeps_for_ever(where: Where) -> None:
     guest = RawGuest(code, where, gates=GATES)
     guest.run()
     assert "a" not in text(guest)
+
+
+def test_a_jump_to_itself_before_an_interrupt_is_counted(where: Where) -> None:
+    """STI holds the interrupt back for one instruction, which completes, also when it leads to itself."""
+    counts = set()
+    for last in ("jmp last", "nop"):
+        code = f"{START}; cli; {SELF.format(0x40)}; nop; sti; last: {last}; nop; finish; end: hlt"
+        guest = RawGuest(code, where, gates={0x40: ("end", {})}).finish()
+        counts.add(guest.retired)
+    assert len(counts) == 1

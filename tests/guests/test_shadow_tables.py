@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from modes.full_emulation.mode import TrapAndEmulate
+from modes.hw_assist.shadow import HwShadow
 from modes.shadow import pager
-from tests.support import NATIVE_METAL, PD, PDPT, PML4, PT, UNDER_TRAP, RawGuest, Where
+from tests.support import NATIVE_METAL, PD, PDPT, PML4, PT, UNDER_SHADOW, UNDER_TRAP, RawGuest, Where
 
 PF = 14
 SPARE = 0x9_0000  # free frames, mapped where they are
-everywhere = pytest.mark.parametrize("where", [pytest.param(NATIVE_METAL, id="metal"), *UNDER_TRAP])
-deprivileged = pytest.mark.parametrize("where", UNDER_TRAP)
+everywhere = pytest.mark.parametrize("where", [pytest.param(NATIVE_METAL, id="metal"), *UNDER_SHADOW, *UNDER_TRAP])
+shadowed = pytest.mark.parametrize("where", [*UNDER_SHADOW, *UNDER_TRAP])
 
 
 def remap(page: int, entry: int) -> str:
@@ -86,12 +87,12 @@ def test_a_table_outside_memory_is_all_ones(place: int, where: Where) -> None:
     assert (record.vector, record.error, record.cr2) == (PF, 9, address)
 
 
-@deprivileged
+@shadowed
 def test_a_wild_cr3_ends_in_a_triple_fault(where: Where) -> None:
     assert "triple fault" in RawGuest("movabs $0xFFFFFFF000, %rax; mov %rax, %cr3; nop; finish", where).crash()
 
 
-@deprivileged
+@shadowed
 def test_faults_in_the_delivery_of_faults_end_clearly(where: Where) -> None:
     """The stack of ring 0 is gone."""
     assert "triple fault" in RawGuest("mov $NOT_MAPPED+0x1000, %esp; ud2; finish", where).crash()
@@ -108,7 +109,7 @@ def test_code_that_rewrites_another_page_of_code(where: Where) -> None:
     assert guest.words(1) == [0x10]  # mov %ss, %eax
 
 
-@deprivileged
+@shadowed
 def test_many_address_spaces_fit_in_bounded_memory(where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cache of shadow tables is dropped when it is full, and the guest does not notice."""
     monkeypatch.setattr(pager, "MOST_TABLES", 24)
@@ -121,7 +122,7 @@ def test_many_address_spaces_fit_in_bounded_memory(where: Where, monkeypatch: py
     ).finish()
     assert guest.words(1) == [roots]
     mode = guest.vm.mode
-    assert isinstance(mode, TrapAndEmulate)
+    assert isinstance(mode, TrapAndEmulate | HwShadow)
     assert mode.pager.s.used <= 24
 
 

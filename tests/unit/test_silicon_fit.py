@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hv.silicon.x86_64 import engine, layout, microcode
+from hv.silicon.x86_64 import layout, microcode
 from hv.silicon.x86_64.layout import SiliconError
 
 
@@ -33,7 +33,7 @@ def test_a_marker_that_is_missing_or_found_twice_is_refused(what: bytes) -> None
 
 def test_a_function_that_is_not_exported_is_refused() -> None:
     with pytest.raises(SiliconError) as error:
-        engine.exported("no_such_function")
+        layout.exported("no_such_function")
     assert "no_such_function" in one_line(error)
 
 

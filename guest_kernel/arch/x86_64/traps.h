@@ -3,5 +3,5 @@
 
 #define EXCEPTIONS 32
 #define VECTOR_TIMER 0x40
-#define VECTOR_SERIAL 0x50
+#define VECTOR_LINES 0x50 /* the 16 interrupt lines of a PC */
 #define VECTOR_SPURIOUS 0xFF

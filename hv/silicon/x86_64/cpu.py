@@ -19,14 +19,16 @@ from collections.abc import Callable
 import msgspec
 
 from hv.silicon.assists import ASSISTS
+from hv.silicon.memory import BusError
 from hv.silicon.timing import MILLI, Timing
 from hv.silicon.x86_64 import svm
 from hv.silicon.x86_64.cpuid import cpuid
 from hv.silicon.x86_64.engine import ALL_MSRS, NO_PORTS, STUB, Engine
 from hv.silicon.x86_64.microcode import CONTROL_WORDS, EVENTS, NOWHERE, Microcode
 from hv.silicon.x86_64.msr import BadMsr, read_msr, write_msr
+from hv.silicon.x86_64.operand import place_of
 from hv.silicon.x86_64.paging import walk
-from hv.silicon.x86_64.state import HF_CPL, HF_CS64, HF_INHIBIT_IRQ, HF_LMA, IF, RAX, RCX, RDX, RF, RSP
+from hv.silicon.x86_64.state import FS, HF_CPL, HF_CS64, HF_INHIBIT_IRQ, HF_LMA, IF, RAX, RCX, RDX, RF, RSP
 from hv.silicon.x86_64.svm import Vmcb, intercepts
 
 NEVER = (1 << 63) - 1
@@ -91,7 +93,8 @@ class Cpu:
         self.host_timer: int | None = None  # when the hypervisor's own timer interrupts
         self.host_interrupt = False  # a physical interrupt waits for the hypervisor
         self.entered = False  # the guest is in the CPU
-        self.vmcb: Vmcb | None = None
+        self.loaded = False  # a guest has been given to it
+        self.vmcb = Vmcb()  # the hypervisor's, from load() on
         self.on_metal = True
         self.deprivileged = False  # everything of the guest runs at ring 3
         self.masked = False  # and it believes that interrupts are off
@@ -154,7 +157,7 @@ class Cpu:
     def load(self, vmcb: Vmcb, *, on_metal: bool, deprivileged: bool = False) -> None:
         """Take a guest: its initial state and, for a hypervisor, its wishes. Read again at the next slice."""
         self.leave()
-        self.vmcb, self.on_metal = vmcb, on_metal
+        self.loaded, self.vmcb, self.on_metal = True, vmcb, on_metal
         self._control_view = memoryview(vmcb).cast("B")[:CONTROL_AREA]
         self.deprivileged = deprivileged
         nested = bool(vmcb.np_enable)
@@ -170,7 +173,6 @@ class Cpu:
     def _enter(self, injection: int | None = None) -> None:
         """VMRUN: copy the hypervisor's VMCB, add the silicon's own intercepts. `injection` replaces its event."""
         vmcb, p = self.vmcb, self.physical
-        assert vmcb is not None
         if not vmcb.tr.attrib & 0x80 or vmcb.cr0 & 0xFFFF_FFFF_0000_0000 or vmcb.efer >> 16:
             raise Shutdown("VMRUN refused the VMCB: invalid guest state")
         ctypes.memmove(ctypes.addressof(p), ctypes.addressof(vmcb), 0x1000)
@@ -226,7 +228,6 @@ class Cpu:
 
     def _left(self) -> None:
         vmcb, p = self.vmcb, self.physical
-        assert vmcb is not None
         control = ctypes.string_at(ctypes.addressof(vmcb), 0x400)
         ctypes.memmove(ctypes.addressof(vmcb), ctypes.addressof(p), 0x1000)
         ctypes.memmove(ctypes.addressof(vmcb), control, 0x400)
@@ -318,7 +319,6 @@ class Cpu:
         if m.exit_left:
             self._left()
             self.window = False
-            assert self.vmcb is not None
             if self.vmcb.int_ctl & svm.V_IRQ:  # the hypervisor had asked for the window, not the silicon
                 return Exit(code, 0, 0)
             return None
@@ -339,7 +339,6 @@ class Cpu:
     def _wanted(self, code: int, info1: int) -> bool:
         """Does the hypervisor's own VMCB intercept this?"""
         vmcb = self.vmcb
-        assert vmcb is not None
         if self.on_metal:
             return False
         if code == svm.NPF:
@@ -381,7 +380,6 @@ class Cpu:
     def rip(self) -> int:
         if self.entered:
             return self.state.eip
-        assert self.vmcb is not None
         return self.vmcb.rip
 
     @rip.setter
@@ -389,13 +387,11 @@ class Cpu:
         if self.entered:
             self.state.eip = value
         else:
-            assert self.vmcb is not None
             self.vmcb.rip = value
 
     @property
     def event_pending(self) -> bool:
         """Something is to be delivered at the next entry already."""
-        assert self.vmcb is not None
         return bool(self.vmcb.eventinj & svm.EVENT_VALID)
 
     @property
@@ -405,7 +401,6 @@ class Cpu:
             return not self.masked
         if self.entered:
             return bool(self.state.eflags & IF) and not self.state.hflags & HF_INHIBIT_IRQ
-        assert self.vmcb is not None
         return bool(self.vmcb.rflags & IF) and not self.vmcb.int_state & 1
 
     @property
@@ -413,14 +408,12 @@ class Cpu:
         """CR8, the task priority class."""
         if self.entered:
             return self.state.v_tpr & 0xF
-        assert self.vmcb is not None
         return self.vmcb.int_ctl & 0xF
 
     @tpr.setter
     def tpr(self, value: int) -> None:
         if self.entered:
             self.state.v_tpr = value & 0xF
-        assert self.vmcb is not None
         self.vmcb.int_ctl = self.vmcb.int_ctl & ~svm.V_TPR | value & 0xF
         if self.entered:
             ctypes.memmove(self.m.control, ctypes.addressof(self.vmcb), CONTROL_AREA)
@@ -436,7 +429,6 @@ class Cpu:
                 state.hflags &= ~HF_INHIBIT_IRQ
         else:
             vmcb = self.vmcb
-            assert vmcb is not None
             vmcb.rip = (vmcb.rip + length) & 0xFFFF_FFFF_FFFF_FFFF
             vmcb.rflags &= ~RF
             vmcb.int_state = 0
@@ -447,7 +439,6 @@ class Cpu:
         """RFLAGS, wherever the guest is now."""
         if self.entered:
             return self.engine.rflags()
-        assert self.vmcb is not None
         return self.vmcb.rflags
 
     @rflags.setter
@@ -455,14 +446,12 @@ class Cpu:
         if self.entered:
             self.engine.set_rflags(value)
         else:
-            assert self.vmcb is not None
             self.vmcb.rflags = value
 
     @property
     def rsp(self) -> int:
         if self.entered:
             return self.regs[RSP]
-        assert self.vmcb is not None
         return self.vmcb.rsp
 
     @rsp.setter
@@ -470,7 +459,6 @@ class Cpu:
         if self.entered:
             self.regs[RSP] = value
         else:
-            assert self.vmcb is not None
             self.vmcb.rsp = value
 
     def load_root(self, root: int) -> None:
@@ -479,7 +467,6 @@ class Cpu:
             self.state.cr[3] = root
             self.engine.flush_tlb()
         else:
-            assert self.vmcb is not None
             self.vmcb.cr3 = root
 
     def step_over(self) -> None:
@@ -489,7 +476,6 @@ class Cpu:
     def inject(self, event: int, error: int = 0) -> None:
         """Deliver an event at the next entry (EVENTINJ format, APM vol. 2, 15.20)."""
         vmcb = self.vmcb
-        assert vmcb is not None
         vmcb.eventinj = event | svm.EVENT_VALID
         vmcb.eventinj_err = error
 
@@ -507,7 +493,6 @@ class Cpu:
     def guest_physical(self, gpa: int) -> int | None:
         """Host-physical address behind a guest-physical one."""
         vmcb = self.vmcb
-        assert vmcb is not None
         if not self.on_metal and not vmcb.np_enable:
             return gpa  # shadow tables: linear() has given a host-physical address already
         root = vmcb.n_cr3 if vmcb.np_enable else self.identity_ncr3
@@ -515,7 +500,7 @@ class Cpu:
 
     def linear(self, address: int) -> int | None:
         """Guest-physical address of a linear address under the guest's own tables, or None."""
-        cr0, cr3 = self.control_registers()
+        cr0, cr3, long_mode = self.control_registers()
         if not cr0 >> 31:
             return address
 
@@ -523,14 +508,13 @@ class Cpu:
             hpa = self.guest_physical(gpa)
             return 0 if hpa is None else self.engine.memory.read_u64(hpa)
 
-        return walk(read, cr3, address)
+        return walk(read, cr3, address, 4 if long_mode else 3)
 
-    def control_registers(self) -> tuple[int, int]:
-        """CR0 and CR3 of the guest."""
+    def control_registers(self) -> tuple[int, int, bool]:
+        """CR0 and CR3 of the guest, and whether it is in long mode."""
         if self.entered:
-            return self.state.cr[0], self.state.cr[3]
-        assert self.vmcb is not None
-        return self.vmcb.cr0, self.vmcb.cr3
+            return self.state.cr[0], self.state.cr[3], bool(self.state.efer >> 10 & 1)
+        return self.vmcb.cr0, self.vmcb.cr3, bool(self.vmcb.efer >> 10 & 1)
 
     def read_linear(self, address: int, size: int) -> bytes:
         """Bytes at a linear address of the guest; fewer where a page is not mapped."""
@@ -548,6 +532,26 @@ class Cpu:
                 break
         return out
 
+    def read_mapped(self, address: int, size: int) -> bytes:
+        """The same, but raises BusError when some are missing."""
+        data = self.read_linear(address, size)
+        if len(data) < size:
+            raise BusError(f"nothing is mapped at linear {address:#x}")
+        return data
+
+    def write_mapped(self, address: int, data: bytes) -> None:
+        """Write at a linear address of the guest. Raises BusError where a page is not mapped."""
+        done = 0
+        while done < len(data):
+            at = address + done & 0xFFFF_FFFF_FFFF_FFFF
+            part = data[done : done + 0x1000 - at % 0x1000]
+            gpa = self.linear(at)
+            hpa = None if gpa is None else self.guest_physical(gpa)
+            if hpa is None:
+                raise BusError(f"nothing is mapped at linear {at:#x}")
+            self.engine.memory.write(hpa, part)
+            done += len(part)
+
     def instruction_bytes(self, size: int = 15) -> bytes:
         return self.read_linear(self.state.eip + self.state.segs[1].base, size)
 
@@ -560,7 +564,6 @@ class Cpu:
     def _rdtsc(self, exit: Exit) -> None:
         rdtscp = self.instruction_bytes(3)[1:3] == b"\x01\xf9"
         self._assist("rdtsc", self.timing.rdtsc)
-        assert self.vmcb is not None
         self.skip(3 if rdtscp else 2)
         value = (self.tsc() + self.vmcb.tsc_offset) & 0xFFFF_FFFF_FFFF_FFFF
         self.regs[RAX], self.regs[RDX] = value & 0xFFFF_FFFF, value >> 32
@@ -612,23 +615,29 @@ class Cpu:
         self.fault(GP)
 
     def _ltr(self, exit: Exit) -> None:
-        """Unicorn takes a null or 16-bit selector here and would abort at the next stack switch (APM vol. 3, LTR)."""
-        selector = self._ltr_operand()
-        if selector is None or selector & 0xFFFC == 0:
+        """Unicorn takes a null selector here and would abort at the next stack switch (APM vol. 3, LTR)."""
+        selector = self._ltr_selector()
+        if selector is not None and selector & 0xFFFC == 0:
             self._assist("reserved", 0)
             self.fault(GP)
             return
         self.step()
 
-    def _ltr_operand(self) -> int | None:
-        code = self.instruction_bytes()
-        rex = 0
-        while code and (code[0] == 0x66 or 0x40 <= code[0] <= 0x4F):
-            rex = code[0] if code[0] != 0x66 else rex
-            code = code[1:]
-        if len(code) < 3 or code[2] >> 6 != 3:
-            return None  # a memory operand: nobody uses it, and the CPU here refuses it
-        return self.state.regs[code[2] & 7 | (8 if rex & 1 else 0)] & 0xFFFF
+    def _ltr_selector(self) -> int | None:
+        """The operand of the LTR at RIP. None if reading it faults, as the CPU will find out itself.
+
+        Simplified: 0, so #GP, for an address of 16 bits, and when the page of the instruction has gone.
+        """
+        state, long_code = self.state, bool(self.state.hflags & HF_CS64)
+        place = place_of(self.instruction_bytes(self.m.length), self.regs, state.eip, long_code=long_code)
+        if place is None:
+            return 0
+        if place.register >= 0:
+            return self.regs[place.register] & 0xFFFF
+        flat = long_code and place.segment < FS
+        address = place.offset + (0 if flat else state.segs[place.segment].base)
+        word = self.read_linear(address & (NOWHERE if long_code else 0xFFFF_FFFF), 2)
+        return int.from_bytes(word, "little") if len(word) == 2 else None
 
     def step(self) -> None:
         """Let the CPU itself execute the intercepted instruction, with the intercepts off for just this one."""
@@ -648,16 +657,36 @@ class Cpu:
     def _cr_write(self, exit: Exit) -> None:
         """MOV to CR0 or CR4: the checks that Unicorn does not make (APM vol. 2, 3.1.1 and 3.1.3)."""
         self.charge(self.timing.cr_access)
-        code = self.instruction_bytes(4)
-        rex = code[0] if code and 0x40 <= code[0] <= 0x4F else 0
-        code = code[1:] if rex else code
-        if code[:2] == b"\x0f\x22":  # CLTS and LMSW come here too, and cannot do wrong
-            value = self.regs[code[2] & 7 | (8 if rex & 1 else 0)]
-            if self._bad_cr0(value) if exit.code == svm.CR0_WRITE else self._bad_cr4(value):
-                self._assist("reserved", 0)
-                self.fault(GP)
-                return
+        value = self.moved_value()
+        bad = self._bad_cr0 if exit.code == svm.CR0_WRITE else self._bad_cr4
+        if value is not None and bad(value):  # CLTS and LMSW come here too, and cannot do wrong
+            self._assist("reserved", 0)
+            self.fault(GP)
+            return
         self.step()
+
+    def _cr8_write(self, exit: Exit) -> None:
+        """MOV to CR8: Unicorn would drop the bits that must be zero (APM vol. 2, 3.1.5)."""
+        self.charge(self.timing.cr8_access)
+        value = self.moved_value()
+        if value is None or value >> 4:
+            self._assist("reserved", 0)
+            self.fault(GP)
+            return
+        self.tpr = value
+        self.skip(self.m.length)
+        if self.m.watch_tpr:
+            self.m.deadline = 0
+
+    def moved_value(self) -> int | None:
+        """What the MOV to a control or debug register at RIP moves (APM vol. 3, MOV CRn); None: it is no such MOV."""
+        code = self.instruction_bytes(self.m.length)
+        if code[-3:-1] not in (b"\x0f\x22", b"\x0f\x23"):
+            return None
+        wide = bool(self.state.hflags & HF_CS64)
+        high = wide and len(code) > 3 and code[-4] & 0xF1 == 0x41  # REX.B
+        value = self.regs[code[-1] & 7 | high << 3]
+        return value if wide else value & 0xFFFF_FFFF
 
     def _bad_cr0(self, value: int) -> bool:
         paging, protected, pae = value >> 31 & 1, value & 1, self.state.cr[4] >> 5 & 1
@@ -672,12 +701,9 @@ class Cpu:
 
     def _dr7_write(self, exit: Exit) -> None:
         """Simplified: DR7 keeps its value, but hardware breakpoints never fire."""
-        code = self.instruction_bytes(4)
-        rex = code[0] if 0x40 <= code[0] <= 0x4F else 0
-        modrm = code[3] if rex else code[2]
         self._assist("reserved", 0)
-        self.state.dr[7] = self.state.regs[modrm & 7 | (8 if rex & 1 else 0)] & 0xFFFF_2300 | 0x400
-        self.skip(4 if rex else 3)
+        self.state.dr[7] = (self.moved_value() or 0) & 0xFFFF_2300 | 0x400
+        self.skip(self.m.length)
 
     def _npf(self, exit: Exit) -> None:
         raise Shutdown(f"access to physical address {exit.info2:#x}, beyond the 40 bits of this CPU")
@@ -738,6 +764,7 @@ _ASSIST_OF: dict[int, Callable[[Cpu, Exit], None]] = {
     svm.TR_WRITE: Cpu._ltr,
     svm.CR0_WRITE: Cpu._cr_write,
     svm.CR0_WRITE + 4: Cpu._cr_write,
+    svm.CR0_WRITE + 8: Cpu._cr8_write,
     svm.RDPMC: Cpu._rdpmc,
     svm.DR0_WRITE + 7: Cpu._dr7_write,
     svm.NPF: Cpu._npf,

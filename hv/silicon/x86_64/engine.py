@@ -8,6 +8,7 @@ RDTSC, MSRs, HLT and control registers can be seen (SILICON.md, fact 8).
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Callable
 from ctypes import c_int, c_uint32, c_uint64, c_void_p
 from typing import Any, ClassVar
@@ -18,7 +19,7 @@ from unicorn.unicorn_py3.unicorn import uclib
 
 from hv.silicon.memory import Memory, Region, anonymous
 from hv.silicon.x86_64.breakpoints import Breakpoints
-from hv.silicon.x86_64.layout import CR0, CR4, EFER_VALUE, SiliconError, measure
+from hv.silicon.x86_64.layout import CR0, CR4, EFER_VALUE, SiliconError, exported, measure
 from hv.silicon.x86_64.microcode import Microcode
 from hv.silicon.x86_64.state import State, state_type
 
@@ -50,16 +51,6 @@ ERRORS = {
 _emu_start = ctypes.CFUNCTYPE(c_int, c_void_p, c_uint64, c_uint64, c_uint64, ctypes.c_size_t)(("uc_emu_start", uclib))
 
 
-def exported(name: str) -> int:
-    """Address of a function of Unicorn's x86-64 core. Raises SiliconError when this build does not export it."""
-    try:
-        address = ctypes.cast(getattr(uclib, f"{name}_x86_64"), c_void_p).value
-    except AttributeError:
-        raise SiliconError(f"this build of Unicorn does not export {name}") from None
-    assert address is not None
-    return address
-
-
 class Engine:
     """The CPU core. `state` is its live register file, `microcode` the counters that its hooks keep."""
 
@@ -73,6 +64,7 @@ class Engine:
         self.uc.ctl_set_cpu_model(x86.UC_CPU_X86_EPYC)
         self.handle = c_void_p(self.uc._uch.value)
         self._uc: int = self.uc._uch.value
+        self.start: Callable[[int], int] = lambda address: _emu_start(self._uc, address, 0, 0, 0)
         self.error: BaseException | None = None
         self._callbacks: list[Any] = []
         self._ram_offset: dict[int, int] = {}
@@ -139,7 +131,7 @@ class Engine:
             "efer": env + layout.efer, "star": env + layout.star, "lstar": env + layout.lstar,
             "cstar": env + layout.cstar, "fmask": env + layout.fmask, "next_eip": env + layout.error_code + 8,
             "hflags": env + layout.hflags, "error_code": env + layout.error_code, "is_int": env + layout.error_code + 4,
-            "old_exception": env + layout.old_exception,
+            "old_exception": env + layout.old_exception, "cc_op": env + layout.cc_op,
             "cs": env + layout.segs + 24, "ss": env + layout.segs + 48, "intercept": env + layout.intercept,
             "intercept_cr_read": env + layout.intercept + 8, "intercept_cr_write": env + layout.intercept + 10,
             "do_interrupt": exported("x86_cpu_do_interrupt"), "do_vmexit": exported("do_vmexit"),
@@ -147,7 +139,7 @@ class Engine:
             "check_port1": exported("helper_check_iow"), "check_port2": exported("helper_check_iol"),
             "check_ioio": exported("helper_svm_check_io"), "raise_vmexit": exported("cpu_vmexit"),
         }  # fmt: skip
-        for name in ("emu_stop", "reg_read", "reg_write"):
+        for name in ("emu_start", "emu_stop", "reg_read", "reg_write"):
             places[name] = ctypes.cast(getattr(uclib, f"uc_{name}"), c_void_p).value
         for name, value in places.items():
             setattr(m, name, value)
@@ -227,10 +219,15 @@ class Engine:
         if error:
             raise SiliconError(f"Unicorn refused a hook (error {error})")
 
+    def hook_leave(self, function: Any) -> None:
+        """Let a C function pointer stand in for Unicorn's stop_interrupt; hook_leave in microcode.c says what for."""
+        field = c_void_p.from_address(self._uc + measure().stop_interrupt)
+        field.value = ctypes.cast(function, c_void_p).value
+
     def run(self, address: int) -> str:
         """Run from `address` until a hook stops it. Returns what went wrong, or nothing."""
         Engine.active = self
-        error = _emu_start(self._uc, address, 0, 0, 0)
+        error = self.start(address)
         Engine.active = None
         if self.error is not None:
             raised, self.error = self.error, None
@@ -302,6 +299,8 @@ def native_hooks(engine: Engine) -> None:
     from hv.silicon.x86_64.microcode import load
 
     library = load()
+    engine.start = functools.partial(library.run, ctypes.addressof(engine.microcode))
+    engine.hook_leave(library.hook_leave)
     engine.hook(unicorn.UC_HOOK_CODE, library.hook_code)
     engine.hook(unicorn.UC_HOOK_INTR, library.hook_intr)
     engine.hook(unicorn.UC_HOOK_INSN_INVALID, library.hook_invalid)

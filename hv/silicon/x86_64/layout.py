@@ -32,14 +32,26 @@ class SiliconError(Exception):
     """This Unicorn cannot serve as the silicon; the message is one line for the user."""
 
 
-class Layout(msgspec.Struct, frozen=True):
-    """Offsets in bytes: `cpu` in uc_struct, `env` in the CPU object, everything else in env (CPUX86State)."""
+def exported(name: str) -> int:
+    """Address of a function of Unicorn's x86-64 core. Raises SiliconError when this build does not export it."""
+    try:
+        address = ctypes.cast(getattr(uclib, f"{name}_x86_64"), ctypes.c_void_p).value
+    except AttributeError:
+        raise SiliconError(f"this build of Unicorn does not export {name}") from None
+    assert address is not None
+    return address
 
+
+class Layout(msgspec.Struct, frozen=True):
+    """Offsets in bytes: the first two in uc_struct, `env` in the CPU object, the rest in env (CPUX86State)."""
+
+    stop_interrupt: int
     cpu: int
     env: int
     regs: int
     eip: int
     eflags: int
+    cc_op: int
     hflags: int
     segs: int
     cr: int
@@ -66,6 +78,7 @@ INT_55 = b"\xcd\x55"
 UD2 = b"\x0f\x0b"
 VMRUN = b"\x0f\x01\xd8"
 HLT = b"\xf4"
+ARITHMETIC_FLAGS, DF = 0x8D5, 1 << 10
 CR0, CR4, EFER_VALUE = 0x8001_0033, 0x620, 0x1D01  # PG WP NE ET MP PE; PAE OSFXSR OSXMMEXCPT; NXE LMA LME SVME SCE
 
 
@@ -185,6 +198,27 @@ def _find_env(scratch: _Scratch, markers: bytes) -> tuple[int, int]:
     return at, env
 
 
+def _find_stop_interrupt(scratch: _Scratch) -> int:
+    """Offset in uc_struct of a function that Unicorn asks what to do whenever it leaves translated code in the middle.
+
+    It is private. The field after it holds an exported function; and it is asked about exception 6 at an UD2.
+    """
+    handle: int = scratch.uc._uch.value
+    with _peeker() as peeker:
+        fields = peeker.peek(handle, UC_SCAN)
+    neighbour = exported("memory_map_io")
+    at = _find(fields, _u64(neighbour), "the field after stop_interrupt", step=8) - 8
+    field = ctypes.c_uint64.from_address(handle + at)
+    asked = []
+    stand_in = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_int)(lambda _, number: asked.append(number))
+    original, field.value = field.value, ctypes.cast(stand_in, ctypes.c_void_p).value or 0
+    scratch.run(UD2)
+    field.value = original
+    if asked != [-1, 6]:
+        raise SiliconError("stop_interrupt is not where it belongs in Unicorn's uc_struct")
+    return at
+
+
 @functools.cache
 def measure() -> Layout:
     """Find every offset, once per process. Raises SiliconError when this Unicorn does not fit."""
@@ -207,6 +241,7 @@ def measure() -> Layout:
         s.write_msr(number, _marker(22 + i))
     for i in range(4):
         s.write(x86.UC_X86_REG_DR0 + i, _marker(30 + i))
+    s.write(x86.UC_X86_REG_EFLAGS, ARITHMETIC_FLAGS | DF)
     cpu, env = _find_env(s, regs_marker)
     blob = s.blob()
     base = _find(blob, regs_marker, "the general registers", step=1)
@@ -217,13 +252,16 @@ def measure() -> Layout:
     fs = _find(blob, _u64(_marker(18)), "the base of FS") - 8
     segs = fs - 4 * 24
     cr = _find(blob, _u64(_marker(17)), "CR2") - 16
-    places = {
+    places: dict[str, tuple[object, object]] = {
         "the base of GS": (_find(blob, _u64(_marker(19)), "the base of GS"), fs + 24 + 8),
         "GDTR": (_find(blob, _u64(_marker(21)), "GDTR"), segs + 8 * 24 + 8),
         "IDTR": (_find(blob, _u64(_marker(20)), "IDTR"), segs + 9 * 24 + 8),
         "CR0": (_find(blob, _u64(CR0), "CR0"), cr),
         "CR3": (_find(blob, _u64(PML4), "CR3", start=cr), cr + 24),
     }
+    # Between RFLAGS and hflags: cc_dst, cc_src, cc_src2 (8 bytes each), cc_op (1: flags are in cc_src), df (1 or -1).
+    places["the arithmetic flags"] = (struct.unpack_from("<QQIi", blob, eip + 24), (ARITHMETIC_FLAGS, 0, 1, -1))
+    s.write(x86.UC_X86_REG_EFLAGS, 2)
     msr_at = {name: _find(blob, _u64(_marker(22 + i)), name.upper()) for i, name in enumerate(msrs)}
     dr = _find(blob, _u64(*(_marker(30 + i) for i in range(4))), "the debug registers")
 
@@ -238,6 +276,7 @@ def measure() -> Layout:
     s.write(x86.UC_X86_REG_CR3, PML4)
     s.run(bytes.fromhex("0fb6042500004000"))  # movzx eax, byte [0x400000]: not mapped, #PF
     places["the exception in flight"] = (struct.unpack_from("<i", s.blob(), base + old_exception)[0], 14)
+    stop_interrupt = _find_stop_interrupt(s)
     efer = _find(s.blob()[base:], _u64(EFER_VALUE), "EFER", start=cr)
 
     # A guest: what VMRUN loads from the VMCB shows where it goes.
@@ -264,7 +303,8 @@ def measure() -> Layout:
         if found != wanted:
             raise SiliconError(f"{what} is not where it belongs in Unicorn's CPU state")
     return Layout(
-        cpu=cpu, env=env, regs=0, eip=eip, eflags=eip + 8, hflags=segs - 8, segs=segs, cr=cr, efer=efer,
+        stop_interrupt=stop_interrupt, cpu=cpu, env=env, regs=0, eip=eip, eflags=eip + 8, cc_op=eip + 40,
+        hflags=segs - 8, segs=segs, cr=cr, efer=efer,
         error_code=error_code, dr=dr, old_exception=old_exception, vm_vmcb=vm_vmcb, intercept=intercept, v_tpr=v_tpr,
         size=len(blob), **msr_at,
     )  # fmt: skip

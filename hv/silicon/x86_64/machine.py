@@ -254,7 +254,7 @@ class Machine:
         best: Cpu | None = None
         best_time = NEVER
         for cpu in self.cpus:
-            if cpu.vmcb is None:
+            if not cpu.loaded:
                 continue
             when = self._next_event(cpu) if cpu.halted else self._time(cpu)
             if when < best_time:

@@ -52,7 +52,7 @@ struct microcode {
     /* Unicorn's own state and functions. */
     void *uc, *cpu;
     u64 *regs, *eip, *efer, *star, *lstar, *cstar, *fmask, *next_eip;
-    u32 *hflags, *error_code, *is_int, *old_exception;
+    u32 *hflags, *error_code, *is_int, *old_exception, *cc_op;
     u32 *eventinj;          /* of the VMCB that runs: Unicorn notes there what it delivers */
     void *cs, *ss;          /* struct segment */
     u64 *intercept;
@@ -63,6 +63,7 @@ struct microcode {
     void (*check_port[3])(void *env, u32 port);     /* the TSS I/O bitmap; by log2 of the size */
     void (*check_ioio)(void *env, u32 port, u32 param, u32 length);
     void *env;
+    int (*emu_start)(void *uc, u64 address, u64 until, u64 timeout, u64 count);
     int (*emu_stop)(void *uc);
     int (*reg_read)(void *uc, int reg, void *value);
     int (*reg_write)(void *uc, int reg, const void *value);
@@ -80,8 +81,9 @@ struct segment { u32 selector; u64 base; u32 limit; u32 flags; };
 
 enum { RAX = 0, RCX = 1, R11 = 11 };
 enum { UC_REG_EFLAGS = 25 };
+enum { CC_OP_EFLAGS = 1 };     /* Unicorn's cc_op when the arithmetic flags lie in cc_src as they are */
 enum { HF_CPL = 3, HF_CS32 = 1 << 4, HF_SS32 = 1 << 5, HF_ADDSEG = 1 << 6, HF_CS64 = 1 << 15, HF_GUEST = 1 << 21 };
-enum { EFER_SCE = 1, RFLAGS_RF = 1 << 16, DE = 0, UD = 6, DF = 8, TS = 10, NP = 11, GP = 13, PF = 14 };
+enum { EFER_SCE = 1, RFLAGS_RF = 1 << 16, DE = 0, DB = 1, UD = 6, DF = 8, TS = 10, NP = 11, GP = 13, PF = 14 };
 enum { EXIT_CR8_READ = 0x08, EXIT_CR_WRITE = 0x10, EXIT_CR0_WRITE = 0x10, EXIT_CR3_WRITE = 0x13,
        EXIT_CR4_WRITE = 0x14, EXIT_CR8_WRITE = 0x18, EXIT_CR_LAST = 0x1f, EXIT_SINGLE_STEP = 0x41, EXIT_VECTOR = 0x60,
        EXIT_VINTR = 0x64, EXIT_IRET = 0x74, EXIT_INVLPG = 0x79, EXIT_BREAKPOINT = 0x500, EXIT = 0x100 };
@@ -103,13 +105,25 @@ static void charge(struct microcode *m, enum event e)
     set_stop(m);
 }
 
-/* An instruction that has begun did not complete: it was not retired. */
+/* An instruction that has begun did not complete: it was not retired.
+ *
+ * Unicorn 2.1.4 computes the arithmetic flags before it calls hook_code, but at a fault it restores how they were to
+ * be computed before that. The instruction has not changed them yet: they are the computed ones.
+ */
 static void undo_attempt(struct microcode *m)
 {
     if (m->pc == *m->eip) {
         m->retired--;
         m->pc = ~0ull;
+        *m->cc_op = CC_OP_EFLAGS;
     }
+}
+
+/* End the slice in front of an instruction: the one before it is over. */
+static void stop_here(struct microcode *m)
+{
+    m->pc = ~0ull;
+    m->emu_stop(m->uc);
 }
 
 static void rearm(struct microcode *m)
@@ -134,7 +148,7 @@ static int pause_here(struct microcode *m, u64 address)
     if (m->retired >= m->stop) {
         if (m->injecting)
             m->injecting = 2;
-        m->emu_stop(m->uc);
+        stop_here(m);
         return 1;
     }
     return 0;
@@ -160,7 +174,7 @@ void hook_code(void *uc, u64 address, u32 size, struct microcode *m)
     if (__builtin_expect(address == m->mark[0] || address == m->mark[1], 0) && address) {
         if (!m->mark_pass) {
             m->mark_hit = address == m->mark[0] ? 1 : 2;
-            m->emu_stop(m->uc);
+            stop_here(m);
             return;
         }
         m->mark_pass = 0;
@@ -174,15 +188,40 @@ void hook_code(void *uc, u64 address, u32 size, struct microcode *m)
     m->length = size;
 }
 
+static _Thread_local struct microcode *running;
+
+/* uc_emu_start, which cannot tell hook_leave whose microcode it is. */
+int run(struct microcode *m, u64 address)
+{
+    running = m;
+    return m->emu_start(m->uc, address, 0, 0, 0);
+}
+
+/* Stands in for stop_interrupt of uc_struct, which Unicorn asks whenever it has left translated code in the middle.
+ *
+ * Without an exception (-1) that is the end of a slice, or an instruction that stores into the block of code that it is
+ * in: Unicorn forgets the block, and begins the instruction again before it has stored anything.
+ */
+int hook_leave(void *uc, int number)
+{
+    struct microcode *m = running;
+    if (number < 0 && m->pc == *m->eip) {
+        if (m->pc && (m->pc == m->mark[0] || m->pc == m->mark[1]))
+            m->mark_pass = 1;           /* it has been reported already */
+        undo_attempt(m);
+    }
+    return number == UD;                /* what Unicorn's own function says: it is one for hook_invalid */
+}
+
 /* Which event an intercept is that the microcode added for its own accounting; -1: none, or the hypervisor wants it. */
 static int observed(struct microcode *m, u32 code)
 {
     if (code < EXIT_CR_WRITE && !(m->want_cr_read >> code & 1))
         return code == EXIT_CR8_READ ? EV_CR8_ACCESS : EV_CR_ACCESS;
-    if (code == EXIT_CR0_WRITE || code == EXIT_CR4_WRITE)
-        return -1;                      /* rare, and needs checks: Cpu._cr_write */
+    if (code == EXIT_CR0_WRITE || code == EXIT_CR4_WRITE || code == EXIT_CR8_WRITE)
+        return -1;                      /* they need checks: Cpu._cr_write */
     if (code >= EXIT_CR_WRITE && code <= EXIT_CR_LAST && !(m->want_cr_write >> (code - EXIT_CR_WRITE) & 1))
-        return code == EXIT_CR8_WRITE ? EV_CR8_ACCESS : EV_CR_ACCESS;
+        return EV_CR_ACCESS;
     if (code == EXIT_IRET && !(m->want >> (EXIT_IRET - EXIT_VECTOR) & 1))
         return EV_IRET;
     if (code == EXIT_INVLPG && !(m->want >> (EXIT_INVLPG - EXIT_VECTOR) & 1))
@@ -207,15 +246,14 @@ static void vmexit(struct microcode *m, u32 code)
         *m->eip = m->pc;
         *m->is_int = 0;
     }
-    if (code != EXIT_SINGLE_STEP)       /* a trap: a REP that shows itself has done one more iteration */
+    if (code != EXIT_SINGLE_STEP && code != EXIT_VINTR)
         undo_attempt(m);
+    m->pc = ~0ull;                      /* those two come when it is over, also when it was a jump to itself */
     if (event >= 0) {
         /* Time it, then let the CPU itself execute it, with the intercepts off for this one instruction. */
         charge(m, (enum event)event);
         if (event == EV_INVLPG || code == EXIT_CR3_WRITE)
             charge(m, EV_TLB_FILL);     /* the one refill that is certain */
-        if (code == EXIT_CR8_WRITE && m->watch_tpr)
-            m->deadline = 0;
         m->armed = *m->intercept;
         m->armed_cr_read = *m->intercept_cr_read;
         m->armed_cr_write = *m->intercept_cr_write;
@@ -262,7 +300,10 @@ static void deliver(struct microcode *m, u32 vector)
         /* For a second fault while this one is delivered; one that VMRUN injects has not passed Unicorn's own check. */
         if (vector == DE || vector == DF || (vector >= TS && vector <= PF))
             *m->old_exception = vector;
-        undo_attempt(m);
+        if (vector == DB)
+            m->pc = ~0ull;              /* a trap: the instruction is over, or one more iteration of a REP */
+        else
+            undo_attempt(m);
     }
     m->delivering = vector * 8 + 2 + !soft;
     *m->eventinj = 0;                   /* an event before this one, if any, has failed for good */

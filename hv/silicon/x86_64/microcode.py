@@ -24,10 +24,11 @@ _EXITS = (
     "armed_cr_write watch_tpr injecting delivering"
 )
 _POINTERS = (
-    "uc cpu regs eip efer star lstar cstar fmask next_eip hflags error_code is_int old_exception eventinj cs ss "
+    "uc cpu regs eip efer star lstar cstar fmask next_eip hflags error_code is_int old_exception cc_op eventinj cs ss "
     "intercept intercept_cr_read intercept_cr_write do_interrupt do_vmexit raise_exception "
     "check_port0 check_port1 check_port2 check_ioio env "
-    "emu_stop reg_read reg_write vmcb break_filter break_marks break_pages raise_vmexit on_exit port_in port_out"
+    "emu_start emu_stop reg_read reg_write vmcb break_filter break_marks break_pages raise_vmexit "
+    "on_exit port_in port_out"
 )
 
 
@@ -98,6 +99,7 @@ def load() -> ctypes.CDLL:
     try:
         library = ctypes.CDLL(str(path))
         library.microcode_size.restype = c_uint64
+        library.run.argtypes = [c_void_p, c_uint64]
     except (OSError, AttributeError):
         raise SiliconError("the microcode library is damaged; run make again") from None
     if library.microcode_size() != ctypes.sizeof(Microcode):

@@ -42,7 +42,6 @@ def read_msr(cpu: Cpu, number: int) -> int:
     if number == EFER:
         return state.efer & ~(1 << 12)
     if number == TSC:
-        assert cpu.vmcb is not None
         return (cpu.tsc() + cpu.vmcb.tsc_offset) & 0xFFFF_FFFF_FFFF_FFFF
     if number == APIC_BASE:
         return APIC_BASE_VALUE | (1 << 8 if cpu.index == 0 else 0)
@@ -70,13 +69,11 @@ def write_msr(cpu: Cpu, number: int, value: int) -> None:
             raise BadMsr  # LME may not change while paging is on
         kept = state.efer & EFER_LMA
         cpu.leave()
-        assert cpu.vmcb is not None
         cpu.vmcb.efer = value & EFER_WRITABLE | kept
     elif number == APIC_BASE:
         if value != APIC_BASE_VALUE | (1 << 8 if cpu.index == 0 else 0):
             raise BadMsr  # simplified: the local APIC can be neither moved nor switched off
     elif number == TSC:
-        assert cpu.vmcb is not None
         cpu.vmcb.tsc_offset = (value - cpu.tsc()) & 0xFFFF_FFFF_FFFF_FFFF
     elif number in _STORED:
         cpu.msrs[number] = value

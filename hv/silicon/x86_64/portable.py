@@ -23,6 +23,7 @@ from hv.silicon.x86_64.cpu import EVENT_ERROR_VECTORS, GP, PF, UD, Cpu
 from hv.silicon.x86_64.engine import Engine
 from hv.silicon.x86_64.microcode import EVENTS, NOWHERE
 from hv.silicon.x86_64.state import (
+    CC_OP_EFLAGS,
     CS,
     HF_ADDSEG,
     HF_CPL,
@@ -79,6 +80,7 @@ class PortableHooks:
             (unicorn.UC_HOOK_INSN, void, (c_void_p, word, c_int, word, c_void_p), self.hook_out, x86.UC_X86_INS_OUT),
         ):
             engine.hook(kind, engine.callback(ctypes.CFUNCTYPE(result, *arguments), function), *extra)
+        engine.hook_leave(engine.callback(ctypes.CFUNCTYPE(c_int, c_void_p, c_int), self.hook_leave))
 
     def set_stop(self) -> None:
         m = self.m
@@ -94,6 +96,11 @@ class PortableHooks:
         if self.m.pc == self.state.eip:
             self.m.retired -= 1
             self.m.pc = NOWHERE
+            self.state.cc_op = CC_OP_EFLAGS
+
+    def stop_here(self) -> None:
+        self.m.pc = NOWHERE
+        self.engine.stop()
 
     def rearm(self) -> None:
         m, state = self.m, self.state
@@ -111,7 +118,7 @@ class PortableHooks:
         if m.retired >= m.stop:
             if m.injecting:
                 m.injecting = 2
-            self.engine.stop()
+            self.stop_here()
             return True
         return False
 
@@ -125,7 +132,7 @@ class PortableHooks:
         if address and address in (m.mark[0], m.mark[1]):
             if not m.mark_pass:
                 m.mark_hit = 1 if address == m.mark[0] else 2
-                self.engine.stop()
+                self.stop_here()
                 return
             m.mark_pass = 0
         if not m.stepping and self.engine.breakpoints.hit(address):
@@ -136,14 +143,22 @@ class PortableHooks:
         m.pc = address
         m.length = size
 
+    def hook_leave(self, uc: int, number: int) -> int:
+        m = self.m
+        if number < 0 and m.pc == self.state.eip:
+            if m.pc and m.pc in (m.mark[0], m.mark[1]):
+                m.mark_pass = 1
+            self.undo_attempt()
+        return number == UD
+
     def observed(self, code: int) -> int:
         m = self.m
         if code < 0x10 and not m.want_cr_read >> code & 1:
             return CR8_ACCESS if code == 0x08 else CR_ACCESS
-        if code in (0x10, 0x14):
+        if code in (0x10, 0x14, 0x18):
             return -1
         if 0x10 <= code <= 0x1F and not m.want_cr_write >> (code - 0x10) & 1:
-            return CR8_ACCESS if code == 0x18 else CR_ACCESS
+            return CR_ACCESS
         if code == svm.IRET and not m.want & svm.intercepts(svm.IRET):
             return IRET
         if code == svm.INVLPG and not m.want & svm.intercepts(svm.INVLPG):
@@ -153,14 +168,13 @@ class PortableHooks:
     def vmexit(self, code: int) -> None:
         m, state = self.m, self.state
         event = self.observed(code)
-        if code != svm.EXCEPTION + DB:
+        if code not in (svm.EXCEPTION + DB, svm.VINTR):
             self.undo_attempt()
+        m.pc = NOWHERE
         if event >= 0:
             self.charge(event)
             if event == INVLPG or code == 0x13:
                 self.charge(TLB_FILL)
-            if code == 0x18 and m.watch_tpr:
-                m.deadline = 0
             m.armed, m.armed_cr_read, m.armed_cr_write = (
                 state.intercept, state.intercept_cr_read, state.intercept_cr_write,
             )  # fmt: skip
@@ -194,7 +208,10 @@ class PortableHooks:
         else:
             if m.delivering != NOWHERE and vector in (GP, NP) and error == (m.delivering & ~1) * 2 - 2:
                 error = m.delivering
-            self.undo_attempt()
+            if vector == DB:
+                m.pc = NOWHERE
+            else:
+                self.undo_attempt()
         m.delivering = vector * 8 + 2 + (not soft)
         if m.stepping:
             self.rearm()
@@ -286,16 +303,18 @@ class PortableHooks:
         return bits is not None and not bits >> port % 8 & (1 << size) - 1
 
     def read_tss(self, address: int) -> int | None:
-        """Two bytes. Where the second level of paging has none, the access exits as the hardware's would."""
-        word = self.cpu.read_linear(address, 2)
+        """Two bytes. Where the hypervisor's tables have none, the access exits as the hardware's would."""
+        cpu = self.cpu
+        word = cpu.read_linear(address, 2)
         if len(word) == 2:
             return word[0] | word[1] << 8
-        gpa = self.cpu.linear(address + len(word))
-        if gpa is not None:
+        missing = address + len(word)
+        gpa = cpu.linear(missing)
+        if gpa is not None or cpu.physical.intercept_exceptions >> PF & 1:
             self.undo = Undo(list(self.state.regs), self.state.eip)
-            self.cpu.physical.exitinfo2 = gpa
+            cpu.physical.exitinfo2 = missing if gpa is None else gpa
             self.undo_attempt()
-            self.note_exit(svm.NPF, svm.NPF_USER)
+            self.note_exit(*((svm.EXCEPTION + PF, 0) if gpa is None else (svm.NPF, svm.NPF_USER)))
         return None
 
     def hook_in(self, uc: int, port: int, size: int, user: int) -> int:
@@ -313,6 +332,16 @@ class PortableCpu(Cpu):
     """A CPU whose hooks only take notes."""
 
     hooks: PortableHooks
+
+    def _enter(self, injection: int | None = None) -> None:
+        """An exception that is injected is delivered by a second VMRUN (_deliver): only that one opens the window."""
+        super()._enter(injection)
+        p = self.physical
+        if (
+            injection is None
+            and p.eventinj & (svm.EVENT_VALID | svm.EVENT_TYPE) == svm.EVENT_VALID | svm.EVENT_EXCEPTION
+        ):
+            p.int_ctl &= ~svm.V_IRQ
 
     def _settle(self) -> None:
         """Do what the hooks could not do while the slice ran."""

@@ -18,6 +18,8 @@ ES, CS, SS, DS, FS, GS = range(6)
 HF_CPL, HF_INHIBIT_IRQ, HF_CS32, HF_SS32, HF_ADDSEG = 3, 1 << 3, 1 << 4, 1 << 5, 1 << 6
 HF_LMA, HF_CS64, HF_GUEST = 1 << 14, 1 << 15, 1 << 21
 
+CC_OP_EFLAGS = 1  # cc_op: the arithmetic flags lie in cc_src as they are
+
 CF, TF, IF, RF = 1 << 0, 1 << 8, 1 << 9, 1 << 16
 
 
@@ -37,6 +39,7 @@ class State(ctypes.Structure):
     regs: MutableSequence[int]
     eip: int
     eflags: int
+    cc_op: int
     hflags: int
     hflags2: int
     segs: MutableSequence[Segment]
@@ -70,6 +73,7 @@ def _fields(at: Layout) -> list[tuple[int, str, Any]]:
             (at.regs, "regs", c_uint64 * 16),
             (at.eip, "eip", c_uint64),
             (at.eflags, "eflags", c_uint64),
+            (at.cc_op, "cc_op", c_uint32),
             (at.hflags, "hflags", c_uint32),
             (at.hflags + 4, "hflags2", c_uint32),
             (at.segs, "segs", Segment * 6),

@@ -1,0 +1,325 @@
+"""The hw-shadow mode: SVM without nested paging, as the first processors with it were (2006).
+
+The CPU runs the guest at its own privilege levels, but under page tables that the hypervisor makes (modes/shadow). So
+page faults, MOV CR and INVLPG exit; system calls, interrupt flags and the guest's own exceptions do not. One set of
+tables serves kernel and user, because the shadow carries the guest's own U bits.
+
+Simplified: the shadow of a guest that has paging off is in PAE format, and its root lies above 4 GiB, where no real
+CR3 could point outside long mode.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import capstone
+import msgspec
+from capstone import x86
+
+from hv.silicon.x86_64 import svm
+from hv.silicon.x86_64.cpu import DF, PF, Cpu, Exit, Shutdown
+from hv.silicon.x86_64.msr import EFER
+from hv.silicon.x86_64.paging import USER, WRITABLE
+from hv.silicon.x86_64.state import HF_CS64, RAX, RCX, RDX, TF
+from hv.silicon.x86_64.svm import Vmcb
+from hv.vcpu import Vcpu
+from hv.x86_64.decode import address_of, decode, read_register, write_register
+from hv.x86_64.ports import port_access
+from modes.hw_assist.mode import HANDLERS, Handler, HwAssist, HwAssistState
+from modes.shadow.faults import FaultHandler
+from modes.shadow.pager import PF_USER, Pager, PagerState
+from modes.shadow.registers import (
+    CR0_PG,
+    CR0_TS,
+    CR0_WP,
+    CR4_PAE,
+    EFER_LMA,
+    EFER_LME,
+    EFER_NXE,
+    EFER_SCE,
+    EFER_SVME,
+    GuestFault,
+    PagingRegisters,
+)
+
+DB = 1
+CR0, CR3, CR4 = 0, 3, 4
+CR_WRITES = 1 << CR0 | 1 << CR3 | 1 << CR4
+EVERY_EXCEPTION = 0xFFFF_FFFF
+# Views. Without CR0.WP the kernel may write to read-only pages, and the user may not: one entry cannot say both. So a
+# page that the guest has read-only belongs to the kernel, writable, after its write, and to both, read-only, otherwise.
+GUEST_RIGHTS, WITHOUT_WP, WITHOUT_WP_READ_ONLY = range(3)  # the third: below an entry that is read-only
+
+
+class GuestRightsPager(Pager):
+    """Shadow pages with the guest's own rights in them."""
+
+    top_without_paging = 3
+
+    def view(self) -> int:
+        return GUEST_RIGHTS if self.v.cr0 & CR0_WP or not self.v.paging else WITHOUT_WP
+
+    def view_below(self, view: int, entry: int) -> int:
+        return WITHOUT_WP_READ_ONLY if view == WITHOUT_WP and not entry & WRITABLE else view
+
+    def rights(self, view: int, entry: int, *, leaf: bool, write: bool) -> int:
+        if view == GUEST_RIGHTS:
+            return entry & (USER | WRITABLE)
+        if not leaf or (view == WITHOUT_WP and entry & WRITABLE):
+            return entry & USER | WRITABLE
+        return WRITABLE if write else entry & USER
+
+
+class HwShadowState(msgspec.Struct):
+    """What this mode remembers besides what hw-assist does."""
+
+    shared: HwAssistState
+    registers: PagingRegisters
+    pager: PagerState
+    root: int
+    stepping: bool
+    own_trap_flag: bool
+    after_step: tuple[str, int] | None
+
+
+class HwShadow(HwAssist):
+    id = "hw-shadow"
+    summary = "AMD SVM as of 2006, without nested paging: shadow page tables under a guest that keeps its rings"
+    reasons = HwAssist.reasons - {"npf"} | set(
+        "cr_access exception_bounce guest_page_fault invlpg page_table_write shadow_page_fault single_step".split()
+    )
+    cr_writes = CR_WRITES
+
+    registers: PagingRegisters
+    stepping = False  # TF is set by us
+    own_trap_flag = False  # and the guest had set it before
+
+    def prepare_memory(self, vmcb: Vmcb) -> None:
+        self.registers = PagingRegisters()
+        self.root = 0  # what the real CPU has
+        self.pager = GuestRightsPager(self.vm.machine, self.pool, self.registers)
+        self.pager.flush = self._flush
+        self.faults = FaultHandler(self.pager, self.board, self._instruction, self._step)
+        vmcb.intercept_exceptions = 1 << PF
+        vmcb.intercept |= svm.intercepts(svm.INVLPG)
+        self.adopt(vmcb)
+
+    def adopt(self, first: Vmcb) -> None:
+        """The VMCB holds the guest's first state: keep it, and give the real CPU its own."""
+        r = self.registers
+        r.cr0, r.cr3, r.cr4, r.efer = first.cr0, first.cr3, first.cr4, first.efer & ~EFER_SVME
+        self._load_registers()
+
+    def state(self) -> Any:
+        return HwShadowState(
+            super().state(), self.registers, self.pager.s, self.root, self.stepping, self.own_trap_flag,
+            self.faults.after_step,
+        )  # fmt: skip
+
+    def set_state(self, state: Any) -> None:
+        super().set_state(state.shared)
+        self.registers = self.pager.v = state.registers
+        self.pager.s, self.root, self.faults.after_step = state.pager, state.root, state.after_step
+        self.stepping, self.own_trap_flag = state.stepping, state.own_trap_flag
+
+    def guest_registers(self, cpu: Cpu) -> dict[str, int]:
+        r = self.registers
+        return {"cr0": r.cr0, "cr3": r.cr3, "cr4": r.cr4, "efer": r.efer}
+
+    def memory_written(self, address: int, size: int) -> None:
+        self.pager.written_outside(address, size)
+
+    # --- the real CPU -----------------------------------------------------------------------------------------
+
+    def _load_registers(self) -> None:
+        """Bring the real control registers in line with the guest's: paging on, in the format of the shadow."""
+        r, vmcb, cpu = self.registers, self.vmcb, self.vm.machine.cpus[0]
+        cpu.leave()
+        vmcb.cr0, vmcb.cr4 = r.cr0 | CR0_PG | CR0_WP, r.cr4 | CR4_PAE
+        vmcb.efer = r.efer & EFER_SCE | EFER_NXE | (EFER_LME | EFER_LMA if r.long_mode else 0)
+        vmcb.intercept_cr_read = 1 << CR3 | (vmcb.cr0 != r.cr0) << CR0 | (vmcb.cr4 != r.cr4) << CR4
+        vmcb.cr3 = self.root = self.pager.root()
+
+    def _load_root(self, cpu: Cpu) -> None:
+        root = self.pager.root()
+        if root != self.root:
+            self.root = root
+            cpu.load_root(root)
+
+    def _flush(self) -> None:
+        """Empty the real TLB."""
+        if self.root:
+            self.vm.machine.cpus[0].load_root(self.root)
+
+    def _instruction(self, cpu: Cpu) -> capstone.CsInsn | None:
+        return decode(cpu.instruction_bytes(), bool(cpu.state.hflags & HF_CS64))
+
+    # --- exits ------------------------------------------------------------------------------------------------
+
+    def handle(self, vcpu: Vcpu, exit: Exit) -> str:
+        if self.stepping and exit.code != svm.INTR:
+            self._end_step(vcpu.cpu)
+        return super().handle(vcpu, exit)
+
+    def _deliver(self, cpu: Cpu) -> None:
+        """Not while an instruction is stepped: its #DB comes next."""
+        if not self.stepping:
+            super()._deliver(cpu)
+
+    def _page_fault(self, cpu: Cpu, exit: Exit) -> str:
+        user = bool(exit.info1 & PF_USER)
+        try:
+            reason = self.faults.handle(cpu, exit.info2, exit.info1, user=user, delivering=bool(exit.int_info))
+        except GuestFault as fault:
+            self._reflect(cpu, exit, fault)
+            return "guest_page_fault"
+        if reason == "shadow_page_fault":
+            cpu.charge(cpu.walk_cost)
+        self._load_root(cpu)
+        return reason
+
+    def _reflect(self, cpu: Cpu, exit: Exit, fault: GuestFault) -> None:
+        """Give the guest its own page fault, or what becomes of it in the delivery of another (APM vol. 2, 8.2.9)."""
+        first, exit.int_info = exit.int_info, 0
+        if fault.address is not None:
+            self._set_cr2(cpu, fault.address)
+        if first & svm.EVENT_TYPE == svm.EVENT_EXCEPTION and first & 0xFF == DF:
+            raise Shutdown("triple fault: an exception could not be delivered, and neither could the double fault")
+        if first & svm.EVENT_TYPE == svm.EVENT_EXCEPTION and first & 0xFF == PF:
+            cpu.fault(DF)
+        else:
+            cpu.fault(fault.vector, fault.error)
+
+    def _set_cr2(self, cpu: Cpu, address: int) -> None:
+        if cpu.entered:
+            cpu.state.cr[2] = address
+        else:
+            self.vmcb.cr2 = address
+
+    def _invlpg(self, cpu: Cpu, exit: Exit) -> str:
+        """The shadow is never out of date, and neither is the real TLB."""
+        instruction = self._instruction(cpu)
+        assert instruction is not None
+        cpu.skip(instruction.size)
+        cpu.charge(cpu.walk_cost)
+        return "invlpg"
+
+    def _cr_access(self, cpu: Cpu, exit: Exit) -> str:
+        """MOV with CR0, CR3 or CR4; CLTS, LMSW and SMSW."""
+        r = self.registers
+        i = self._instruction(cpu)
+        assert i is not None
+        number, write = exit.code % svm.CR0_WRITE, exit.code >= svm.CR0_WRITE
+        try:
+            if i.id == x86.X86_INS_SMSW:
+                self._put_word(cpu, i, r.cr0)
+            elif not write:
+                write_register(cpu, i.reg_name(i.operands[0].reg), (r.cr0, 0, 0, r.cr3, r.cr4)[number])
+            elif number == CR3:
+                r.cr3 = read_register(cpu, i.reg_name(i.operands[1].reg))
+            elif number == CR4:
+                r.write_cr4(read_register(cpu, i.reg_name(i.operands[1].reg)))
+            else:
+                r.write_cr0(self._new_cr0(cpu, i), long_code=bool(cpu.state.hflags & HF_CS64))
+        except GuestFault as fault:
+            self._reflect(cpu, exit, fault)
+            return "cr_access"
+        cpu.skip(i.size)
+        if write and number == CR3:
+            cpu.charge(cpu.walk_cost)
+            self._load_root(cpu)
+        elif write:
+            self._load_registers()
+        return "cr_access"
+
+    def _new_cr0(self, cpu: Cpu, i: capstone.CsInsn) -> int:
+        """What MOV CR0, LMSW or CLTS writes."""
+        cr0 = self.registers.cr0
+        if i.id == x86.X86_INS_CLTS:
+            return cr0 & ~CR0_TS
+        if i.id == x86.X86_INS_LMSW:
+            return cr0 & ~0xE | self._get_word(cpu, i) & 0xF
+        return read_register(cpu, i.reg_name(i.operands[1].reg))
+
+    def _get_word(self, cpu: Cpu, i: capstone.CsInsn) -> int:
+        """The 16-bit operand of LMSW."""
+        operand = i.operands[0]
+        if operand.type == x86.X86_OP_REG:
+            return read_register(cpu, i.reg_name(operand.reg)) & 0xFFFF
+        raw = self.pager.read_linear(address_of(cpu, i, operand), 2, user=cpu.cpl == 3)
+        return int.from_bytes(raw, "little")
+
+    def _put_word(self, cpu: Cpu, i: capstone.CsInsn, value: int) -> None:
+        """The operand of SMSW: 16 bits of memory, or a register of any size."""
+        operand = i.operands[0]
+        if operand.type == x86.X86_OP_REG:
+            write_register(cpu, i.reg_name(operand.reg), value)
+        else:
+            word = (value & 0xFFFF).to_bytes(2, "little")
+            self.pager.write_linear(address_of(cpu, i, operand), word, user=cpu.cpl == 3)
+
+    def _msr(self, cpu: Cpu, exit: Exit) -> str:
+        """EFER is the guest's own; the other registers are in the CPU."""
+        regs, r = cpu.regs, self.registers
+        if regs[RCX] & 0xFFFF_FFFF != EFER or cpu.cpl:
+            return super()._msr(cpu, exit)
+        if not exit.info1:
+            regs[RAX], regs[RDX] = r.efer, 0
+            cpu.skip(2)
+            return "msr"
+        try:
+            r.write_efer((regs[RDX] & 0xFFFF_FFFF) << 32 | regs[RAX] & 0xFFFF_FFFF)
+        except GuestFault as fault:
+            cpu.fault(fault.vector, fault.error)
+            return "msr"
+        cpu.skip(2)
+        self.pager.drop_all()  # EFER.NXE decides what an entry means
+        self._load_registers()
+        return "msr"
+
+    def _ioio(self, cpu: Cpu, exit: Exit) -> str:
+        user = cpu.cpl == 3
+        try:
+            port_access(
+                cpu, exit, self.board.ports,
+                lambda address, size: self.pager.read_linear(address, size, user=user),
+                lambda address, data: self.pager.write_linear(address, data, user=user),
+            )  # fmt: skip
+        except GuestFault as fault:
+            self._reflect(cpu, exit, fault)
+        return "ioio"
+
+    # --- one instruction let through --------------------------------------------------------------------------
+
+    def _step(self, cpu: Cpu) -> None:
+        """Let one instruction run, and hear of whatever comes after it."""
+        self.own_trap_flag = bool(cpu.rflags & TF)
+        cpu.rflags |= TF
+        self.stepping = True
+        self.vmcb.intercept_exceptions = EVERY_EXCEPTION
+
+    def _end_step(self, cpu: Cpu) -> None:
+        self.stepping = False
+        if not self.own_trap_flag:
+            cpu.rflags &= ~TF
+        self.vmcb.intercept_exceptions = 1 << PF
+        self.faults.stepped()
+
+    def _exception(self, cpu: Cpu, exit: Exit) -> str:
+        """Only while stepping."""
+        vector = exit.code - svm.EXCEPTION
+        if vector == DB and not self.own_trap_flag:
+            return "single_step"
+        cpu.fault(vector, exit.info1)
+        return "exception_bounce"
+
+    handlers: dict[int, Handler] = {
+        **HANDLERS,
+        **dict.fromkeys(range(svm.EXCEPTION, svm.EXCEPTION + 32), _exception),
+        svm.EXCEPTION + PF: _page_fault,
+        svm.INVLPG: _invlpg,
+        svm.MSR: _msr,
+        svm.IOIO: _ioio,
+        **dict.fromkeys((CR0, CR3, CR4, svm.CR0_WRITE + CR0, svm.CR0_WRITE + CR3, svm.CR0_WRITE + CR4), _cr_access),
+    }
+    del handlers[svm.NPF]

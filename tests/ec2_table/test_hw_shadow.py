@@ -1,0 +1,98 @@
+"""SVM without nested paging, as of 2006: what has to do with page tables exits, and nothing else more than on nitro."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from hv.costs import load
+from hv.loader import default_guest, load_guest
+from hv.silicon.timing import MILLI
+from hv.vm import Vm
+from modes.hw_assist.shadow import HwShadow
+from tests.ec2_table.measuring import CPU_OPERATIONS, measure, measure_table
+
+ROW = "nitro+cpu=hw-shadow"
+
+# Exits of one operation, by reason, where each iteration has the same.
+EXITS = {
+    "compute": {},
+    "callret": {},
+    "syscall": {},
+    "irq_mask": {},
+    "divzero": {},
+    "cr8wr": {},
+    "protection_fault": {"guest_page_fault": 1},
+    "context_switch": {"cr_access": 1},
+    "cpuid": {"cpuid": 1},
+    "in": {"ioio": 1},
+    "ptemod": {"page_table_write": 1},
+}
+
+
+@pytest.mark.parametrize("op", sorted(EXITS))
+def test_an_operation_exits_for_its_reasons(op: str) -> None:
+    result = measure(ROW, op)
+    assert result.exits == {reason: count * result.iterations for reason, count in EXITS[op].items()}
+
+
+def test_a_page_fault_is_the_guest_s_a_write_to_its_table_and_a_hidden_one() -> None:
+    result = measure(ROW, "page_fault")
+    n = result.iterations
+    assert result.exits["guest_page_fault"] == result.exits["shadow_page_fault"] == n
+    assert n - 1 <= result.exits["page_table_write"] <= n
+
+
+@pytest.mark.parametrize("op", CPU_OPERATIONS)
+def test_the_guest_computes_and_retires_what_it_does_on_metal(op: str) -> None:
+    shadowed, metal = measure(ROW, op), measure("metal", op)
+    assert shadowed.result == metal.result
+    assert shadowed.instructions_per_op == metal.instructions_per_op
+
+
+@pytest.mark.parametrize("op", ["syscall", "divzero", "irq_mask", "cr8wr", "callret", "compute"])
+def test_where_no_table_is_touched_it_is_nitro(op: str) -> None:
+    shadowed, nitro = measure(ROW, op), measure("nitro", op)
+    assert (shadowed.exits, shadowed.assists, shadowed.cycles_per_op) == (
+        nitro.exits,
+        nitro.assists,
+        nitro.cycles_per_op,
+    )
+
+
+@pytest.mark.parametrize("op", CPU_OPERATIONS)
+def test_it_exits_no_more_than_the_deprivileged_kernel(op: str) -> None:
+    assert measure(ROW, op).exits_per_op <= measure("emulated", op).exits_per_op
+
+
+def test_every_row_with_this_cpu_has_these_numbers() -> None:
+    for row in ("emulated", "xen-hvm-3"):
+        assert measure_table(f"{row}+cpu=hw-shadow").rows[0].ops == measure_table(ROW).rows[0].ops
+
+
+def test_native_and_portable_agree_in_everything() -> None:
+    assert measure_table(ROW, iterations=3, portable=True) == measure_table(ROW, iterations=3)
+
+
+@pytest.mark.parametrize("cut", [50_000, 300_000, 1_000_000])
+def test_a_run_continued_from_a_snapshot_is_the_run_that_never_stopped(cut: int) -> None:
+    guest, costs = load_guest(default_guest()), load()
+
+    def start() -> Vm:
+        vm = Vm(HwShadow, guest, costs)
+        vm.console.feed(b"bench cpu.fork_exit 3 1\n")
+        return vm
+
+    def end(vm: Vm) -> tuple[int, dict[str, int]]:
+        vm.run()
+        return vm.now, vm.ledger.totals()
+
+    with contextlib.closing(start()) as vm, contextlib.closing(start()) as other, contextlib.closing(start()) as whole:
+        vm.run(cut * MILLI)
+        saved = vm.snapshot()
+        wanted = end(whole)
+        assert end(vm) == wanted
+        for machine in (vm, other):
+            machine.restore(saved)
+            assert end(machine) == wanted
