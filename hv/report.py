@@ -93,8 +93,8 @@ def stat(row: str, op: Op, measured: Measured, cold: bool) -> RenderableType:
     result, tallies = measured.result, measured.tallies
     inside = sum(tally.time for tally in tallies.values())
     total = sum(tally.count for tally in tallies.values())
-    round = f"{'first' if cold else 'second'} round of {result.iterations} iterations"
-    how = "one cold run" if op.once else round
+    rounds = f"{'first' if cold else 'second'} round of {result.iterations} iterations"
+    how = "one cold run" if op.once else rounds
     drawn = Table(
         box=box.SIMPLE_HEAD, title=f"{op.id} on {row}: {op.meaning}", title_justify="left", caption_justify="left",
         caption=f"{how}\nan operation: exits "
