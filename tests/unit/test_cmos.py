@@ -13,6 +13,7 @@ TSC = 1_000_000
 SECOND = TSC * 1000
 MIB = 1 << 20
 A, B, C, D = 10, 11, 12, 13
+FIRST, LAST = dt.datetime.fromisoformat("1980-01-01"), dt.datetime.fromisoformat("2079-12-31")
 
 
 class Bench:
@@ -69,7 +70,7 @@ def test_binary_and_twelve_hours() -> None:
     assert bench.read(4) == 12  # midnight
 
 
-@given(st.datetimes(dt.datetime(1980, 1, 1), dt.datetime(2079, 12, 31)), st.booleans(), st.booleans())
+@given(st.datetimes(FIRST, LAST), st.booleans(), st.booleans())
 def test_it_can_be_set_and_goes_on(when: dt.datetime, binary: bool, full_day: bool) -> None:
     bench = Bench()
     bench.write(B, 0x80 | binary * 4 | full_day * 2)
