@@ -29,7 +29,7 @@ HANDLERS = """
         iretq
     spurious: incq DATA+16; iretq
 """
-GATES = {0x20: ("timer", {}), 0x28: ("clock", {}), 0x27: ("spurious", {})}
+GATES: dict[int, tuple[str, dict[str, int]]] = {0x20: ("timer", {}), 0x28: ("clock", {}), 0x27: ("spurious", {})}
 LONG = 20_000_000
 
 
