@@ -1,4 +1,5 @@
-/* The first serial port, so that one sees what the firmware does. */
+/* The first serial port, so that one sees what the firmware does. Its FIFOs stay off: what somebody has typed already
+   is for the kernel. */
 #include "firmware.h"
 
 #define COM1 0x3F8
@@ -13,14 +14,13 @@ void serial_init(void)
     outb(COM1 + 0, 1);    /* 115200 baud */
     outb(COM1 + 1, 0);
     outb(COM1 + 3, 0x03); /* 8 data bits, no parity, 1 stop bit */
-    outb(COM1 + 2, 0x07); /* FIFOs on and empty */
     outb(COM1 + 4, 0x03); /* DTR and RTS */
 }
 
 void say(const char *text)
 {
     for (u32 i = 0; text[i]; i++) {
-        while (i % 16 == 0 && !(inb(LINE_STATUS) & STATUS_SENT))
+        while (!(inb(LINE_STATUS) & STATUS_SENT))
             ;
         outb(COM1, (u8)text[i]);
     }
