@@ -24,6 +24,7 @@ void measure_end(void);
 u64 measure_absent(const char *why); /* this machine has no such thing */
 typedef u64 kernel_operation_round(u64 iterations, u64 seed);
 kernel_operation_round bench_compute, bench_callret, bench_cpuid, bench_irq_mask, bench_in, bench_cr8wr, bench_ptemod;
+kernel_operation_round net_tx, net_rx, net_rr, net_tx_burst;
 kernel_operation_round bench_timer_tick, bench_device_irq, bench_eoi, bench_hlt_wake;
 kernel_operation_round bench_boot, bench_pci_scan, bench_timer_calibration;
 

@@ -20,6 +20,7 @@ enum syscall_number {
     SYS_MEMORY,       /* (struct memory_info *) */
     SYS_POWEROFF,     /* () */
     SYS_CRASH,        /* (how): a kernel panic on purpose */
+    SYS_PING,         /* (IPv4 address, sequence number) -> cycles until the answer */
     SYS_BENCH_OPEN,   /* (): no tick and no console interrupts until SYS_BENCH_CLOSE */
     SYS_BENCH_CLOSE,  /* () */
     SYS_BENCH_ARM,    /* (probe, iterations, fresh): the marks follow at this probe's next occurrences */
@@ -49,6 +50,9 @@ enum error {
     EAGAIN = 11,
     ENOMEM = 12,
     EBUSY = 16,
+    ENODEV = 19,
+    ETIMEDOUT = 110,
+    EHOSTUNREACH = 113,
 };
 
 /* What a process finds in its registers at its recovery address. */

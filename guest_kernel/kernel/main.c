@@ -3,6 +3,7 @@
 #include "console.h"
 #include "frames.h"
 #include "kernel_bench.h"
+#include "net.h"
 #include "pci.h"
 #include "process.h"
 
@@ -20,6 +21,7 @@ void kmain(u64 boot_info)
     console_connect();
     pci_scan();
     arch_print_platform();
+    net_init();
     process_init();
     process_start_first();
     console_listen(true);

@@ -4,6 +4,7 @@
 #include "console.h"
 #include "frames.h"
 #include "kernel_bench.h"
+#include "net.h"
 #include "process.h"
 #include "string.h"
 
@@ -99,6 +100,8 @@ i64 syscall(u64 number, u64 a, u64 b, u64 c)
         arch_power_off();
     case SYS_CRASH:
         return sys_crash(a);
+    case SYS_PING:
+        return icmp_ping((u32)a, b);
     case SYS_BENCH_OPEN:
         return bench_open();
     case SYS_BENCH_CLOSE:

@@ -87,6 +87,43 @@ static void mem_command(int count, char *words[])
     print("%lu KiB, %lu KiB free, of which %lu KiB never used\n", info.total * 4, info.free * 4, info.fresh * 4);
 }
 
+/* An address in its usual form; false if it is none. */
+static bool parse_address(const char *text, u64 *address)
+{
+    *address = 0;
+    for (int i = 0; i < 4; i++) {
+        u64 part = 0;
+        if (*text < '0' || *text > '9')
+            return false;
+        for (; *text >= '0' && *text <= '9' && part < 256; text++)
+            part = part * 10 + (u64)(*text - '0');
+        if (part > 255 || *text++ != (i < 3 ? '.' : 0))
+            return false;
+        *address = *address << 8 | part;
+    }
+    return true;
+}
+
+static void ping_command(int count, char *words[])
+{
+    u64 address, times = 4;
+    if (count < 2 || count > 3 || !parse_address(words[1], &address) || (count == 3 && !parse_number(words[2], &times))) {
+        print("ping: usage: ping ADDRESS [COUNT], for example ping 10.0.2.2\n");
+        return;
+    }
+    for (u64 i = 1; i <= times; i++) {
+        i64 cycles = system_call(SYS_PING, address, i, 0);
+        if (cycles == -ENODEV) {
+            print("ping: this machine has no network card\n");
+            return;
+        }
+        if (cycles < 0)
+            print("%s: sequence %lu: %s\n", words[1], i, cycles == -EHOSTUNREACH ? "nobody has this address" : "no answer");
+        else
+            print("%s: sequence %lu: answer after %lu cycles\n", words[1], i, (u64)cycles);
+    }
+}
+
 static void poweroff_command(int count, char *words[])
 {
     (void)count, (void)words;
@@ -149,6 +186,7 @@ static const struct command {
     {"ps", ps_command, "the processes"},
     {"mem", mem_command, "physical memory"},
     {"bench", bench_command, "NAME [N [SEED]]: measure an operation; alone: list them"},
+    {"ping", ping_command, "ADDRESS [COUNT]: ask a host for an echo"},
     {"echo", echo_command, "print the words"},
     {"spin", spin_command, "two processes that compute in the background"},
     {"poweroff", poweroff_command, "switch the machine off (also Ctrl-D)"},

@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from hv.errors import HvError
 from hv.exits import REASONS
-from hv.silicon.timing import MILLI, Timing
+from hv.silicon.timing import MILLI, Timing, WireTimes
 
 HERE = Path(__file__).parent
 BUILT_IN = tuple(sorted(path.stem for path in HERE.glob("*.toml")))
@@ -37,6 +37,7 @@ class CostModel(msgspec.Struct, frozen=True):
     timing: Timing
     run_loop: int  # the hypervisor's work at every exit
     work: dict[str, int]  # and its work for one reason; "default" for the others
+    wire: WireTimes
     sources: dict[str, str]  # where each number comes from: "timing.cpi", "run_loop", "work.npf"
 
     @property
@@ -75,10 +76,16 @@ _Timing = msgspec.defstruct(
 )
 
 
+_Wire = msgspec.defstruct(
+    "_Wire", [(name, _Cycles) for name in WireTimes.__struct_fields__], forbid_unknown_fields=True
+)
+
+
 class _File(msgspec.Struct, forbid_unknown_fields=True):
     timing: _Timing  # type: ignore[valid-type]
     run_loop: _Cycles
     work: dict[str, _Cycles]
+    wire: _Wire  # type: ignore[valid-type]
 
     def entries(self) -> Iterator[tuple[str, _Cycles | _Rate | _References]]:
         for name in Timing.__struct_fields__:
@@ -86,6 +93,8 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
         yield "run_loop", self.run_loop
         for reason, work in sorted(self.work.items()):
             yield f"work.{reason}", work
+        for name in WireTimes.__struct_fields__:
+            yield f"wire.{name}", getattr(self.wire, name)
 
 
 def load(name_or_path: str = DEFAULT) -> CostModel:
@@ -117,7 +126,9 @@ def _model(name: str, file: _File) -> CostModel:
         raise ValueError("timing.cpi: an instruction takes time")
     if timing.tsc_hz % timing.apic_hz:
         raise ValueError("timing.tsc_hz must be a multiple of timing.apic_hz")
-    return CostModel(name, timing, numbers["run_loop"], work, {key: entry.source for key, entry in file.entries()})
+    wire = WireTimes(**{field: numbers[f"wire.{field}"] for field in WireTimes.__struct_fields__})
+    sources = {key: entry.source for key, entry in file.entries()}
+    return CostModel(name, timing, numbers["run_loop"], work, wire, sources)
 
 
 def _number(key: str, entry: _Cycles | _Rate | _References) -> int:

@@ -10,6 +10,13 @@ import msgspec
 MILLI = 1000
 
 
+class WireTimes(msgspec.Struct, frozen=True):
+    """The world at the other end of a network card's wire, in millicycles."""
+
+    latency: int  # from one station's line through the switch to the line of another
+    turnaround: int  # the peer: from the arrival of a request to the departure of the answer
+
+
 class Timing(msgspec.Struct, frozen=True):
     """Times in millicycles, rates in Hz."""
 

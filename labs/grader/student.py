@@ -35,7 +35,7 @@ def load(path: Path, lab: Lab) -> type[Mode]:
     wrong = what_is_wrong(found, getattr(found, "id", ""))
     if wrong is not None:
         raise Finding(wanted, f"{lab.name} {wrong}")
-    mode: type[Mode] = found
+    mode: type[Mode] = found  # what_is_wrong has looked
     if mode.start is Mode.start:
         raise Finding(wanted, f"{lab.name} does not define start()")
     return mode

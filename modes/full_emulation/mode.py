@@ -105,7 +105,7 @@ class TrapAndEmulate(Mode):
         core = self.core
         real = core.root, core.code, core.cr0, core.cr4, core.stepping, core.cpu.masked
         return TrapAndEmulateState(
-            self.v, self.pager.s, dict(self.breakpoints.marked), self.pool.used, real, self.faults.after_step
+            self.v, self.pager.s, dict(self.breakpoints.marked), self.pool.used, real, self.faults.after_step,
         )  # fmt: skip
 
     def set_state(self, state: TrapAndEmulateState) -> None:

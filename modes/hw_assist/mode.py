@@ -145,8 +145,8 @@ class HwAssist(Mode):
         board.advance(cpu.now)
         lapic.advance(cpu.now)
         lapic.set_priority_class(cpu.tpr)
-        held_back = lapic.state.irr and lapic.pending() is None
-        vmcb.intercept_cr_write = self.cr_writes | (1 << CR8 if held_back else 0)
+        waits = lapic.state.irr and lapic.pending() is None
+        vmcb.intercept_cr_write = self.cr_writes | (1 << CR8 if waits else 0)
         window = False
         if lapic.interrupts:
             if cpu.interruptible and not cpu.event_pending:

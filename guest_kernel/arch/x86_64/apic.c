@@ -77,6 +77,17 @@ static void map_device(u64 slot, u64 physical)
               pte_make(physical, PROT_READ | PROT_WRITE) | PTE_CACHE_OFF);
 }
 
+/* Makes a device's registers readable and writable. Returns where. */
+void *arch_map_device(u64 physical, u64 size)
+{
+    static u64 next = SLOT_DEVICES;
+    u64 slot = next;
+    for (u64 at = 0; at < size; at += PAGE_SIZE)
+        map_device(slot + at, physical + at);
+    next += round_up(size, PAGE_SIZE);
+    return (void *)slot;
+}
+
 void arch_interrupts_init(void)
 {
     map_device(SLOT_LOCAL_APIC, cpu_read_msr(MSR_APIC_BASE) & PTE_ADDRESS);

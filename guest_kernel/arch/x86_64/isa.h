@@ -72,6 +72,19 @@ static inline void arch_io_write16(u64 address, u16 value) { cpu_outw((u16)addre
 static inline u32 arch_io_read32(u64 address) { return cpu_inl((u16)address); }
 static inline void arch_io_write32(u64 address, u32 value) { cpu_outl((u16)address, value); }
 
+/* Device registers in memory: one plain MOV each, whatever the compiler would rather do. */
+static inline u32 arch_register_read(const volatile void *address)
+{
+    u32 value;
+    __asm__ volatile("movl %1, %0" : "=r"(value) : "m"(*(const volatile u32 *)address) : "memory");
+    return value;
+}
+
+static inline void arch_register_write(volatile void *address, u32 value)
+{
+    __asm__ volatile("movl %1, %0" : "=m"(*(volatile u32 *)address) : "r"(value) : "memory");
+}
+
 static inline u64 arch_cycles(void) { return cpu_rdtsc(); }
 
 static inline void arch_zero_page(void *page)

@@ -104,20 +104,6 @@ void arch_paging_init(const struct memory_map *map)
     cpu_write_cr3(kernel_root);
 }
 
-/* Simplified: never given back; a device asks once. */
-void *arch_map_device(u64 physical, u64 size)
-{
-    static u64 next = DEVICE_BASE;
-    u64 start = next;
-    for (u64 at = round_down(physical, PAGE_SIZE); at < physical + size; at += PAGE_SIZE, next += PAGE_SIZE) {
-        pte *slot = find_slot(kernel_root, next, 0, true);
-        if (!slot)
-            panic("no memory to map a device");
-        pte_write(slot, pte_make(at, PROT_READ | PROT_WRITE) | PTE_CACHE_OFF);
-    }
-    return (void *)(start + physical % PAGE_SIZE);
-}
-
 void arch_unmap_kernel_page(u64 address)
 {
     pte_write(find_slot(kernel_root, address, 0, false), 0);

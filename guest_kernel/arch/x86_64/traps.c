@@ -4,6 +4,7 @@
 
 #include "apic.h"
 #include "console.h"
+#include "net.h"
 #include "process.h"
 #include "segments.h"
 #include "syscall.h"
@@ -128,8 +129,11 @@ void trap(struct trap_frame *frame)
         kernel_exception(frame);
         return;
     }
-    if (apic_line_interrupt(frame->vector))
+    if (apic_line_interrupt(frame->vector)) {
+        if (from_user)
+            net_poll();
         return;
+    }
     if (frame->vector >= EXCEPTIONS)
         panic("interrupt %lu that nothing asked for", frame->vector);
     if (from_user)

@@ -5,6 +5,7 @@
 #include "console.h"
 #include "digest.h"
 #include "frames.h"
+#include "net.h"
 #include "process.h"
 
 void hv_mark_begin(void); /* arch/<isa>/marks.S */
@@ -17,6 +18,10 @@ static kernel_operation_round *const operations[BENCH_KERNEL_OPERATIONS] = {
     [BENCH_IN] = bench_in,
     [BENCH_CR8WR] = bench_cr8wr,
     [BENCH_PTEMOD] = bench_ptemod,
+    [BENCH_NET_TX] = net_tx,
+    [BENCH_NET_RX] = net_rx,
+    [BENCH_NET_RR] = net_rr,
+    [BENCH_NET_TX_BURST] = net_tx_burst,
     [BENCH_TIMER_TICK] = bench_timer_tick,
     [BENCH_DEVICE_IRQ] = bench_device_irq,
     [BENCH_EOI] = bench_eoi,
@@ -97,7 +102,10 @@ i64 bench_kernel(u64 operation, u64 iterations, u64 seed)
     if (operation >= BENCH_KERNEL_OPERATIONS)
         return -EINVAL;
     report = (struct bench_report){0};
-    report.digest = operations[operation](iterations, seed);
+    if (operation >= BENCH_NET_TX && operation <= BENCH_NET_TX_BURST && !net_present())
+        measure_absent("this machine has no network card");
+    else
+        report.digest = operations[operation](iterations, seed);
     return 0;
 }
 
