@@ -17,6 +17,10 @@ class BareMetal(Mode):
     cells = {"cpu": "H", "interrupts": "H", "boot": "H"}
     most_cpus = 8
 
+    def equip(self, column: str) -> None:
+        if column == "boot":
+            self.vm.boot_firmware()
+
     def start(self, guest: Guest) -> None:
         vm = self.vm
         machine = vm.machine

@@ -7,6 +7,7 @@
 #include "console_port.h"
 
 #define BASE 0x3F8 /* COM1 */
+#define LINE 4
 
 #define DATA (BASE + 0)             /* read: received byte; write: byte to send */
 #define INTERRUPT_ENABLE (BASE + 1)
@@ -38,6 +39,8 @@ static void init(void)
     arch_io_write(MODEM_CONTROL, MODEM_DTR_RTS | MODEM_OUT2);
 }
 
+static void connect(void) { arch_irq_connect(LINE, false, uart_interrupt); }
+
 /* Bytes that wait when this is switched on raise the interrupt at once. */
 static void listen(bool on) { arch_io_write(INTERRUPT_ENABLE, on ? ENABLE_RECEIVE : 0); }
 
@@ -58,4 +61,4 @@ void uart_interrupt(void)
         console_receive((char)arch_io_read(DATA));
 }
 
-const struct console_port uart_console = {init, listen, more, send};
+const struct console_port uart_console = {init, connect, listen, more, send};

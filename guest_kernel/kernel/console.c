@@ -20,6 +20,7 @@ void console_init(void)
     port->init();
 }
 
+void console_connect(void) { port->connect(); }
 void console_listen(bool on) { port->listen(on); }
 
 u32 console_room(void) { return RING_SIZE - (ring_in - ring_out); }

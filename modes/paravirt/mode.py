@@ -20,9 +20,9 @@ from hv.silicon.x86_64.cpuid import cpuid
 from hv.silicon.x86_64.state import RAX, RBX, RCX, RDI, RDX, RSI
 from hv.silicon.x86_64.svm import Vmcb, intercepts
 from hv.vcpu import Vcpu
-from hv.x86_64.decode import access_of
+from hv.x86_64.decode import Store, store_of
 from hv.x86_64.pool import POOL_BASE, POOL_SIZE, HypervisorMemory
-from modes.paravirt.abi import GUEST_DOMID, HYPERCALLS, IRET, SIGNATURE, XEN_VERSION
+from modes.paravirt.abi import GUEST_DOMID, HYPERCALLS, IRET, SIGNATURE, XEN_VERSION, Refused
 from modes.paravirt.builder import Builder, scatter
 from modes.paravirt.calls.again import Again
 from modes.paravirt.calls.memory import direct_write
@@ -60,7 +60,7 @@ class ParavirtState(msgspec.Struct):
 class Paravirt(Mode):
     id = "paravirt"
     summary = "Xen PV: the kernel at ring 3 on its own page tables, hypercalls, event channels"
-    cells = {"cpu": "P", "interrupts": "P"}
+    cells = {"cpu": "P", "interrupts": "P", "boot": "P"}
     reasons = frozenset(
         "cpuid cr_access exception_bounce external_interrupt guest_page_fault hlt int_bounce invlpg ioio msr "
         "page_table_write privileged syscall_bounce hypercall.unknown".split()
@@ -69,6 +69,11 @@ class Paravirt(Mode):
     most_cpus = 8
 
     command_line: ClassVar[bytes] = b""  # for the guest's kernel
+
+    def equip(self, column: str) -> None:
+        """Events are there with the domain. Its boot is an operation, from its first instruction on."""
+        if column == "boot":
+            self.vm.machine.probe.open()
 
     def _new_domain(self, first: int, pages: int) -> Domain:
         """A domain without memory, the frame table, and Xen's own tables for `pages` frames from `first` on."""
@@ -141,10 +146,14 @@ class Paravirt(Mode):
         self.domain.add_vcpu(v)
         return v
 
-    def state(self) -> ParavirtState:
+    def state(self) -> ParavirtState | None:
+        if self.vm.mode is not self:  # another one has the CPU, and the domain
+            return None
         return ParavirtState(self.pool.used, self.domain.state())
 
     def set_state(self, state: Any) -> None:
+        if state is None:
+            return
         self.pool.used = state.used
         self.domain.set_state(state.domain)
 
@@ -282,15 +291,22 @@ class Paravirt(Mode):
         """A write of the kernel's to a table of its own is checked and done; any other fault is the guest's."""
         address, error = exit.info2, exit.info1
         if error & (PF_PRESENT | PF_WRITE) == PF_PRESENT | PF_WRITE and v.s.kernel_mode:
-            access = access_of(v.cpu, v.instruction())
-            if access is not None and access.is_write and access.address == address:
-                done = direct_write(v, address, access.size, access.value)
-                if done:
-                    v.cpu.skip(access.length)
-                    v.flush = True
-                    return "page_table_write"
+            store = store_of(v.cpu, v.instruction())
+            if store is not None and store.address == address and self._table_write(v, store):
+                return "page_table_write"
         v.exception(PF, error, address)
         return "guest_page_fault"
+
+    def _table_write(self, v: PvVcpu, store: Store) -> bool:
+        """False: it is none, or Xen refuses it, and the guest hears of a fault."""
+        try:
+            if not direct_write(v, store.address, store.size, store.value):
+                return False
+        except Refused:
+            return False
+        v.cpu.skip(store.length)
+        v.flush = True
+        return True
 
 
 class ParavirtUnbatched(Paravirt):

@@ -280,6 +280,34 @@ def test_a_page_table_is_read_only_to_its_owner_and_a_store_to_it_is_checked() -
         assert guest.exits["guest_page_fault"] == 1
 
 
+def test_a_store_to_a_last_level_table_is_checked_and_done_or_a_fault() -> None:
+    """pt_base + 0x3000 is the first one. Entry 511 goes; entry 510 is to map the table itself, writable."""
+    guest = run(
+        """
+        mov 88(%rbp), %rbx
+        movq $0, 0x3000 + 511 * 8(%rbx)
+        mov 0x3000 + 511 * 8(%rbx), %rax
+        mov %rax, DATA
+        mov $refused, %r15
+        mov 88(%rbp), %rcx          /* its own frame, from the list of frames */
+        mov $BASE - 0x3000, %rax
+        sub %rax, %rcx
+        shr $12, %rcx
+        mov 104(%rbp), %rax
+        mov (%rax,%rcx,8), %rax
+        shl $12, %rax
+        or $3, %rax
+        mov %rax, 0x3000 + 510 * 8(%rbx)
+        movq $1, DATA + 8
+        refused: finish
+        """
+    )
+    with contextlib.closing(guest):
+        assert guest.words(2) == [0, 0]
+        assert guest.exits["page_table_write"] == 1
+        assert guest.exits["guest_page_fault"] == 1
+
+
 def test_a_frame_that_is_a_table_cannot_be_mapped_writable() -> None:
     guest = run(
         """

@@ -127,6 +127,8 @@ static inline void arch_pause(void) { cpu_pause(); }
 /* Device registers that are not memory: ports. */
 static inline u8 arch_io_read(u64 address) { return cpu_inb((u16)address); }
 static inline void arch_io_write(u64 address, u8 value) { cpu_outb((u16)address, value); }
+static inline u16 arch_io_read16(u64 address) { return cpu_inw((u16)address); }
+static inline void arch_io_write16(u64 address, u16 value) { cpu_outw((u16)address, value); }
 static inline u32 arch_io_read32(u64 address) { return cpu_inl((u16)address); }
 static inline void arch_io_write32(u64 address, u32 value) { cpu_outl((u16)address, value); }
 /* A port through which a block of data passes, 16 bits at a time. */
@@ -171,9 +173,6 @@ static inline u64 arch_cpuid_extended(void)
 
 /* Port 0x80 shows BIOS progress codes: reading it does nothing, slowly. */
 static inline void arch_in(void) { cpu_inb(0x80); }
-
-/* A PV domain has no CR8. */
-static inline bool arch_has_priority(void) { return !on_xen(); }
 
 /* Interrupts of this priority class and below wait. Class 1 is the vectors 0x10 to 0x1F, which none has. */
 static inline void arch_write_priority(u64 value) { cpu_write_cr8(value); }

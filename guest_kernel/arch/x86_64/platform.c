@@ -1,5 +1,6 @@
 /* What the machine is, and its two switches: the ACPI power-off port and the panic device. */
 #include "arch.h"
+#include "bench.h"
 #include "console.h"
 #include "console_port.h"
 #include "uart.h"
@@ -31,6 +32,26 @@ void arch_print_platform(void)
 }
 
 const struct console_port *arch_console_port(void) { return on_xen() ? &xen_console : &uart_console; }
+
+const char *arch_lacks(u64 operation)
+{
+    if (!on_xen())
+        return NULL;
+    switch (operation) {
+    case BENCH_CR8WR:
+        return "a PV domain has no task priority register";
+    case BENCH_EOI:
+        return "an event channel needs no end of interrupt";
+    case BENCH_PCI_SCAN:
+        return "a PV domain has no PCI bus";
+    case BENCH_TIMER_CALIBRATION:
+        return "a PV domain is told how fast its clock runs";
+    }
+    return NULL;
+}
+
+bool arch_has_pci(void) { return !on_xen(); }
+struct irq_source *arch_irq_source(void) { return on_xen() ? &xen_irq_source : NULL; }
 
 static __attribute__((noreturn)) void stop(void)
 {

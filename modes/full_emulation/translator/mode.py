@@ -25,7 +25,7 @@ from hv.silicon.x86_64.state import REGISTERS as REGISTERS_BY_NUMBER
 from hv.silicon.x86_64.svm import Vmcb
 from hv.vcpu import Vcpu
 from hv.vm import Vm
-from hv.x86_64.decode import access_of, decode
+from hv.x86_64.decode import decode, store_of
 from modes.full_emulation.devices import EmulatedDevices
 from modes.full_emulation.emulate import HANDLERS
 from modes.full_emulation.mode import Seat, TrapAndEmulate, TrapAndEmulateState
@@ -429,21 +429,21 @@ class FullEmulation(TrapAndEmulate, EmulatedDevices):
     def _adapt(self, cpu: Cpu, rip: int) -> None:
         """A store has faulted on a page table. If it keeps doing so, and is a plain move, it becomes a call-out."""
         places, where = self.desk.cache.s.places, self.desk.cache.s.where
-        if rip not in where or places[where[rip]].fix & ~AFTER_STI or access_of(cpu, self._fetch(rip)) is None:
+        if rip not in where or places[where[rip]].fix & ~AFTER_STI or store_of(cpu, self._fetch(rip)) is None:
             return
         self.desk.cache.faulted(rip)
 
     def _adapted_store(self, cpu: Cpu) -> str:
         """Perform a store for the guest: no fault, no search for what it was."""
         pager, rip = self.pager, cpu.rip
-        access = access_of(cpu, self._instruction(cpu))
-        assert access is not None
-        walk = pager.walk(access.address, write=True)
-        if not pager.is_ram(walk.gpa) or (walk.gpa & 0xFFF) + access.size > 0x1000:
+        store = store_of(cpu, self._instruction(cpu))
+        assert store is not None
+        walk = pager.walk(store.address, write=True)
+        if not pager.is_ram(walk.gpa) or (walk.gpa & 0xFFF) + store.size > 0x1000:
             self._step(cpu)
             return "untranslated"
         useful = walk.gpa & ADDRESS in pager.s.traced
-        pager.write(walk.gpa, access.value.to_bytes(access.size, "little"))
-        cpu.skip(access.length)
+        pager.write(walk.gpa, store.value.to_bytes(store.size, "little"))
+        cpu.skip(store.length)
         self.desk.cache.judge(rip, useful=useful)
         return "table_callout"

@@ -132,7 +132,7 @@ struct xen_vcpu_context {
 };
 
 enum { VGCF_IN_KERNEL = 1 << 2, VGCF_ONLINE = 1 << 5 };
-enum { VCPU_INITIALISE = 0, VCPU_UP = 1, VCPU_IS_UP = 3 };
+enum { VCPU_INITIALISE = 0, VCPU_UP = 1, VCPU_IS_UP = 3, VCPU_SET_PERIODIC = 6, VCPU_STOP_PERIODIC = 7 };
 enum { EVTCHN_BIND_VIRQ = 1, EVTCHN_SEND = 4, EVTCHN_BIND_IPI = 7, EVTCHN_UNMASK = 9 };
 enum { VIRQ_TIMER = 0 };
 enum { SCHED_BLOCK = 1, SCHED_SHUTDOWN = 2 };
