@@ -8,7 +8,7 @@ import pytest
 
 from hv.costs import load
 from hv.loader import default_guest, load_guest
-from hv.measure import Measured, NotThere, RowRunner, Settings
+from hv.measure import Measured, NotThere, OpResult, RowRunner, Settings
 from hv.mode import find_modes
 from hv.ops import OPS
 from hv.silicon.timing import MILLI
@@ -108,3 +108,58 @@ def test_a_run_continued_from_a_snapshot_is_the_run_that_never_stopped(cut: int)
         for machine in (vm, other):
             machine.restore(saved)
             assert end(machine) == wanted
+
+
+# --- interrupts and boot ----------------------------------------------------------------------------------------------
+
+INTERRUPTS = {
+    "interrupts.timer_tick": {"external_interrupt": 1, "hypercall.iret": 1, "hypercall.set_timer_op": 1},
+    "interrupts.device_irq": {"external_interrupt": 1, "hypercall.iret": 1},
+    "interrupts.hlt_wake": {"hypercall.iret": 1, "hypercall.sched_op": 1, "hypercall.set_timer_op": 1},
+}
+ABSENT = {
+    "interrupts.eoi": "an event channel needs no end of interrupt",
+    "boot.pci_scan": "a PV domain has no PCI bus",
+    "boot.timer_calibration": "a PV domain is told how fast its clock runs",
+}
+
+
+def other_columns(row: str) -> dict[str, OpResult | NotThere]:
+    return measure_table(row, "interrupts.*,boot.*", iterations=4).rows[0].ops
+
+
+@pytest.mark.parametrize("op", sorted(INTERRUPTS))
+def test_an_interrupt_is_an_event_and_its_return_a_hypercall(op: str) -> None:
+    result = other_columns("xen-pv")[op]
+    assert isinstance(result, OpResult)
+    assert result.exits == {reason: count * result.iterations for reason, count in INTERRUPTS[op].items()}
+
+
+def test_a_message_to_another_cpu_is_sent_taken_and_returned_from() -> None:
+    """The last return is the other CPU's, and may lie behind the end."""
+    result = other_columns("xen-pv")["interrupts.ipi"]
+    assert isinstance(result, OpResult)
+    n = result.iterations
+    assert result.exits["hypercall.event_channel_op"] == result.exits["external_interrupt"] == n
+    assert n - 1 <= result.exits["hypercall.iret"] <= n
+
+
+def test_what_a_pv_domain_has_not_is_named() -> None:
+    ops = other_columns("xen-pv")
+    assert {op: ops[op] for op in ABSENT} == {op: NotThere(why) for op, why in ABSENT.items()}
+
+
+def test_it_boots_without_a_port_a_page_fault_or_a_device() -> None:
+    result = other_columns("xen-pv")["boot.boot"]
+    assert isinstance(result, OpResult)
+    assert {reason for reason in result.exits if not reason.startswith("hypercall.")} <= {"cpuid", "external_interrupt"}
+
+
+def test_the_other_columns_results_are_metal_s() -> None:
+    xen, metal = other_columns("xen-pv"), other_columns("metal")
+    assert set(xen) == set(metal)
+    for op, result in xen.items():
+        if isinstance(result, OpResult):
+            wanted = metal[op]
+            assert isinstance(wanted, OpResult)
+            assert result.result == wanted.result, op
