@@ -93,9 +93,11 @@ def stat(row: str, op: Op, measured: Measured, cold: bool) -> RenderableType:
     result, tallies = measured.result, measured.tallies
     inside = sum(tally.time for tally in tallies.values())
     total = sum(tally.count for tally in tallies.values())
+    rounds = f"{'first' if cold else 'second'} round of {result.iterations} iterations"
+    how = "one cold run" if op.once else rounds
     drawn = Table(
         box=box.SIMPLE_HEAD, title=f"{op.id} on {row}: {op.meaning}", title_justify="left", caption_justify="left",
-        caption=f"{'first' if cold else 'second'} round of {result.iterations} iterations\nan operation: exits "
+        caption=f"{how}\nan operation: exits "
         f"{number(result.exits_per_op)}, cycles {number(result.cycles_per_op)}, in exits "
         f"{percent(inside, measured.time)}",
     )  # fmt: skip

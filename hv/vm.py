@@ -13,9 +13,10 @@ from hv.errors import HvError
 from hv.host.console import Console
 from hv.host.outside import Outside
 from hv.ledger import Ledger, LedgerState
-from hv.loader import Guest
+from hv.loader import Guest, load_firmware
+from hv.silicon.fw_cfg import ITEM_CPUS, ITEM_KERNEL_DATA, ITEM_KERNEL_SIZE, ITEM_RAM_SIZE
 from hv.silicon.x86_64.cpu import NEVER
-from hv.silicon.x86_64.machine import Idle, Machine, Outcome, Snapshot
+from hv.silicon.x86_64.machine import HOLE, Idle, Machine, Outcome, Snapshot
 from hv.silicon.x86_64.pc import Pc
 from hv.silicon.x86_64.selftest import self_test
 from hv.vcpu import Vcpu
@@ -65,6 +66,8 @@ class Vm:
         # Who owns the hardware finds the silicon's board, everybody else one that stands behind exits.
         owns_it = cpu.cells.get("cpu") == "H"
         self.board: Pc = self.machine.build_board(self.console.sink) if owns_it else Board(self)
+        low = min(mib * MIB, HOLE)
+        self.board.cmos.describe(low, mib * MIB - low, smp)
         self._objects = {kind: kind(self) for kind in dict.fromkeys(kinds.values())}
         self.mode = self._objects[cpu]
         self.machine.dma_written = self.mode.memory_written
@@ -77,6 +80,18 @@ class Vm:
         self.start_info = write_start_info(self.write, mib * MIB, "") if self.image is guest else 0
         self.mode.start(self.image)
         self.machine.watch_marks(*guest.marks())
+
+    def boot_firmware(self) -> None:
+        """Let a firmware start the CPU and find the kernel, as on a PC. What happens until it is up is an operation."""
+        image = self.guest.image
+        self.image = load_firmware()
+        self.board.fw_cfg.items |= {
+            ITEM_RAM_SIZE: self.machine.ram_size.to_bytes(8, "little"),
+            ITEM_CPUS: len(self.vcpus).to_bytes(2, "little"),
+            ITEM_KERNEL_SIZE: len(image).to_bytes(4, "little"),
+            ITEM_KERNEL_DATA: image,
+        }
+        self.machine.probe.open()
 
     @property
     def console(self) -> Console:

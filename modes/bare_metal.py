@@ -16,6 +16,10 @@ class BareMetal(Mode):
     summary = "the guest owns the hardware; nothing exits"
     cells = {"cpu": "H", "interrupts": "H", "boot": "H"}
 
+    def equip(self, column: str) -> None:
+        if column == "boot":
+            self.vm.boot_firmware()
+
     def start(self, guest: Guest) -> None:
         vm = self.vm
         machine = vm.machine

@@ -13,6 +13,7 @@ struct process;
 void arch_traps_init(void);
 void arch_read_memory_map(u64 boot_info, struct memory_map *map);
 u64 arch_image_end(void); /* physical address after the kernel's image */
+u64 arch_image_digest(u64 digest); /* adds what of the image never changes */
 void arch_paging_init(const struct memory_map *map);
 void arch_interrupts_init(void);
 void arch_print_platform(void);
@@ -27,10 +28,6 @@ void arch_unmap_kernel_page(u64 address);
 pte *arch_scratch_slot(void); /* of one kernel page that is mapped to nothing yet */
 void *arch_scratch_page(void);
 
-/* Devices. */
-void *arch_map_device(u64 physical, u64 size);
-void arch_irq_connect(u32 line, void (*handler)(void));
-
 /* Processes. */
 void arch_process_prepare(struct process *process, u64 entry, u64 stack);
 void arch_process_prepare_fork(struct process *child, const struct trap_frame *parent);
@@ -38,9 +35,22 @@ void arch_process_recover(struct process *process, enum fault_cause cause, u64 a
 u64 arch_process_instruction(const struct process *process);
 void arch_switch(struct process *from, struct process *to);
 
+/* Interrupts of devices: `line` as a PC counts them. The handler runs with interrupts off. */
+void arch_irq_connect(u32 line, bool level, void (*handler)(void));
+void arch_end_of_interrupt(void);
+void *arch_map_device(u64 physical, u64 size); /* registers, for good */
+
 /* Time and the end of it. */
+struct clock_rates {
+    u64 cycles_hz; /* of arch_cycles() */
+    u64 timer_hz;
+};
+struct clock_rates arch_clock_calibrate(void);
 void arch_tick_start(void);
 void arch_tick_stop(void);
+void arch_timer_single(bool on); /* instead of the tick: */
+void arch_timer_shoot(void);     /* expires once, some microseconds from now */
+extern volatile u64 arch_timer_expiries;
 __attribute__((noreturn)) void arch_power_off(void);
 __attribute__((noreturn)) void arch_report_panic(void);
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import capstone
+
 from hv.silicon.x86_64.cpu import Cpu, Shutdown
 from hv.silicon.x86_64.lapic import TPR
 from hv.silicon.x86_64.pc import IOAPIC_BASE, LAPIC_BASE, Pc
-from hv.x86_64.decode import Access, finish_read
+from hv.x86_64.mmio import Emulation, Translate
 
 if TYPE_CHECKING:
     from hv.vm import Vm
@@ -32,24 +34,19 @@ class Board(Pc):
         if not self.vm.ledger.open:
             self.vm.machine.cpus[0].host_interrupt = True
 
-    def access(self, cpu: Cpu, gpa: int, access: Access | None) -> None:
+    def access(self, cpu: Cpu, gpa: int, instruction: capstone.CsInsn | None, translate: Translate) -> None:
         """Perform an access outside RAM: a device's registers, or nobody (reads give all ones, writes are lost).
 
-        `access` is what the decoder made of the instruction at RIP; None when it is none that it knows.
+        `instruction` is the one at RIP, None when the access is not its own; `translate` knows the guest's tables.
         """
-        if access is None:
+        lapic = self.lapics[cpu.index]
+        lapic.set_priority_class(cpu.tpr)
+        if instruction is None or not Emulation(cpu, self, gpa, instruction, translate).run():
             chip = gpa & ~0xFFF in (LAPIC_BASE, IOAPIC_BASE) or self.mmio.claims(gpa)
             what = "a device's registers" if chip else "where there is no memory"
             raise Shutdown(
                 f"access to guest-physical {gpa:#x}, {what}, by an instruction that hv does not emulate, at RIP "
                 f"{cpu.state.eip:#x} (CR3 {cpu.state.cr[3]:#x})"
             )
-        lapic = self.lapics[cpu.index]
-        lapic.set_priority_class(cpu.tpr)
-        if not access.is_write:
-            finish_read(cpu, access, self.mmio_read(cpu.index, gpa, access.size))
-        else:
-            self.mmio_write(cpu.index, gpa, access.size, access.value)
-            if gpa == LAPIC_BASE + TPR:
-                cpu.tpr = lapic.state.tpr >> 4
-        cpu.skip(access.length)
+        if gpa == LAPIC_BASE + TPR:
+            cpu.tpr = lapic.state.tpr >> 4

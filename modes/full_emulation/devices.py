@@ -37,6 +37,8 @@ class EmulatedDevices(Mode):
             self._controller().attach(0, 0, vm.outside.local, vm.costs.local, "hv local disk")
         elif column == "remote":
             self._controller().attach(1, 0, vm.outside.remote, vm.costs.remote, "hv remote disk")
+        elif column == "boot":
+            vm.boot_firmware()
 
     def _controller(self) -> Ide:
         """The PIIX3's IDE function, beside its ISA bridge. Both disks are behind it, each on a channel of its own."""

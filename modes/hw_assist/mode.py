@@ -32,12 +32,12 @@ from hv.silicon.x86_64.msr import (
     read_msr,
     write_msr,
 )
-from hv.silicon.x86_64.state import RAX, RBX, RCX, RDX
+from hv.silicon.x86_64.state import HF_CS64, RAX, RBX, RCX, RDX
 from hv.silicon.x86_64.svm import Vmcb, intercepts
 from hv.vcpu import Vcpu
 from hv.vm import Vm
 from hv.x86_64.board import Board
-from hv.x86_64.decode import decode_access
+from hv.x86_64.decode import decode
 from hv.x86_64.guest_cpuid import answer_cpuid
 from hv.x86_64.pool import HypervisorMemory
 from hv.x86_64.ports import port_access
@@ -207,10 +207,8 @@ class HwAssist(Mode):
 
     def _device(self, cpu: Cpu, gpa: int, *, fetch: bool) -> None:
         """An access outside RAM: an APIC's registers, or nobody."""
-        access = None if fetch else decode_access(cpu)
-        if access is not None and cpu.linear(access.address) != gpa:
-            access = None
-        self.board.access(cpu, gpa, access)
+        instruction = None if fetch else decode(cpu.instruction_bytes(), bool(cpu.state.hflags & HF_CS64))
+        self.board.access(cpu, gpa, instruction, lambda address, write: cpu.linear(address))
 
     def _external_interrupt(self, cpu: Cpu, exit: Exit) -> str:
         return "external_interrupt"

@@ -4,4 +4,9 @@
 #include "types.h"
 
 void apic_end_of_interrupt(void);
-void apic_device_interrupt(u32 line);
+bool apic_line_interrupt(u64 vector); /* false: no device has this vector */
+
+/* Calibration: counts of the timer between start and end, and then how many there are a second. */
+void apic_timer_measure_start(void);
+u64 apic_timer_measure_end(void);
+void apic_timer_set_rate(u64 hz);

@@ -112,6 +112,13 @@ static inline void cpu_outsw(u16 port, const void *from, u64 words)
     __asm__ volatile("rep outsw" : "+S"(from), "+c"(words) : "d"(port) : "memory");
 }
 
+static inline u16 cpu_inw(u16 port)
+{
+    u16 value;
+    __asm__ volatile("inw %1, %0" : "=a"(value) : "Nd"(port) : "memory");
+    return value;
+}
+
 static inline u32 cpu_inl(u16 port)
 {
     u32 value;

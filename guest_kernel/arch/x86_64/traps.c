@@ -8,7 +8,6 @@
 #include "process.h"
 #include "segments.h"
 #include "syscall.h"
-#include "uart.h"
 
 enum exception {
     DIVIDE_ERROR = 0,
@@ -44,6 +43,8 @@ struct gate {
 
 #define INTERRUPT_GATE 0x8E /* present, for ring 0, interrupts off on entry */
 #define GATE_FOR_USER 0x60  /* ring 3 may `int` it */
+
+volatile u64 arch_timer_expiries;
 
 static struct gate idt[256];
 extern char trap_stubs[][16];
@@ -115,13 +116,10 @@ void trap(struct trap_frame *frame)
     bool from_user = frame->cs == USER_CODE;
     switch (frame->vector) {
     case VECTOR_TIMER:
+        arch_timer_expiries++;
         apic_end_of_interrupt();
         if (from_user)
             yield();
-        return;
-    case VECTOR_SERIAL:
-        uart_interrupt();
-        apic_end_of_interrupt();
         return;
     case VECTOR_SPURIOUS: /* the APIC wants no end of interrupt for it */
         return;
@@ -131,8 +129,7 @@ void trap(struct trap_frame *frame)
         kernel_exception(frame);
         return;
     }
-    if (frame->vector - VECTOR_DEVICES < DEVICE_LINES) {
-        apic_device_interrupt((u32)(frame->vector - VECTOR_DEVICES));
+    if (apic_line_interrupt(frame->vector)) {
         if (from_user)
             net_poll();
         return;
