@@ -3,9 +3,7 @@
 #include "kernel_bench.h"
 
 #include "console.h"
-#include "cpus.h"
 #include "digest.h"
-#include "disk.h"
 #include "frames.h"
 #include "net.h"
 #include "process.h"
@@ -108,28 +106,13 @@ i64 bench_arm(u64 point, u64 iterations, bool fresh)
     return 0;
 }
 
-/* What the machine lacks for the operation, or NULL. */
-static const char *missing(u64 operation)
-{
-    if (operation >= BENCH_NET_TX && operation <= BENCH_NET_TX_BURST && !net_present())
-        return "this machine has no network card";
-    if (operation >= BENCH_LOCAL_READ4K && operation <= BENCH_LOCAL_FLUSH && !disk_bench_ready(DISK_LOCAL))
-        return "this machine has no local disk";
-    if (operation >= BENCH_REMOTE_READ4K && operation <= BENCH_REMOTE_FLUSH && !disk_bench_ready(DISK_REMOTE))
-        return "this machine has no remote disk";
-    if (operation == BENCH_IPI && cpu_count < 2)
-        return "this machine has one CPU";
-    return NULL;
-}
-
 i64 bench_kernel(u64 operation, u64 iterations, u64 seed)
 {
     if (operation >= BENCH_KERNEL_OPERATIONS)
         return -EINVAL;
     report = (struct bench_report){0};
-    const char *why = missing(operation);
-    if (why)
-        measure_absent(why);
+    if (operation >= BENCH_NET_TX && operation <= BENCH_NET_TX_BURST && !net_present())
+        measure_absent("this machine has no network card");
     else
         report.digest = operations[operation](iterations, seed);
     return 0;
