@@ -28,6 +28,11 @@ kernel_operation_round net_tx, net_rx, net_rr, net_tx_burst;
 kernel_operation_round bench_timer_tick, bench_device_irq, bench_eoi, bench_hlt_wake;
 kernel_operation_round bench_boot, bench_pci_scan, bench_timer_calibration;
 
+/* And those of kernel/bench/disk.c. */
+bool disk_bench_ready(u64 place);
+kernel_operation_round local_read4k, local_write4k, local_read_qd32, local_flush;
+kernel_operation_round remote_read4k, remote_write4k, remote_read_qd32, remote_flush;
+
 /* The system calls. */
 i64 bench_open(void);
 i64 bench_close(void);

@@ -1,6 +1,7 @@
 /* The kernel's start, once the architecture has reached C. */
 #include "arch.h"
 #include "console.h"
+#include "disk.h"
 #include "frames.h"
 #include "kernel_bench.h"
 #include "net.h"
@@ -22,6 +23,7 @@ void kmain(u64 boot_info)
     pci_scan();
     arch_print_platform();
     net_init();
+    block_init();
     process_init();
     process_start_first();
     console_listen(true);

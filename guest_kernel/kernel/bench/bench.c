@@ -22,6 +22,14 @@ static kernel_operation_round *const operations[BENCH_KERNEL_OPERATIONS] = {
     [BENCH_NET_RX] = net_rx,
     [BENCH_NET_RR] = net_rr,
     [BENCH_NET_TX_BURST] = net_tx_burst,
+    [BENCH_LOCAL_READ4K] = local_read4k,
+    [BENCH_LOCAL_WRITE4K] = local_write4k,
+    [BENCH_LOCAL_READ_QD32] = local_read_qd32,
+    [BENCH_LOCAL_FLUSH] = local_flush,
+    [BENCH_REMOTE_READ4K] = remote_read4k,
+    [BENCH_REMOTE_WRITE4K] = remote_write4k,
+    [BENCH_REMOTE_READ_QD32] = remote_read_qd32,
+    [BENCH_REMOTE_FLUSH] = remote_flush,
     [BENCH_TIMER_TICK] = bench_timer_tick,
     [BENCH_DEVICE_IRQ] = bench_device_irq,
     [BENCH_EOI] = bench_eoi,
@@ -97,13 +105,23 @@ i64 bench_arm(u64 point, u64 iterations, bool fresh)
     return 0;
 }
 
+/* Has the machine what the operation works on? */
+static bool has_device(u64 operation)
+{
+    if (operation >= BENCH_NET_TX && operation <= BENCH_NET_TX_BURST)
+        return net_present();
+    if (operation >= BENCH_LOCAL_READ4K && operation <= BENCH_REMOTE_FLUSH)
+        return disk_bench_ready(operation < BENCH_REMOTE_READ4K ? DISK_LOCAL : DISK_REMOTE);
+    return true;
+}
+
 i64 bench_kernel(u64 operation, u64 iterations, u64 seed)
 {
     if (operation >= BENCH_KERNEL_OPERATIONS)
         return -EINVAL;
     report = (struct bench_report){0};
-    if (operation >= BENCH_NET_TX && operation <= BENCH_NET_TX_BURST && !net_present())
-        measure_absent("this machine has no network card");
+    if (!has_device(operation))
+        measure_absent("this machine has no device for it");
     else
         report.digest = operations[operation](iterations, seed);
     return 0;
