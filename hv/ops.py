@@ -42,6 +42,14 @@ OPS: dict[str, Op] = {
         Op("net.rx", "a UDP datagram received"),
         Op("net.rr", "a UDP datagram sent and its echo received", headline=True),
         Op("net.tx_burst", "a datagram of 32 that are sent with one doorbell"),
+        Op("local.read4k", "4 KiB read from the local disk", headline=True),
+        Op("local.write4k", "4 KiB written to the local disk"),
+        Op("local.read_qd32", "4 KiB read, of 32 that are asked for together"),
+        Op("local.flush", "the disk's cache written to its medium"),
+        Op("remote.read4k", "4 KiB read from the remote disk", headline=True),
+        Op("remote.write4k", "4 KiB written to the remote disk"),
+        Op("remote.read_qd32", "4 KiB read, of 32 that are asked for together"),
+        Op("remote.flush", "the disk's cache written to its medium"),
     )
 }
 

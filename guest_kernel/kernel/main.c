@@ -1,6 +1,7 @@
 /* The kernel's start, once the architecture has reached C. */
 #include "arch.h"
 #include "console.h"
+#include "disk.h"
 #include "frames.h"
 #include "net.h"
 #include "process.h"
@@ -18,6 +19,7 @@ void kmain(u64 boot_info)
     arch_interrupts_init();
     arch_print_platform();
     net_init();
+    block_init();
     process_init();
     process_start_first();
     console_listen(true);

@@ -2,6 +2,7 @@
 #include "syscall.h"
 
 #include "console.h"
+#include "disk.h"
 #include "frames.h"
 #include "kernel_bench.h"
 #include "net.h"
@@ -97,11 +98,23 @@ i64 syscall(u64 number, u64 a, u64 b, u64 c)
     case SYS_MEMORY:
         return sys_memory(a);
     case SYS_POWEROFF:
+        for (u64 place = 0; place < DISK_PLACES; place++)
+            block_flush(place);
         arch_power_off();
     case SYS_CRASH:
         return sys_crash(a);
     case SYS_PING:
         return icmp_ping((u32)a, b);
+    case SYS_BLOCK_READ:
+        return block_read(a, b, c);
+    case SYS_BLOCK_WRITE:
+        return block_write(a, b, c);
+    case SYS_BLOCK_FLUSH:
+        return block_flush(a);
+    case SYS_DISK_INFO:
+        return disk_information(a, b);
+    case SYS_DISK_PIO:
+        return disk_use_pio(a, b);
     case SYS_BENCH_OPEN:
         return bench_open();
     case SYS_BENCH_CLOSE:

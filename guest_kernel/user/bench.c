@@ -48,7 +48,7 @@ static u64 kernel_round(const struct round *round)
 {
     struct bench_report report;
     if (system_call(SYS_BENCH_KERNEL, round->kernel_operation, round->iterations, round->seed) == -ENODEV) {
-        print("bench %s na: this machine has no network card\n", round->name);
+        print("bench %s na: this machine has no device for it\n", round->name);
         exit(0);
     }
     system_call(SYS_BENCH_REPORT, (u64)&report, 0, 0);
@@ -210,6 +210,14 @@ static const struct operation {
     {"net.rx", kernel_round, BENCH_NET_RX},
     {"net.rr", kernel_round, BENCH_NET_RR},
     {"net.tx_burst", kernel_round, BENCH_NET_TX_BURST},
+    {"local.read4k", kernel_round, BENCH_LOCAL_READ4K},
+    {"local.write4k", kernel_round, BENCH_LOCAL_WRITE4K},
+    {"local.read_qd32", kernel_round, BENCH_LOCAL_READ_QD32},
+    {"local.flush", kernel_round, BENCH_LOCAL_FLUSH},
+    {"remote.read4k", kernel_round, BENCH_REMOTE_READ4K},
+    {"remote.write4k", kernel_round, BENCH_REMOTE_WRITE4K},
+    {"remote.read_qd32", kernel_round, BENCH_REMOTE_READ_QD32},
+    {"remote.flush", kernel_round, BENCH_REMOTE_FLUSH},
 };
 
 #define OPERATIONS (sizeof operations / sizeof *operations)

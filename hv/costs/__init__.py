@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from hv.errors import HvError
 from hv.exits import REASONS
-from hv.silicon.timing import MILLI, Timing, WireTimes
+from hv.silicon.timing import MILLI, DiskTimes, Timing, WireTimes
 
 HERE = Path(__file__).parent
 BUILT_IN = tuple(sorted(path.stem for path in HERE.glob("*.toml")))
@@ -38,6 +38,8 @@ class CostModel(msgspec.Struct, frozen=True):
     run_loop: int  # the hypervisor's work at every exit
     translation: int  # a binary translator's work for one instruction of the guest
     work: dict[str, int]  # and its work for one reason; "default" for the others
+    local: DiskTimes  # the disk in the machine
+    remote: DiskTimes  # the one behind a network
     wire: WireTimes
     sources: dict[str, str]  # where each number comes from: "timing.cpi", "run_loop", "work.npf"
 
@@ -77,8 +79,11 @@ _Timing = msgspec.defstruct(
 )
 
 
-_Wire = msgspec.defstruct(
-    "_Wire", [(name, _Cycles) for name in WireTimes.__struct_fields__], forbid_unknown_fields=True
+# What lies outside the machine: a table of the file for each, with the fields of its record.
+OUTSIDE: dict[str, type[WireTimes | DiskTimes]] = {"local": DiskTimes, "remote": DiskTimes, "wire": WireTimes}
+_Local, _Remote, _Wire = (
+    msgspec.defstruct(f"_{name}", [(field, _Cycles) for field in times.__struct_fields__], forbid_unknown_fields=True)
+    for name, times in OUTSIDE.items()
 )
 
 
@@ -87,6 +92,8 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     run_loop: _Cycles
     translation: _Cycles
     work: dict[str, _Cycles]
+    local: _Local  # type: ignore[valid-type]
+    remote: _Remote  # type: ignore[valid-type]
     wire: _Wire  # type: ignore[valid-type]
 
     def entries(self) -> Iterator[tuple[str, _Cycles | _Rate | _References]]:
@@ -96,8 +103,9 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
         yield "translation", self.translation
         for reason, work in sorted(self.work.items()):
             yield f"work.{reason}", work
-        for name in WireTimes.__struct_fields__:
-            yield f"wire.{name}", getattr(self.wire, name)
+        for part, times in OUTSIDE.items():
+            for name in times.__struct_fields__:
+                yield f"{part}.{name}", getattr(getattr(self, part), name)
 
 
 def load(name_or_path: str = DEFAULT) -> CostModel:
@@ -129,9 +137,15 @@ def _model(name: str, file: _File) -> CostModel:
         raise ValueError("timing.cpi: an instruction takes time")
     if timing.tsc_hz % timing.apic_hz:
         raise ValueError("timing.tsc_hz must be a multiple of timing.apic_hz")
-    wire = WireTimes(**{field: numbers[f"wire.{field}"] for field in WireTimes.__struct_fields__})
+    outside = {
+        part: times(**{field: numbers[f"{part}.{field}"] for field in times.__struct_fields__})
+        for part, times in OUTSIDE.items()
+    }
     sources = {key: entry.source for key, entry in file.entries()}
-    return CostModel(name, timing, numbers["run_loop"], numbers["translation"], work, wire, sources)
+    return CostModel(
+        name=name, timing=timing, run_loop=numbers["run_loop"], translation=numbers["translation"], work=work,
+        sources=sources, **outside,  # type: ignore[arg-type]
+    )  # fmt: skip
 
 
 def _number(key: str, entry: _Cycles | _Rate | _References) -> int:

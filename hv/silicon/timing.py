@@ -39,3 +39,13 @@ class Timing(msgspec.Struct, frozen=True):
     mmio: int  # an uncached access that reaches a chip
     vmexit: int  # #VMEXIT: guest to hypervisor
     vmentry: int  # VMRUN: hypervisor to guest
+
+
+class DiskTimes(msgspec.Struct, frozen=True):
+    """What a disk takes, in millicycles, whatever interface it has."""
+
+    read: int  # from a command to its first data
+    write: int  # from the last data to the completion, with the drive's write cache on
+    flush: int  # what is in the write cache goes to the medium
+    sector: int  # 512 bytes over the disk's cable
+    reset: int  # from a reset to a drive that is ready
