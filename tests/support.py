@@ -199,9 +199,12 @@ EVERYWHERE = [
 ]
 UNDER_HW = EVERYWHERE[2:4]
 UNDER_SHADOW = EVERYWHERE[4:]
-UNDER_TRAP = [
+TRAPPED = [  # deprivileged, but nothing is executed that is not the guest's
     pytest.param(NATIVE_TRAP, id="trap-native"),
     pytest.param(PORTABLE_TRAP, id="trap-portable"),
+]
+UNDER_TRAP = [
+    *TRAPPED,
     pytest.param(NATIVE_TRANSLATED, id="translated-native"),
     pytest.param(PORTABLE_TRANSLATED, id="translated-portable"),
 ]

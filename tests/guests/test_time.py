@@ -25,6 +25,7 @@ from tests.support import (
     PORTABLE_METAL,
     PORTABLE_SHADOW,
     PORTABLE_TRAP,
+    TRAPPED,
     UNDER_TRAP,
     RawGuest,
     Where,
@@ -59,7 +60,7 @@ COUNTS = {
 }
 
 
-@everywhere
+@pytest.mark.parametrize("where", EVERYWHERE + TRAPPED)
 @pytest.mark.parametrize("code", COUNTS)
 def test_instructions_are_counted_exactly(where: Where, code: str) -> None:
     assert RawGuest(f"{code}\nhlt", where).finish().retired == COUNTS[code] + 1
