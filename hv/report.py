@@ -32,6 +32,7 @@ def grid(rows: list[Row], table: TableResult, unbuilt: dict[str, str], width: in
     drawn = Table(
         title="AWS EC2 Virtualization Types (B. Gregg, 2017), with the exits of one operation a column",
         caption=_legend(headlines, unbuilt), box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left",
+        pad_edge=False, collapse_padding=width < WITH_DRIVERS,  # 80 columns are just enough
     )  # fmt: skip
     drawn.add_column("row", no_wrap=True)
     drawn.add_column("tech", no_wrap=True)

@@ -247,8 +247,8 @@ NATIVE_METAL, PORTABLE_METAL = Where(BareMetal), Where(BareMetal, True)
 NATIVE_HW, PORTABLE_HW = Where(HwAssist), Where(HwAssist, True)
 NATIVE_SHADOW, PORTABLE_SHADOW = Where(HwShadow), Where(HwShadow, True)
 NATIVE_TRAP, PORTABLE_TRAP = Where(TrapAndEmulate), Where(TrapAndEmulate, True)
-NATIVE = (NATIVE_METAL, NATIVE_HW, NATIVE_SHADOW, NATIVE_TRAP)
 NATIVE_TRANSLATED, PORTABLE_TRANSLATED = Where(FullEmulation), Where(FullEmulation, True)
+NATIVE = (NATIVE_METAL, NATIVE_HW, NATIVE_SHADOW, NATIVE_TRAP, NATIVE_TRANSLATED)
 EVERYWHERE = [
     pytest.param(NATIVE_METAL, id="metal-native"),
     pytest.param(PORTABLE_METAL, id="metal-portable"),
@@ -259,9 +259,12 @@ EVERYWHERE = [
 ]
 UNDER_HW = EVERYWHERE[2:4]
 UNDER_SHADOW = EVERYWHERE[4:]
-UNDER_TRAP = [
+TRAPPED = [  # deprivileged, but nothing is executed that is not the guest's
     pytest.param(NATIVE_TRAP, id="trap-native"),
     pytest.param(PORTABLE_TRAP, id="trap-portable"),
+]
+UNDER_TRAP = [
+    *TRAPPED,
     pytest.param(NATIVE_TRANSLATED, id="translated-native"),
     pytest.param(PORTABLE_TRANSLATED, id="translated-portable"),
 ]

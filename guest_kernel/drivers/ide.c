@@ -10,8 +10,6 @@
 
 #define VENDOR_INTEL 0x8086
 #define DEVICE_PIIX3_IDE 0x7010
-#define IDE_TIMING 0x40             /* 16 bits a channel */
-#define TIMING_DECODE 0x80008000u   /* both channels answer */
 #define BUS_MASTER_BAR 4
 
 /* The command block. */
@@ -273,19 +271,12 @@ static bool identify(struct ide *ide)
 /* A table of one region, in a page of its own. */
 static void find_bus_master(struct ide *ide, const struct pci_function *controller, u32 channel)
 {
-    u64 page = frame_alloc();
-    ide->master = (u16)(pci_bar(controller, BUS_MASTER_BAR) + 8 * channel);
-    if (!page || page >> 32)
+    u64 page = frame_alloc(), masters = pci_bar(controller, BUS_MASTER_BAR);
+    if (!masters || !page || page >> 32)
         return;
+    ide->master = (u16)(masters + 8 * channel);
     ide->table_address = page;
     ide->table = phys_to_virt(page);
-}
-
-/* Lets the channels answer, whatever the firmware has done. */
-static void enable(const struct pci_function *controller)
-{
-    pci_write(controller, IDE_TIMING, pci_read(controller, IDE_TIMING) | TIMING_DECODE);
-    pci_enable(controller);
 }
 
 struct disk *ide_find(enum disk_place place)
@@ -297,9 +288,9 @@ struct disk *ide_find(enum disk_place place)
     } legacy[DISK_PLACES] = {{0x1F0, 0x3F6, 14, interrupt_local}, {0x170, 0x376, 15, interrupt_remote}};
 
     const struct pci_function *controller = pci_find(VENDOR_INTEL, DEVICE_PIIX3_IDE);
-    if (!controller || !pci_bar(controller, BUS_MASTER_BAR))
+    if (!controller)
         return NULL;
-    enable(controller);
+    pci_enable(controller);
     struct ide *ide = &channels[place];
     ide->command = legacy[place].command;
     ide->control = legacy[place].control;

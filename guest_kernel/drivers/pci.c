@@ -13,7 +13,6 @@
 #define CLASS 0x08 /* revision in bits 0 to 7 */
 #define HEADER 0x0C
 #define MULTIFUNCTION 0x800000
-#define BAR(n) (0x10 + 4 * (n))
 #define BAR_IO 1
 #define BAR_64 4
 #define INTERRUPT 0x3C
@@ -88,10 +87,10 @@ const struct pci_function *pci_find(u16 vendor, u16 id)
 
 u64 pci_bar(const struct pci_function *f, u32 n)
 {
-    u32 low = pci_read(f, BAR(n));
+    u32 low = pci_read(f, PCI_BAR(n));
     if (low & BAR_IO)
         return low & ~3u;
-    u64 high = low & BAR_64 ? pci_read(f, BAR(n + 1)) : 0;
+    u64 high = low & BAR_64 ? pci_read(f, PCI_BAR(n + 1)) : 0;
     return high << 32 | (low & ~15u);
 }
 

@@ -8,6 +8,9 @@
 #define VENDOR 0x00
 #define COMMAND 0x04
 #define COMMAND_IO 1
+#define PIIX3_IDE 0x70108086
+#define PIIX3_IDE_TIMING 0x40         /* two channels, 16 bits each */
+#define PIIX3_IDE_DECODE 0x80008000u  /* both channels answer */
 #define COMMAND_MEMORY 2
 #define CLASS 0x08
 #define HEADER 0x0C /* header type in bits 16 to 23 */
@@ -89,6 +92,8 @@ static void set_up(u32 device, u32 function)
     }
     if (read(device, function, CLASS) >> 16 == 0x0101)
         command |= COMMAND_IO; /* an IDE controller also answers at the ports of the AT */
+    if (read(device, function, VENDOR) == PIIX3_IDE)
+        write(device, function, PIIX3_IDE_TIMING, PIIX3_IDE_DECODE);
     write(device, function, COMMAND, command);
     u32 pin = read(device, function, INTERRUPT) >> 8 & 0xFF;
     if (pin)

@@ -30,8 +30,6 @@ kernel_operation_round bench_boot, bench_pci_scan, bench_timer_calibration;
 kernel_operation_round local_read4k, local_write4k, local_read_qd32, local_flush;
 kernel_operation_round remote_read4k, remote_write4k, remote_read_qd32, remote_flush;
 
-bool disk_bench_ready(u64 place);
-
 /* The system calls. */
 i64 bench_open(void);
 i64 bench_close(void);

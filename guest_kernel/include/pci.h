@@ -3,6 +3,7 @@
 
 #include "types.h"
 
+#define PCI_BAR(number) (0x10u + 4 * (number))
 #define PCI_COMMAND 0x04
 #define PCI_COMMAND_IO 1
 #define PCI_COMMAND_MEMORY 2

@@ -13,7 +13,7 @@ from hv.mode import find_modes
 from hv.ops import OPS
 from hv.silicon.timing import MILLI
 from hv.vm import Vm
-from modes.full_emulation.translator.cache import ADAPT
+from modes.full_emulation.translator.cache import ADAPT, REVERT
 from modes.full_emulation.translator.mode import FullEmulation
 from tests.ec2_table.measuring import CPU_OPERATIONS, measure, measure_table, row_of
 
@@ -26,7 +26,6 @@ EXITS = {
     "syscall": {"syscall_bounce": 1, "swapgs": 2, "sysret": 1},
     "divzero": {"exception_bounce": 1, "swapgs": 2, "iret": 1},
     "protection_fault": {"guest_page_fault": 1, "swapgs": 2, "iret": 1},
-    "page_fault": {"guest_page_fault": 1, "shadow_page_fault": 1, "swapgs": 2, "iret": 1, "table_callout": 1},
     "irq_mask": {},
     "cpuid": {"cpuid": 1},
     "in": {},
@@ -43,7 +42,7 @@ def test_an_operation_exits_for_its_reasons(op: str) -> None:
 def test_writes_of_a_page_table_entry_fault_until_the_store_has_adapted() -> None:
     result, trapped = measure("emulated", "ptemod", iterations=100), measure(TRAP, "ptemod", iterations=100)
     assert result.exits_per_op == 1
-    assert 0 < result.exits["page_table_write"] <= ADAPT
+    assert 0 < result.exits["page_table_write"] <= 4 * ADAPT  # it was one before, in vain
     assert result.exits["table_callout"] == 100 - result.exits["page_table_write"]
     assert result.cycles_per_op < trapped.cycles_per_op
 
@@ -58,9 +57,17 @@ def test_the_silicon_assists_with_nothing(op: str) -> None:
     assert measure("emulated", op).assists == {}
 
 
+def test_a_page_fault_is_the_guest_s_a_write_to_its_table_and_a_hidden_one() -> None:
+    exits = dict(measure("emulated", "page_fault", iterations=100).exits)
+    assert exits.pop("page_table_write", 0) + exits.pop("table_callout", 0) == 100
+    assert exits == {"guest_page_fault": 100, "shadow_page_fault": 100, "swapgs": 200, "iret": 100}
+
+
 @pytest.mark.parametrize("op", CPU_OPERATIONS)
 def test_there_are_no_more_exits_than_under_trap_and_emulate(op: str) -> None:
-    assert measure("emulated", op).exits_per_op <= measure(TRAP, op).exits_per_op
+    """But for the call-outs in vain after which a store is a plain one again."""
+    translated, trapped = measure("emulated", op), measure(TRAP, op)
+    assert sum(translated.exits.values()) <= sum(trapped.exits.values()) + 2 * REVERT
 
 
 def test_translating_is_over_after_the_first_round() -> None:

@@ -3,9 +3,7 @@
 #include "kernel_bench.h"
 
 #include "console.h"
-#include "cpus.h"
 #include "digest.h"
-#include "disk.h"
 #include "frames.h"
 #include "net.h"
 #include "process.h"
@@ -113,12 +111,6 @@ static const char *missing(u64 operation)
 {
     if (operation >= BENCH_NET_TX && operation <= BENCH_NET_TX_BURST && !net_present())
         return "this machine has no network card";
-    if (operation >= BENCH_LOCAL_READ4K && operation <= BENCH_LOCAL_FLUSH && !disk_bench_ready(DISK_LOCAL))
-        return "this machine has no local disk";
-    if (operation >= BENCH_REMOTE_READ4K && operation <= BENCH_REMOTE_FLUSH && !disk_bench_ready(DISK_REMOTE))
-        return "this machine has no remote disk";
-    if (operation == BENCH_IPI && cpu_count < 2)
-        return "this machine has one CPU";
     return arch_lacks(operation);
 }
 

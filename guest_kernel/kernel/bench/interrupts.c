@@ -97,6 +97,8 @@ static void answer(void *argument)
 u64 bench_ipi(u64 iterations, u64 seed)
 {
     struct partner partner = {.seed = seed, .digest = DIGEST_START};
+    if (cpu_count < 2)
+        return measure_absent("this machine has one CPU");
     cpu_give_work(1, busy_wait, &partner);
     while (!partner.there)
         arch_pause();
