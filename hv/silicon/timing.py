@@ -30,5 +30,6 @@ class Timing(msgspec.Struct, frozen=True):
     cpuid: int
     msr: int
     mmio: int  # an uncached access that reaches a chip
+    card_read: int  # the same across PCI Express, a read; a write does not wait
     vmexit: int  # #VMEXIT: guest to hypervisor
     vmentry: int  # VMRUN: hypervisor to guest

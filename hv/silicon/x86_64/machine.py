@@ -3,7 +3,8 @@
 `run()` interleaves the CPUs' slices by their virtual time and lets the chips act when they are due. An exit calls the
 hypervisor's handler (`Cpu.on_exit`). The end of a slice is nobody's business and leaves no trace in any count.
 
-The physical board (pc.py) is there on bare metal only. Simplified: RAM begins at 0 and has a hole from 3 to 4 GiB.
+The physical board (pc.py) is there on bare metal only; under a hypervisor there may be a root complex with cards that
+it gives to its guest (root_complex.py). Simplified: RAM begins at 0 and has a hole from 3 to 4 GiB.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from hv.silicon.x86_64.cpu import NEVER, Cpu, CpuRecord, Exit, Shutdown
 from hv.silicon.x86_64.engine import BUS_BASE, VOID_BASE, Engine, native_hooks
 from hv.silicon.x86_64.lapic import TPR
 from hv.silicon.x86_64.pc import IOAPIC_BASE, LAPIC_BASE, Pc
+from hv.silicon.x86_64.root_complex import RootComplex
 from hv.silicon.x86_64.svm import Vmcb
 
 GIB = 1 << 30
@@ -98,6 +100,7 @@ class Machine:
         self._loaded = self.cpus[-1]
         self._load(self.cpus[0])
         self.board: MetalBoard | None = None
+        self.cards: RootComplex | None = None
         self._irq_off_since: int | None = None
         self._watch_at = 0
 
@@ -158,6 +161,13 @@ class Machine:
             self.engine.map_chip(place, size, partial(self._read_chip, address), partial(self._write_chip, address))
         return board
 
+    def build_root_complex(self) -> RootComplex:
+        """The cards of a machine with a hypervisor; it has them all to itself at first."""
+        if self.cards is None:
+            self.cards = RootComplex(self)
+            self.engine.map_chip(BUS_BASE, GIB, self._read_card, self._write_card)
+        return self.cards
+
     def start_on_metal(self, cpu: Cpu, prepare: Callable[[Vmcb], None]) -> None:
         """Give a CPU to a guest that owns it. `prepare` writes the state to start in."""
         page = self.engine.alloc()
@@ -209,6 +219,27 @@ class Machine:
         self._touch().mmio_write(self._loaded.index, base + offset, size, value)
         if base + offset == LAPIC_BASE + TPR:
             self._loaded.state.v_tpr = value >> 4 & 0xF
+
+    def _touch_card(self, cost: int) -> RootComplex:
+        """The CPU that runs touches a register of a card that its guest has been given."""
+        cards, cpu = self.cards, self._loaded
+        assert cards is not None
+        cpu.assists["mmio"] += 1
+        cpu.charge(cost)
+        cpu.keep_deadline()
+        return cards
+
+    def _read_card(self, offset: int, size: int) -> int:
+        return self._touch_card(self.timing.card_read).mmio.read(HOLE + offset, size)
+
+    def _write_card(self, offset: int, size: int, value: int) -> None:
+        self._touch_card(self.timing.mmio).mmio.write(HOLE + offset, size, value)
+
+    def look_by(self, when: int) -> None:
+        """Something will happen by itself at a time that may be earlier than anything so far."""
+        cpu = self._loaded
+        if when < cpu.m.deadline:
+            cpu.set_deadline(when)
 
     def end(self, cause: str, report: str) -> None:
         """Stop for good; the first cause counts."""
@@ -270,7 +301,10 @@ class Machine:
         if not cpu.on_metal:
             if cpu.host_interrupt:
                 return now
-            return NEVER if cpu.host_timer is None else max(cpu.host_timer, now)
+            first = NEVER if cpu.host_timer is None else cpu.host_timer
+            if self.cards is not None and self.cards.deadline < first:
+                first = self.cards.deadline
+            return NEVER if first == NEVER else max(first, now)
         board = self.board
         if board is None or (cpu.halted and not cpu.interruptible):
             return NEVER  # HLT with interrupts off sleeps for ever
@@ -287,6 +321,8 @@ class Machine:
             if when > now:
                 cpu.charge(when - now)  # the CPU slept
                 now = when
+        if self.cards is not None:
+            self.cards.advance(now)
         if cpu.on_metal:
             self._interrupt_on_metal(cpu)
         elif cpu.host_interrupt or (cpu.host_timer is not None and cpu.host_timer <= now):
@@ -363,6 +399,7 @@ class Machine:
             memory=self.memory.save(),
             cpus=[cpu.save() for cpu in self.cpus],
             chips=[] if self.board is None else self.board.save(),
+            cards=[] if self.cards is None else self.cards.save(),
             probe=copy.deepcopy(self.probe.state),
             ended=self.ended,
             irq_off_since=self._irq_off_since,
@@ -380,6 +417,8 @@ class Machine:
             cpu.load_saved(record)
         if self.board is not None:
             self.board.load(saved.chips)
+        if self.cards is not None:
+            self.cards.load(saved.cards)
         self.probe.state = copy.deepcopy(saved.probe)
         self.ended, self._irq_off_since, self._watch_at = saved.ended, saved.irq_off_since, saved.watch_at
         self._loaded.unpark()
@@ -395,6 +434,7 @@ class Snapshot(msgspec.Struct):
     memory: list[dict[int, bytes]]
     cpus: list[CpuRecord]
     chips: list[Any]
+    cards: list[Any]
     probe: ProbeState
     ended: Ended | None
     irq_off_since: int | None

@@ -5,6 +5,7 @@ Bare metal has it as hardware (machine.py); a hypervisor's guest finds the same 
 
     0x3F8 16550, IRQ 4     0x505 pvpanic     0x604 power off (PIIX4 PM1a control)     0xCF8 PCI
     00:00.0 host bridge 440FX     00:01.0 ISA bridge PIIX3     FEC0_0000 I/O APIC     FEE0_0000 local APIC of each CPU
+    E000_0000 all of configuration space in memory, which the 440FX does not have and its successors do
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import msgspec
 from hv.silicon.bus import MmioBus, PortBus
 from hv.silicon.device import Device
 from hv.silicon.pci import PIRQS, Function, Header, PciBus
+from hv.silicon.pcie import Ecam
 from hv.silicon.timing import MILLI, Timing
 from hv.silicon.uart16550 import Uart
 from hv.silicon.x86_64.ioapic import Ioapic
@@ -26,6 +28,7 @@ from hv.silicon.x86_64.lapic import Lapic
 
 NEVER = (1 << 63) - 1
 IOAPIC_BASE, LAPIC_BASE = 0xFEC0_0000, 0xFEE0_0000
+ECAM_BASE, ECAM_SIZE = 0xE000_0000, 16 << 20  # 16 buses
 COM1, COM1_IRQ, PANIC_PORT, POWER_PORT = 0x3F8, 4, 0x505, 0x604
 IRQS = 16
 SLEEP_ENABLE = 1 << 13  # PM1a control, SLP_EN
@@ -81,7 +84,10 @@ class BoardSlot:
         return self.board.ram.dma_read(address, size)
 
     def write(self, address: int, data: bytes) -> None:
-        self.board.ram.dma_write(address, data)
+        if address >> 20 == LAPIC_BASE >> 20:
+            self.board.message(address, int.from_bytes(data, "little"))
+        else:
+            self.board.ram.dma_write(address, data)
 
     def reschedule(self) -> None:
         self.board.reschedule()
@@ -137,6 +143,7 @@ class Pc:
         self.ports.add(PANIC_PORT, 1, PanicPort(end))
         self._pirq_lines = [[self.line(irq) for irq in range(IRQS)] for _ in range(PIRQS)]
         self.pci = PciBus(self.ports, self.mmio, self._pirq)
+        self.mmio.add(ECAM_BASE, ECAM_SIZE, Ecam(self.pci))
         self.isa_bridge = IsaBridge(self._route)
         self.plug(Function(Header(0x8086, 0x1237, 0x06_0000, revision=2)), 0)
         self.plug(self.isa_bridge, 1)
@@ -166,9 +173,11 @@ class Pc:
         self.devices.append(device)
 
     def plug(self, function: Function, device: int, number: int = 0) -> None:
-        """Put a card's function into PCI slot `device`."""
-        self.pci.plug(function, device, number, BoardSlot(self, lambda level: None))
-        self.add(function)
+        """Put a card's function into PCI slot `device`, and those that come with it behind it."""
+        place = device << 3 | number
+        for distance, card in ((0, function), *function.followers):
+            self.pci.plug(card, place + distance, BoardSlot(self, lambda level: None))
+            self.add(card)
 
     def reschedule(self) -> None:
         """Some device's deadline has changed."""
@@ -210,6 +219,15 @@ class Pc:
             routed = self.isa_bridge.irq(wire)
             for irq, line in enumerate(lines):
                 line(irq == routed and self.pci.level(wire))
+
+    def message(self, address: int, data: int) -> None:
+        """A card writes to the local APICs' addresses: a message-signalled interrupt (Intel SDM vol. 3, 10.11).
+
+        Simplified: fixed delivery to a physical destination only.
+        """
+        for lapic in self.lapics:
+            if address >> 12 & 0xFF in (lapic.state.id, 0xFF) and not data >> 8 & 7:
+                lapic.raise_vector(data & 0xFF)
 
     def _send_ipi(self, source: int, icr: int) -> None:
         """Carry an interrupt command: fixed delivery, all destinations of xAPIC (APM vol. 2, 16.5)."""
