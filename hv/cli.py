@@ -28,6 +28,7 @@ from hv import __version__
 from hv.costs import DEFAULT, load
 from hv.errors import HvError
 from hv.exits import REASONS
+from hv.host.outside import Outside
 from hv.loader import default_guest, load_guest
 from hv.measure import NotThere, RowRunner, Settings, run_table
 from hv.mode import Mode, find_modes
@@ -287,8 +288,8 @@ def stat(
 def run(
     row: str, /, *, set: Set = None, m: Annotated[int, Parameter(name="-m", converter=_whole)] = DEFAULT_MIB,
     smp: Annotated[int, Parameter(name="-smp", converter=_whole)] = 1,
-    command: Annotated[str | None, Parameter(name="-c")] = None, cost_model: str = DEFAULT,
-    portable: Annotated[bool, Parameter(negative="")] = False, kernel: Path | None = None,
+    command: Annotated[str | None, Parameter(name="-c")] = None, pcap: Path | None = None,
+    cost_model: str = DEFAULT, portable: Annotated[bool, Parameter(negative="")] = False, kernel: Path | None = None,
 ) -> int:  # fmt: skip
     """Boot a row and give the guest's console. Ctrl-] leaves; the end of piped input powers the guest off.
 
@@ -302,6 +303,8 @@ def run(
         Number of CPUs.
     command
         Type this line, print what the guest answers, and power off.
+    pcap
+        Write what goes over the wire to this file, for Wireshark or tcpdump.
     cost_model
         A built-in cost model, or a TOML file.
     portable
@@ -316,8 +319,11 @@ def run(
     if not 1 <= smp <= 8:
         raise HvError(f"-smp takes 1 to 8 CPUs, not {smp}")
     guest = load_guest(kernel or default_guest())
-    vm = Vm(chosen, guest, load(cost_model), mib=m, smp=smp, portable=portable)
-    return Session(vm, command).run()
+    if pcap is not None and "net" not in chosen:
+        raise HvError(f"--pcap: row {row} has no network card yet", 1)
+    vm = Vm(chosen, guest, load(cost_model), mib=m, smp=smp, portable=portable, outside=Outside(pcap=pcap))
+    with closing(vm):
+        return Session(vm, command).run()
 
 
 @app.command

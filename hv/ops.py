@@ -38,6 +38,18 @@ OPS: dict[str, Op] = {
         Op("cpu.callret", "a call and a return"),
         Op("cpu.divzero", "user's division by zero, handled by the kernel"),
         Op("cpu.ptemod", "a page-table entry written"),
+        Op("net.tx", "a UDP datagram sent"),
+        Op("net.rx", "a UDP datagram received"),
+        Op("net.rr", "a UDP datagram sent and its echo received", headline=True),
+        Op("net.tx_burst", "a datagram of 32 that are sent with one doorbell"),
+        Op("local.read4k", "4 KiB read from the local disk", headline=True),
+        Op("local.write4k", "4 KiB written to the local disk"),
+        Op("local.read_qd32", "4 KiB read, of 32 that are asked for together"),
+        Op("local.flush", "the disk's cache written to its medium"),
+        Op("remote.read4k", "4 KiB read from the remote disk", headline=True),
+        Op("remote.write4k", "4 KiB written to the remote disk"),
+        Op("remote.read_qd32", "4 KiB read, of 32 that are asked for together"),
+        Op("remote.flush", "the disk's cache written to its medium"),
     )
 }
 

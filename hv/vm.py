@@ -124,7 +124,8 @@ class Vm:
         self.ledger.state = copy.deepcopy(saved.ledger)
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Finish the files outside, and give the memory back."""
+        self.outside.close()
         self.machine.close()
 
 

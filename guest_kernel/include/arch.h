@@ -27,6 +27,10 @@ void arch_unmap_kernel_page(u64 address);
 pte *arch_scratch_slot(void); /* of one kernel page that is mapped to nothing yet */
 void *arch_scratch_page(void);
 
+/* Devices. */
+void *arch_map_device(u64 physical, u64 size);
+void arch_irq_connect(u32 line, void (*handler)(void));
+
 /* Processes. */
 void arch_process_prepare(struct process *process, u64 entry, u64 stack);
 void arch_process_prepare_fork(struct process *child, const struct trap_frame *parent);

@@ -19,6 +19,23 @@ void measure_begin(void);
 void measure_end(void);
 u64 run_kernel_operation(enum kernel_operation operation, u64 iterations, u64 seed);
 
+/* The operations of kernel/bench/net.c: a round of one, which returns the digest of its payload. */
+u64 net_tx(u64 iterations, u64 seed);
+u64 net_rx(u64 iterations, u64 seed);
+u64 net_rr(u64 iterations, u64 seed);
+u64 net_tx_burst(u64 iterations, u64 seed);
+
+/* And those of kernel/bench/disk.c. */
+bool disk_bench_ready(u64 place);
+u64 local_read4k(u64 iterations, u64 seed);
+u64 local_write4k(u64 iterations, u64 seed);
+u64 local_read_qd32(u64 iterations, u64 seed);
+u64 local_flush(u64 iterations, u64 seed);
+u64 remote_read4k(u64 iterations, u64 seed);
+u64 remote_write4k(u64 iterations, u64 seed);
+u64 remote_read_qd32(u64 iterations, u64 seed);
+u64 remote_flush(u64 iterations, u64 seed);
+
 /* The system calls. */
 i64 bench_open(void);
 i64 bench_close(void);

@@ -20,12 +20,27 @@ enum syscall_number {
     SYS_MEMORY,       /* (struct memory_info *) */
     SYS_POWEROFF,     /* () */
     SYS_CRASH,        /* (how): a kernel panic on purpose */
+    SYS_PING,         /* (IPv4 address, sequence number) -> cycles until the answer */
+    SYS_BLOCK_READ,   /* (disk_place, number, buffer): a block of BLOCK_SIZE */
+    SYS_BLOCK_WRITE,  /* (disk_place, number, buffer): it may stay in the cache */
+    SYS_BLOCK_FLUSH,  /* (disk_place): all that was written is on the medium now */
+    SYS_DISK_INFO,    /* (disk_place, struct disk_info *) */
+    SYS_DISK_PIO,     /* (disk_place, on): let the CPU move the data, or the disk itself */
     SYS_BENCH_OPEN,   /* (): no tick and no console interrupts until SYS_BENCH_CLOSE */
     SYS_BENCH_CLOSE,  /* () */
     SYS_BENCH_ARM,    /* (probe, iterations, fresh): the marks follow at this probe's next occurrences */
     SYS_BENCH_KERNEL, /* (operation, iterations, seed): one round of an operation of the kernel's own */
     SYS_BENCH_REPORT, /* (struct bench_report *): what the last round measured */
     SYS_BENCH_PAGES,  /* (address, pages, u64 *digest): the pages' contents as the kernel sees them */
+};
+
+enum disk_place { DISK_LOCAL, DISK_REMOTE, DISK_PLACES };
+
+#define BLOCK_SIZE 4096u
+
+struct disk_info {
+    u64 blocks; /* of BLOCK_SIZE */
+    char model[48];
 };
 
 enum prot {
@@ -42,6 +57,7 @@ enum map_flags {
 };
 
 enum error {
+    EIO = 5,
     EFAULT = 14,
     EINVAL = 22,
     ENOSYS = 38,
@@ -49,6 +65,9 @@ enum error {
     EAGAIN = 11,
     ENOMEM = 12,
     EBUSY = 16,
+    ENODEV = 19,
+    ETIMEDOUT = 110,
+    EHOSTUNREACH = 113,
 };
 
 /* What a process finds in its registers at its recovery address. */

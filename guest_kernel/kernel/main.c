@@ -1,7 +1,9 @@
 /* The kernel's start, once the architecture has reached C. */
 #include "arch.h"
 #include "console.h"
+#include "disk.h"
 #include "frames.h"
+#include "net.h"
 #include "process.h"
 
 void kmain(u64 boot_info)
@@ -16,6 +18,8 @@ void kmain(u64 boot_info)
     arch_paging_init(&map);
     arch_interrupts_init();
     arch_print_platform();
+    net_init();
+    block_init();
     process_init();
     process_start_first();
     console_listen(true);

@@ -2,6 +2,7 @@
    Simplified: no priorities, and an idle CPU waits on the stack of the process that slept last. */
 #include "console.h"
 #include "kernel_bench.h"
+#include "net.h"
 #include "process.h"
 
 static struct process *queue_first, *queue_last; /* RUNNABLE processes, the next one first */
@@ -42,6 +43,7 @@ void schedule(void)
     while (!queue_first) {
         tick_set(false);
         arch_wait_for_interrupt();
+        net_poll();
     }
     tick_set(!tick_held);
 

@@ -2,8 +2,10 @@
 #include "syscall.h"
 
 #include "console.h"
+#include "disk.h"
 #include "frames.h"
 #include "kernel_bench.h"
+#include "net.h"
 #include "process.h"
 #include "string.h"
 
@@ -99,6 +101,18 @@ i64 syscall(u64 number, u64 a, u64 b, u64 c)
         arch_power_off();
     case SYS_CRASH:
         return sys_crash(a);
+    case SYS_PING:
+        return icmp_ping((u32)a, b);
+    case SYS_BLOCK_READ:
+        return block_read(a, b, c);
+    case SYS_BLOCK_WRITE:
+        return block_write(a, b, c);
+    case SYS_BLOCK_FLUSH:
+        return block_flush(a);
+    case SYS_DISK_INFO:
+        return disk_information(a, b);
+    case SYS_DISK_PIO:
+        return disk_use_pio(a, b);
     case SYS_BENCH_OPEN:
         return bench_open();
     case SYS_BENCH_CLOSE:

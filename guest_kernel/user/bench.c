@@ -11,6 +11,7 @@
 #define DEFAULT_ITERATIONS 100
 
 struct round {
+    const char *name; /* of the operation */
     u64 iterations;
     u64 seed;
     bool warm_up;
@@ -46,7 +47,10 @@ static u64 digest_pages(const u64 *pages, u64 count)
 static u64 kernel_round(const struct round *round)
 {
     struct bench_report report;
-    system_call(SYS_BENCH_KERNEL, round->kernel_operation, round->iterations, round->seed);
+    if (system_call(SYS_BENCH_KERNEL, round->kernel_operation, round->iterations, round->seed) == -ENODEV) {
+        print("bench %s na: this machine has no device for it\n", round->name);
+        exit(0);
+    }
     system_call(SYS_BENCH_REPORT, (u64)&report, 0, 0);
     return report.digest;
 }
@@ -202,6 +206,18 @@ static const struct operation {
     {"cpu.callret", kernel_round, BENCH_CALLRET},
     {"cpu.divzero", divzero_round, 0},
     {"cpu.ptemod", kernel_round, BENCH_PTEMOD},
+    {"net.tx", kernel_round, BENCH_NET_TX},
+    {"net.rx", kernel_round, BENCH_NET_RX},
+    {"net.rr", kernel_round, BENCH_NET_RR},
+    {"net.tx_burst", kernel_round, BENCH_NET_TX_BURST},
+    {"local.read4k", kernel_round, BENCH_LOCAL_READ4K},
+    {"local.write4k", kernel_round, BENCH_LOCAL_WRITE4K},
+    {"local.read_qd32", kernel_round, BENCH_LOCAL_READ_QD32},
+    {"local.flush", kernel_round, BENCH_LOCAL_FLUSH},
+    {"remote.read4k", kernel_round, BENCH_REMOTE_READ4K},
+    {"remote.write4k", kernel_round, BENCH_REMOTE_WRITE4K},
+    {"remote.read_qd32", kernel_round, BENCH_REMOTE_READ_QD32},
+    {"remote.flush", kernel_round, BENCH_REMOTE_FLUSH},
 };
 
 #define OPERATIONS (sizeof operations / sizeof *operations)
@@ -226,6 +242,7 @@ static void run(const struct operation *operation, u64 iterations, u64 seed)
     struct round round;
     struct bench_report report;
     u64 digest = 0;
+    round.name = operation->name;
     round.iterations = iterations;
     round.seed = digest_add(digest_text(DIGEST_START, operation->name), seed); /* no two operations work on the same */
     round.kernel_operation = operation->kernel_operation;

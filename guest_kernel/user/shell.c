@@ -87,6 +87,133 @@ static void mem_command(int count, char *words[])
     print("%lu KiB, %lu KiB free, of which %lu KiB never used\n", info.total * 4, info.free * 4, info.fresh * 4);
 }
 
+/* An address in its usual form; false if it is none. */
+static bool parse_address(const char *text, u64 *address)
+{
+    *address = 0;
+    for (int i = 0; i < 4; i++) {
+        u64 part = 0;
+        if (*text < '0' || *text > '9')
+            return false;
+        for (; *text >= '0' && *text <= '9' && part < 256; text++)
+            part = part * 10 + (u64)(*text - '0');
+        if (part > 255 || *text++ != (i < 3 ? '.' : 0))
+            return false;
+        *address = *address << 8 | part;
+    }
+    return true;
+}
+
+static void ping_command(int count, char *words[])
+{
+    u64 address, times = 4;
+    if (count < 2 || count > 3 || !parse_address(words[1], &address) || (count == 3 && !parse_number(words[2], &times))) {
+        print("ping: usage: ping ADDRESS [COUNT], for example ping 10.0.2.2\n");
+        return;
+    }
+    for (u64 i = 1; i <= times; i++) {
+        i64 cycles = system_call(SYS_PING, address, i, 0);
+        if (cycles == -ENODEV) {
+            print("ping: this machine has no network card\n");
+            return;
+        }
+        if (cycles < 0)
+            print("%s: sequence %lu: %s\n", words[1], i, cycles == -EHOSTUNREACH ? "nobody has this address" : "no answer");
+        else
+            print("%s: sequence %lu: answer after %lu cycles\n", words[1], i, (u64)cycles);
+    }
+}
+
+/* Places of disks by their names. */
+static const char *const disk_names[DISK_PLACES] = {"local", "remote"};
+
+static const char *disk_error(i64 error)
+{
+    return error == -ENODEV ? "there is no such disk" : error == -EINVAL ? "no such block" : "input/output error";
+}
+
+/* The disk that the first word names, and the block of the second if there must be one. False: it says what is wrong. */
+static bool find_disk(int count, char *words[], int wanted, const char *usage, u64 *place, u64 *number)
+{
+    for (*place = 0; count > 1 && *place < DISK_PLACES; (*place)++)
+        if (same_text(words[1], disk_names[*place]))
+            break;
+    if (count < wanted || *place == DISK_PLACES || (wanted > 2 && !parse_number(words[2], number))) {
+        print("%s: usage: %s %s\n", words[0], words[0], usage);
+        return false;
+    }
+    return true;
+}
+
+static char block_data[BLOCK_SIZE];
+
+/* A line for each 16 bytes: where, their values, and what they are as text. */
+static void block_command(int count, char *words[])
+{
+    u64 place, number;
+    if (!find_disk(count, words, 3, "local|remote NUMBER", &place, &number))
+        return;
+    i64 error = system_call(SYS_BLOCK_READ, place, number, (u64)block_data);
+    if (error) {
+        print("block: %s\n", disk_error(error));
+        return;
+    }
+    for (u64 at = 0; at < 256; at += 16) {
+        print("%04lx ", at);
+        for (u64 i = at; i < at + 16; i++)
+            print(" %02x", (unsigned char)block_data[i]);
+        print("  ");
+        for (u64 i = at; i < at + 16; i++)
+            print("%c", block_data[i] >= ' ' && block_data[i] < DELETE ? block_data[i] : '.');
+        print("\n");
+    }
+}
+
+/* Words into the beginning of a block, with a line feed behind them; the rest of it stays. */
+static void write_command(int count, char *words[])
+{
+    u64 place, number, at = 0;
+    if (!find_disk(count, words, 4, "local|remote NUMBER TEXT", &place, &number))
+        return;
+    i64 error = system_call(SYS_BLOCK_READ, place, number, (u64)block_data);
+    for (int i = 3; i < count; i++) {
+        for (const char *c = words[i]; *c; c++)
+            block_data[at++] = *c;
+        block_data[at++] = i + 1 < count ? ' ' : '\n';
+    }
+    if (!error)
+        error = system_call(SYS_BLOCK_WRITE, place, number, (u64)block_data);
+    if (error)
+        print("write: %s\n", disk_error(error));
+}
+
+static void flush_command(int count, char *words[])
+{
+    u64 place;
+    if (!find_disk(count, words, 2, "local|remote", &place, NULL))
+        return;
+    i64 error = system_call(SYS_BLOCK_FLUSH, place, 0, 0);
+    print("flush: %s\n", error ? disk_error(error) : "done");
+}
+
+/* Lists the disks, or has the CPU move a disk's data (pio) instead of the disk itself (dma). */
+static void disks_command(int count, char *words[])
+{
+    u64 place;
+    struct disk_info info;
+    if (count == 1) {
+        for (place = 0; place < DISK_PLACES; place++)
+            if (system_call(SYS_DISK_INFO, place, (u64)&info, 0) == 0)
+                print("%-7s %s, %lu blocks of %u bytes\n", disk_names[place], info.model, info.blocks, BLOCK_SIZE);
+        return;
+    }
+    bool pio = count > 2 && same_text(words[2], "pio"), dma = count > 2 && same_text(words[2], "dma");
+    if (!find_disk(pio || dma ? 2 : 0, words, 2, "[local|remote dma|pio]", &place, NULL))
+        return;
+    if (system_call(SYS_DISK_PIO, place, pio, 0) != 0)
+        print("disks: this disk has no choice of the two\n");
+}
+
 static void poweroff_command(int count, char *words[])
 {
     (void)count, (void)words;
@@ -149,6 +276,11 @@ static const struct command {
     {"ps", ps_command, "the processes"},
     {"mem", mem_command, "physical memory"},
     {"bench", bench_command, "NAME [N [SEED]]: measure an operation; alone: list them"},
+    {"ping", ping_command, "ADDRESS [COUNT]: ask a host for an echo"},
+    {"disks", disks_command, "[local|remote dma|pio]: list them, or choose who moves the data"},
+    {"block", block_command, "local|remote NUMBER: show the beginning of a block of 4 KiB"},
+    {"write", write_command, "local|remote NUMBER TEXT: put text at the beginning of a block"},
+    {"flush", flush_command, "local|remote: what was written is on the disk's medium"},
     {"echo", echo_command, "print the words"},
     {"spin", spin_command, "two processes that compute in the background"},
     {"poweroff", poweroff_command, "switch the machine off (also Ctrl-D)"},

@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from hv.errors import HvError
 from hv.exits import REASONS
-from hv.silicon.timing import MILLI, Timing
+from hv.silicon.timing import MILLI, DiskTimes, Timing, WireTimes
 
 HERE = Path(__file__).parent
 BUILT_IN = tuple(sorted(path.stem for path in HERE.glob("*.toml")))
@@ -37,6 +37,9 @@ class CostModel(msgspec.Struct, frozen=True):
     timing: Timing
     run_loop: int  # the hypervisor's work at every exit
     work: dict[str, int]  # and its work for one reason; "default" for the others
+    local: DiskTimes  # the disk in the machine
+    remote: DiskTimes  # the one behind a network
+    wire: WireTimes
     sources: dict[str, str]  # where each number comes from: "timing.cpi", "run_loop", "work.npf"
 
     @property
@@ -75,10 +78,21 @@ _Timing = msgspec.defstruct(
 )
 
 
+# What lies outside the machine: a table of the file for each, with the fields of its record.
+OUTSIDE: dict[str, type[WireTimes | DiskTimes]] = {"local": DiskTimes, "remote": DiskTimes, "wire": WireTimes}
+_Local, _Remote, _Wire = (
+    msgspec.defstruct(f"_{name}", [(field, _Cycles) for field in times.__struct_fields__], forbid_unknown_fields=True)
+    for name, times in OUTSIDE.items()
+)
+
+
 class _File(msgspec.Struct, forbid_unknown_fields=True):
     timing: _Timing  # type: ignore[valid-type]
     run_loop: _Cycles
     work: dict[str, _Cycles]
+    local: _Local  # type: ignore[valid-type]
+    remote: _Remote  # type: ignore[valid-type]
+    wire: _Wire  # type: ignore[valid-type]
 
     def entries(self) -> Iterator[tuple[str, _Cycles | _Rate | _References]]:
         for name in Timing.__struct_fields__:
@@ -86,6 +100,9 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
         yield "run_loop", self.run_loop
         for reason, work in sorted(self.work.items()):
             yield f"work.{reason}", work
+        for part, times in OUTSIDE.items():
+            for name in times.__struct_fields__:
+                yield f"{part}.{name}", getattr(getattr(self, part), name)
 
 
 def load(name_or_path: str = DEFAULT) -> CostModel:
@@ -117,7 +134,12 @@ def _model(name: str, file: _File) -> CostModel:
         raise ValueError("timing.cpi: an instruction takes time")
     if timing.tsc_hz % timing.apic_hz:
         raise ValueError("timing.tsc_hz must be a multiple of timing.apic_hz")
-    return CostModel(name, timing, numbers["run_loop"], work, {key: entry.source for key, entry in file.entries()})
+    outside = {
+        part: times(**{field: numbers[f"{part}.{field}"] for field in times.__struct_fields__})
+        for part, times in OUTSIDE.items()
+    }
+    sources = {key: entry.source for key, entry in file.entries()}
+    return CostModel(name=name, timing=timing, run_loop=numbers["run_loop"], work=work, sources=sources, **outside)  # type: ignore[arg-type]
 
 
 def _number(key: str, entry: _Cycles | _Rate | _References) -> int:

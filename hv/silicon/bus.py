@@ -6,7 +6,7 @@ claim it, to the one that came first. Ranges can come and go: PCI cards move.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -16,6 +16,17 @@ class PortChip(Protocol):
 
     def port_read(self, offset: int, size: int) -> int: ...
     def port_write(self, offset: int, size: int, value: int) -> None: ...
+
+
+@runtime_checkable
+class StringChip(PortChip, Protocol):
+    """A chip with a buffer behind a port: REP INS and REP OUTS need not come element by element."""
+
+    def port_read_string(self, offset: int, size: int, count: int) -> bytes | None:
+        """`count` reads of `size` bytes in one piece. None: this port has none."""
+
+    def port_write_string(self, offset: int, size: int, data: bytes) -> bool:
+        """Writes of `size` bytes in one piece. False: this port has none."""
 
 
 class MmioChip(Protocol):
@@ -69,6 +80,26 @@ class PortBus:
         claimed = self._at.get(port)
         if claimed is not None:
             claimed.chip.port_write(port - claimed.base, size, value)
+
+    def read_string(self, port: int, size: int, count: int) -> bytes:
+        """What so many reads of the same port give."""
+        claimed = self._at.get(port)
+        if claimed is not None and isinstance(claimed.chip, StringChip):
+            data = claimed.chip.port_read_string(port - claimed.base, size, count)
+            if data is not None:
+                return data
+        return b"".join(self.read(port, size).to_bytes(size, "little") for _ in range(count))
+
+    def write_string(self, port: int, size: int, data: bytes) -> None:
+        """Writes of the same port, one after the other."""
+        claimed = self._at.get(port)
+        if claimed is None:
+            return
+        chip, offset = claimed.chip, port - claimed.base
+        if isinstance(chip, StringChip) and chip.port_write_string(offset, size, data):
+            return
+        for at in range(0, len(data), size):
+            chip.port_write(offset, size, int.from_bytes(data[at : at + size], "little"))
 
 
 class MmioBus:

@@ -10,6 +10,13 @@ import msgspec
 MILLI = 1000
 
 
+class WireTimes(msgspec.Struct, frozen=True):
+    """The world at the other end of a network card's wire, in millicycles."""
+
+    latency: int  # from one station's line through the switch to the line of another
+    turnaround: int  # the peer: from the arrival of a request to the departure of the answer
+
+
 class Timing(msgspec.Struct, frozen=True):
     """Times in millicycles, rates in Hz."""
 
@@ -33,3 +40,13 @@ class Timing(msgspec.Struct, frozen=True):
     card_read: int  # the same across PCI Express, a read; a write does not wait
     vmexit: int  # #VMEXIT: guest to hypervisor
     vmentry: int  # VMRUN: hypervisor to guest
+
+
+class DiskTimes(msgspec.Struct, frozen=True):
+    """What a disk takes, in millicycles, whatever interface it has."""
+
+    read: int  # from a command to its first data
+    write: int  # from the last data to the completion, with the drive's write cache on
+    flush: int  # what is in the write cache goes to the medium
+    sector: int  # 512 bytes over the disk's cable
+    reset: int  # from a reset to a drive that is ready

@@ -6,7 +6,7 @@ the instruction is looked at. A REP string transfer is one exit per instruction 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableSequence
 
 from hv.silicon.bus import PortBus
 from hv.silicon.x86_64.cpu import Cpu, Exit
@@ -49,18 +49,47 @@ def _string(
     cpu: Cpu, ports: PortBus, port: int, size: int, is_in: bool, repeated: bool, length: int, load: Load, store: Store
 ) -> None:
     """INS and OUTS, with REP as far as the page goes."""
-    regs = cpu.regs
-    index = RDI if is_in else RSI
     step = -size if cpu.engine.rflags() & DF else size
+    string_transfer(cpu.regs, ALL_ONES, ports, port, step, is_in, repeated, load, store)
+    if not repeated or not cpu.regs[RCX]:
+        cpu.skip(length)
+
+
+def string_transfer(
+    regs: MutableSequence[int], mask: int, ports: PortBus, port: int, step: int, is_in: bool, repeated: bool,
+    load: Load, store: Store,
+) -> None:  # fmt: skip
+    """The elements of an INS or OUTS that begin in one page, in as few pieces as can be.
+
+    `step` is the size of an element, negative with DF; `mask` is the width of addresses. Before a device gives data
+    away the place for it is written with what is there, so that a fault comes first and nothing is lost.
+    """
+    size, index = abs(step), RDI if is_in else RSI
     page = regs[index] >> 12
     while (not repeated or regs[RCX]) and regs[index] >> 12 == page:
+        count = min(_whole(regs[index] & 0xFFF, step), regs[RCX]) if repeated else 1
+        low = regs[index] if step > 0 else regs[index] - (count - 1) * size
         if is_in:
-            store(regs[index], ports.read(port, size).to_bytes(size, "little"))
+            store(low, load(low, count * size))
+            store(low, _in_order(ports.read_string(port, size, count), step))
         else:
-            ports.write(port, size, int.from_bytes(load(regs[index], size), "little"))
-        regs[index] = (regs[index] + step) & ALL_ONES
+            ports.write_string(port, size, _in_order(load(low, count * size), step))
+        regs[index] = regs[index] + count * step & mask
         if not repeated:
             break
-        regs[RCX] = (regs[RCX] - 1) & ALL_ONES
-    if not repeated or not regs[RCX]:
-        cpu.skip(length)
+        regs[RCX] = regs[RCX] - count & mask
+
+
+def _whole(offset: int, step: int) -> int:
+    """How many elements from here on lie in this page, or 1 for one that reaches into the next."""
+    room = 0x1000 - offset
+    if step > 0:
+        return max(room // step, 1)
+    return offset // -step + 1 if room >= -step else 1
+
+
+def _in_order(data: bytes, step: int) -> bytes:
+    """Elements in the order of their addresses from the order in which they pass the port, and back."""
+    if step > 0:
+        return data
+    return b"".join(data[at + step : at] for at in range(len(data), 0, step))

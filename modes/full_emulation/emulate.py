@@ -13,10 +13,11 @@ import capstone
 from capstone import x86
 
 from hv.silicon.x86_64.msr import EFER, BadMsr, read_msr, write_msr
-from hv.silicon.x86_64.state import RAX, RCX, RDX, RSI
+from hv.silicon.x86_64.state import RAX, RCX, RDX
 from hv.x86_64.board import Board
 from hv.x86_64.decode import MASKS, address_of, read_register, write_register
 from hv.x86_64.guest_cpuid import answer_cpuid
+from hv.x86_64.ports import string_transfer
 from modes.full_emulation.core import Core
 from modes.full_emulation.reflect import (
     CODE,
@@ -517,22 +518,11 @@ class Emulator:
         core, regs = self.core, self.cpu.regs
         is_in = i.id in (x86.X86_INS_INSB, x86.X86_INS_INSW, x86.X86_INS_INSD)
         size = STRING_SIZES[i.id]
-        index = RDI if is_in else RSI
         repeated = i.prefix[0] in (0xF2, 0xF3)
         port = regs[RDX] & 0xFFFF
         self.check_port(port, size)
         step = -size if core.flags & FLAG_DF else size
-        page = regs[index] >> 12
-        while (not repeated or regs[RCX]) and regs[index] >> 12 == page:
-            if is_in:
-                self.core.pager.walk(regs[index], write=True, user=core.v.cpl == 3)
-                core.write(regs[index], self.board.ports.read(port, size).to_bytes(size, "little"))
-            else:
-                self.board.ports.write(port, size, core.read_int(regs[index], size))
-            regs[index] = regs[index] + step & core.mask
-            if not repeated:
-                break
-            regs[RCX] = regs[RCX] - 1 & core.mask
+        string_transfer(regs, core.mask, self.board.ports, port, step, is_in, repeated, core.read, core.write)
         if not repeated or not regs[RCX]:
             self.cpu.skip(i.size)
         return "ioio"

@@ -30,6 +30,7 @@ def test_every_number_of_a_built_in_model_names_its_source(name: str) -> None:
     model = load(name)
     keys = {f"timing.{field}" for field in Timing.__struct_fields__} | {"run_loop"}
     keys |= {f"work.{reason}" for reason in model.work}
+    keys |= {f"{part}.{field}" for part, times in costs.OUTSIDE.items() for field in times.__struct_fields__}
     assert set(model.sources) == keys
     for key, source in model.sources.items():
         sourced = any(tag in source for tag in ("[S]", "[D]", "[M]", "Intel SDM", "AMD APM"))

@@ -3,6 +3,7 @@
 #include "apic.h"
 
 #include "arch.h"
+#include "console.h"
 #include "traps.h"
 
 /* Local APIC registers, as offsets. */
@@ -29,6 +30,8 @@
 #define IO_APIC_WINDOW 0x10
 #define IO_APIC_REDIRECTION(line) (0x10 + 2 * (line)) /* low half; the high half follows */
 
+#define IO_APIC_LEVEL 0x8000       /* in a redirection entry */
+
 #define LINE_SERIAL 4 /* COM1 */
 
 static u32 apic_read(u32 offset) { return *(volatile u32 *)(SLOT_LOCAL_APIC + offset); }
@@ -40,17 +43,45 @@ static void io_apic_write(u32 number, u32 value)
     *(volatile u32 *)(SLOT_IO_APIC + IO_APIC_WINDOW) = value;
 }
 
-/* Edge-triggered, active high, fixed delivery to this CPU, not masked: all of these are zeros. */
+/* Active high, fixed delivery to this CPU, not masked: all of these are zeros, as is edge-triggered. */
 static void io_apic_route(u32 line, u32 vector)
 {
     io_apic_write(IO_APIC_REDIRECTION(line) + 1, apic_read(APIC_ID));
     io_apic_write(IO_APIC_REDIRECTION(line), vector);
 }
 
+/* A device's line, level-triggered: it stays up until the handler has seen to what the device wants. */
+static void (*device_handler[DEVICE_LINES])(void);
+
+void arch_irq_connect(u32 line, void (*handler)(void))
+{
+    if (line >= DEVICE_LINES)
+        panic("no interrupt line %u", line);
+    device_handler[line] = handler;
+    io_apic_route(line, IO_APIC_LEVEL | (VECTOR_DEVICES + line));
+}
+
+void apic_device_interrupt(u32 line)
+{
+    device_handler[line]();
+    apic_end_of_interrupt();
+}
+
 static void map_device(u64 slot, u64 physical)
 {
     pte_write(arch_leaf_slot(cpu_read_cr3(), slot, true),
               pte_make(physical, PROT_READ | PROT_WRITE) | PTE_CACHE_OFF);
+}
+
+/* Makes a device's registers readable and writable. Returns where. */
+void *arch_map_device(u64 physical, u64 size)
+{
+    static u64 next = SLOT_DEVICES;
+    u64 slot = next;
+    for (u64 at = 0; at < size; at += PAGE_SIZE)
+        map_device(slot + at, physical + at);
+    next += round_up(size, PAGE_SIZE);
+    return (void *)slot;
 }
 
 void arch_interrupts_init(void)

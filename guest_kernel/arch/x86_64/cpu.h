@@ -102,6 +102,28 @@ static inline void cpu_outw(u16 port, u16 value)
     __asm__ volatile("outw %0, %1" ::"a"(value), "Nd"(port) : "memory");
 }
 
+static inline void cpu_insw(u16 port, void *to, u64 words)
+{
+    __asm__ volatile("rep insw" : "+D"(to), "+c"(words) : "d"(port) : "memory");
+}
+
+static inline void cpu_outsw(u16 port, const void *from, u64 words)
+{
+    __asm__ volatile("rep outsw" : "+S"(from), "+c"(words) : "d"(port) : "memory");
+}
+
+static inline u32 cpu_inl(u16 port)
+{
+    u32 value;
+    __asm__ volatile("inl %1, %0" : "=a"(value) : "Nd"(port) : "memory");
+    return value;
+}
+
+static inline void cpu_outl(u16 port, u32 value)
+{
+    __asm__ volatile("outl %0, %1" ::"a"(value), "Nd"(port) : "memory");
+}
+
 struct cpuid {
     u32 eax, ebx, ecx, edx;
 };

@@ -67,6 +67,24 @@ static inline void arch_wait_for_interrupt(void)
 /* Device registers that are not memory: ports. */
 static inline u8 arch_io_read(u64 address) { return cpu_inb((u16)address); }
 static inline void arch_io_write(u64 address, u8 value) { cpu_outb((u16)address, value); }
+static inline u32 arch_io_read32(u64 address) { return cpu_inl((u16)address); }
+static inline void arch_io_write32(u64 address, u32 value) { cpu_outl((u16)address, value); }
+/* A port through which a block of data passes, 16 bits at a time. */
+static inline void arch_io_read_block(u64 address, void *to, u64 words) { cpu_insw((u16)address, to, words); }
+static inline void arch_io_write_block(u64 address, const void *from, u64 words) { cpu_outsw((u16)address, from, words); }
+
+/* Device registers in memory: one plain MOV each, whatever the compiler would rather do. */
+static inline u32 arch_register_read(const volatile void *address)
+{
+    u32 value;
+    __asm__ volatile("movl %1, %0" : "=r"(value) : "m"(*(const volatile u32 *)address) : "memory");
+    return value;
+}
+
+static inline void arch_register_write(volatile void *address, u32 value)
+{
+    __asm__ volatile("movl %1, %0" : "=m"(*(volatile u32 *)address) : "r"(value) : "memory");
+}
 
 static inline u64 arch_cycles(void) { return cpu_rdtsc(); }
 

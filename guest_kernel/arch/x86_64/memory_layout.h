@@ -5,7 +5,8 @@
    0x00007FFFFFFFF000  end of the user stack
    0xFFFF800000000000  all RAM (direct map)
    0xFFFFFFFF80000000  physical 0, of which only the kernel image (from 1 MiB) is mapped
-   0xFFFFFFFFC0000000  fixed slots: local APIC, I/O APIC, scratch page */
+   0xFFFFFFFFC0000000  fixed slots: local APIC, I/O APIC, scratch page
+   0xFFFFFFFFC0010000  registers of other devices, upwards */
 #pragma once
 
 #define USER_MMAP_BASE 0x0000000010000000
@@ -17,6 +18,7 @@
 #define SLOT_LOCAL_APIC 0xFFFFFFFFC0000000
 #define SLOT_IO_APIC 0xFFFFFFFFC0001000
 #define SLOT_SCRATCH 0xFFFFFFFFC0002000
+#define SLOT_DEVICES 0xFFFFFFFFC0010000
 
 #ifndef __ASSEMBLER__
 #include "types.h"

@@ -4,6 +4,7 @@
 
 #include "apic.h"
 #include "console.h"
+#include "net.h"
 #include "process.h"
 #include "segments.h"
 #include "syscall.h"
@@ -128,6 +129,12 @@ void trap(struct trap_frame *frame)
     case DOUBLE_FAULT:
     case MACHINE_CHECK: /* on a stack of their own, from which there is no way back */
         kernel_exception(frame);
+        return;
+    }
+    if (frame->vector - VECTOR_DEVICES < DEVICE_LINES) {
+        apic_device_interrupt((u32)(frame->vector - VECTOR_DEVICES));
+        if (from_user)
+            net_poll();
         return;
     }
     if (frame->vector >= EXCEPTIONS)

@@ -4,4 +4,6 @@
 #define EXCEPTIONS 32
 #define VECTOR_TIMER 0x40
 #define VECTOR_SERIAL 0x50
+#define VECTOR_DEVICES 0x60 /* and up: the devices' lines, by their number */
+#define DEVICE_LINES 16
 #define VECTOR_SPURIOUS 0xFF

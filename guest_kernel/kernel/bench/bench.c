@@ -5,6 +5,7 @@
 #include "console.h"
 #include "digest.h"
 #include "frames.h"
+#include "net.h"
 #include "process.h"
 
 /* From arch/<isa>/marks.S. */
@@ -70,10 +71,22 @@ i64 bench_arm(u64 point, u64 iterations, bool fresh)
     return 0;
 }
 
+/* Has the machine what the operation works on? */
+static bool has_device(u64 operation)
+{
+    if (operation >= BENCH_NET_TX && operation <= BENCH_NET_TX_BURST)
+        return net_present();
+    if (operation >= BENCH_LOCAL_READ4K && operation <= BENCH_REMOTE_FLUSH)
+        return disk_bench_ready(operation < BENCH_REMOTE_READ4K ? DISK_LOCAL : DISK_REMOTE);
+    return true;
+}
+
 i64 bench_kernel(u64 operation, u64 iterations, u64 seed)
 {
     if (operation >= BENCH_KERNEL_OPERATIONS)
         return -EINVAL;
+    if (!has_device(operation))
+        return -ENODEV;
     report = (struct bench_report){0};
     report.digest = run_kernel_operation((enum kernel_operation)operation, iterations, seed);
     return 0;

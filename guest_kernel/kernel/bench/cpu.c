@@ -132,6 +132,11 @@ u64 run_kernel_operation(enum kernel_operation operation, u64 iterations, u64 se
     static u64 (*const operations[BENCH_KERNEL_OPERATIONS])(u64 iterations, u64 seed) = {
         [BENCH_COMPUTE] = compute,   [BENCH_CALLRET] = callret, [BENCH_CPUID] = cpuid,   [BENCH_IRQ_MASK] = irq_mask,
         [BENCH_IN] = in,             [BENCH_CR8WR] = cr8wr,     [BENCH_PTEMOD] = ptemod,
+        [BENCH_NET_TX] = net_tx,     [BENCH_NET_RX] = net_rx,   [BENCH_NET_RR] = net_rr, [BENCH_NET_TX_BURST] = net_tx_burst,
+        [BENCH_LOCAL_READ4K] = local_read4k,           [BENCH_LOCAL_WRITE4K] = local_write4k,
+        [BENCH_LOCAL_READ_QD32] = local_read_qd32,     [BENCH_LOCAL_FLUSH] = local_flush,
+        [BENCH_REMOTE_READ4K] = remote_read4k,         [BENCH_REMOTE_WRITE4K] = remote_write4k,
+        [BENCH_REMOTE_READ_QD32] = remote_read_qd32,   [BENCH_REMOTE_FLUSH] = remote_flush,
     };
     return operations[operation](iterations, seed);
 }

@@ -1,0 +1,71 @@
+/* Ethernet (IEEE 802.3, RFC 894) and the card: who gets a frame that came in, and when anybody looks. */
+#include "arch.h"
+#include "console.h"
+#include "layers.h"
+#include "string.h"
+
+u8 net_frame[FRAME_MAX];
+
+#define PATIENCE 10000000ul /* some tens of milliseconds */
+
+static struct nic *nic;
+static volatile bool interrupted; /* the card has something for us */
+
+void net_init(void)
+{
+    nic = e1000_find();
+    if (!nic)
+        return;
+    const u8 *a = nic->address;
+    kprintf("network: %s, %02x:%02x:%02x:%02x:%02x:%02x, 10.0.2.15\n", nic->name, a[0], a[1], a[2], a[3], a[4], a[5]);
+}
+
+bool net_present(void) { return nic; }
+u64 net_sent(void) { return nic->sent; }
+const u8 *ethernet_address(void) { return nic->address; }
+
+/* By the card's interrupt handler, which may come while a frame is being put together: the rest is net_poll()'s. */
+void net_interrupt(void) { interrupted = true; }
+
+void net_poll(void)
+{
+    if (interrupted) {
+        interrupted = false;
+        nic->poll();
+    }
+}
+
+/* Waits; the caller has interrupts on. False: it has not come in PATIENCE looks. It counts looks and not cycles, because
+   a look at the clock is an exit where the kernel is deprivileged. */
+bool net_wait(bool (*done)(void))
+{
+    for (u64 looks = 0; looks < PATIENCE; looks++) {
+        if (done())
+            return true;
+        net_poll();
+    }
+    return false;
+}
+
+/* Sends net_frame, in which `length` bytes follow the header. */
+bool ethernet_send(const u8 *to, u16 type, u64 length, bool more)
+{
+    struct ethernet *header = (struct ethernet *)net_frame;
+    memcpy(header->to, to, ETHERNET_ADDRESS);
+    memcpy(header->from, nic->address, ETHERNET_ADDRESS);
+    header->type = swap16(type);
+    return nic->send(net_frame, sizeof *header + length, more);
+}
+
+void net_receive(const u8 *frame, u64 length)
+{
+    const struct ethernet *header = (const struct ethernet *)frame;
+    if (length < sizeof *header)
+        return;
+    const u8 *packet = frame + sizeof *header;
+    u64 rest = length - sizeof *header;
+    if (header->type == swap16(TYPE_ARP))
+        arp_receive(packet, rest);
+    else if (header->type == swap16(TYPE_IPV4))
+        ipv4_receive(packet, rest);
+}

@@ -1,0 +1,556 @@
+"""An ATA disk drive, register level: ATA/ATAPI-5 (T13/1321D), 48-bit commands after ATA/ATAPI-6 (T13/1410D).
+
+It knows neither its controller nor its port. Sectors come from a block store, latencies from a cost model. Data for
+DMA goes through a `BusMaster`; while it has none to talk to, the drive waits, as the real one does.
+Simplified: no SMART, security, host protected area or overlapped commands; the buffer of a block is ready for data as
+soon as the command is there; reads after a power-down do not wait for a spindle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from hv.devices.ata_identify import (
+    DEFAULT_GEOMETRY,
+    MODES,
+    MOST_CYLINDERS,
+    MOST_MULTIPLE,
+    MULTIWORD_DMA,
+    PIO_FLOW,
+    Geometry,
+    identify,
+)
+from hv.host.store import SECTOR, Store, StoreError
+from hv.silicon.timing import DiskTimes
+
+# Command block registers by offset; reading 1 gives the error register, reading 7 the status.
+DATA, FEATURE, COUNT, LBA_LOW, LBA_MID, LBA_HIGH, DEVICE, COMMAND = range(8)
+BSY, DRDY, DF, DSC, DRQ, ERR = 0x80, 0x40, 0x20, 0x10, 0x08, 0x01  # status
+UNC, IDNF, ABRT = 0x40, 0x10, 0x04  # error
+PASSED = 0x01  # the diagnostic code in the error register after a reset
+LBA, DEV, HEAD = 0x40, 0x10, 0x0F  # device register
+CHUNK = 128  # sectors that go by DMA in one step
+ACTIVE, IDLE, STANDBY, SLEEP = 0xFF, 0x80, 0x00, -1  # power modes, as CHECK POWER MODE reports them
+
+# What the drive does now.
+READY = "ready"  # waits for a command
+WORKING = "working"  # until `due`, then the command is complete
+DATA_IN, DATA_OUT = "data in", "data out"  # the host has a block to fetch, or to bring
+FETCHING = "fetching"  # until `due`, then the next block is there
+STORING = "storing"  # until `due`, then the block that came is written
+DMA = "dma"  # moves a chunk at `due`, or waits for the bus master
+RESETTING = "resetting"  # until `due`, or while the host holds SRST
+
+
+class BusMaster(Protocol):
+    """The other end of a DMA transfer."""
+
+    def ready(self, *, to_memory: bool) -> bool:
+        """It is started, in this direction."""
+
+    def push(self, data: bytes) -> int:
+        """Data for memory; returns how many bytes were taken. Fewer than all: it has stopped."""
+
+    def pull(self, size: int) -> bytes:
+        """Data from memory. Fewer bytes than asked for: it has stopped."""
+
+
+class DriveState(msgspec.Struct):
+    """Everything that the drive remembers."""
+
+    registers: list[int] = msgspec.field(default_factory=lambda: [0] * 7)  # as last written; 0 is not used
+    previous: list[int] = msgspec.field(default_factory=lambda: [0] * 7)  # and before: high halves of 48-bit commands
+    error: int = PASSED
+    status: int = DRDY | DSC
+    phase: str = READY
+    due: int | None = None
+    irq: bool = False
+    command: int = 0
+    sector: int = 0  # next to be transferred
+    left: int = 0  # sectors still to be transferred, the buffer's included
+    block: int = 1  # sectors a data block
+    buffer: bytearray = msgspec.field(default_factory=bytearray)
+    at: int = 0  # how far the buffer has been fetched or filled
+    multiple: int = 0
+    mode: int = MULTIWORD_DMA
+    geometry: Geometry = DEFAULT_GEOMETRY
+    write_cache: bool = True
+    look_ahead: bool = True
+    keep_settings: bool = False  # over a soft reset (SET FEATURES 66h)
+    power: int = ACTIVE
+
+
+class Drive:
+    """`changed()` is called when its interrupt or its due time may have changed, `now()` gives virtual time."""
+
+    def __init__(
+        self, store: Store, times: DiskTimes, model: str, number: int, now: Callable[[], int],
+        changed: Callable[[], None], bus_master: BusMaster,
+    ) -> None:  # fmt: skip
+        self.store, self.times, self.model, self.number = store, times, model, number
+        self.now, self.changed, self.bus_master = now, changed, bus_master
+        self.state = DriveState()
+        self._signature()
+
+    # --- registers --------------------------------------------------------------------------------------------
+
+    def read(self, offset: int, *, high: bool) -> int:
+        """A command block register but the data port; `high`: what was in it before (HOB)."""
+        s = self.state
+        if offset == COMMAND:
+            s.irq = False
+            self.changed()
+            return s.status
+        if offset == FEATURE:
+            return s.previous[FEATURE] if high else s.error
+        return s.previous[offset] if high and offset != DEVICE else s.registers[offset]
+
+    def write(self, offset: int, value: int) -> None:
+        """The host writes a register but the data port. A busy drive does not listen."""
+        s = self.state
+        if s.phase != READY:
+            return
+        if offset != DEVICE:
+            s.previous[offset] = s.registers[offset]
+        s.registers[offset] = value
+
+    def read_data(self, size: int) -> bytes:
+        """The host fetches from the data port; beyond what is there it finds nobody."""
+        s = self.state
+        if s.phase != DATA_IN:
+            return b"\xff" * size
+        data = bytes(s.buffer[s.at : s.at + size])
+        s.at += len(data)
+        if s.at == len(s.buffer):
+            self._fetched()
+        return data + b"\xff" * (size - len(data))
+
+    def write_data(self, data: bytes) -> None:
+        """The host brings data to the data port; what does not fit is lost."""
+        s = self.state
+        if s.phase != DATA_OUT:
+            return
+        part = data[: len(s.buffer) - s.at]
+        s.buffer[s.at : s.at + len(part)] = part
+        s.at += len(part)
+        if s.at == len(s.buffer):
+            last = len(s.buffer) == s.left * SECTOR
+            self._wait(STORING, self._transfer_time(s.at // SECTOR) + (self._write_time() if last else 0))
+            self.changed()
+
+    def _transfer_time(self, sectors: int) -> int:
+        return self.times.sector * sectors
+
+    def _write_time(self) -> int:
+        """From the last data to the completion: with the cache off, the medium's time comes on top."""
+        return self.times.write + (0 if self.state.write_cache else self.times.flush)
+
+    # --- commands ---------------------------------------------------------------------------------------------
+
+    def execute(self, code: int) -> None:
+        """The host writes the command register of the selected drive."""
+        s = self.state
+        if s.phase != READY or s.power == SLEEP:
+            return
+        s.command, s.irq, s.error = code, False, 0
+        s.status = DRDY | DSC
+        run = COMMANDS.get(code)
+        if run is None:
+            self._fail(ABRT)
+        else:
+            run(self)
+        self.changed()
+
+    def diagnose(self) -> None:
+        """EXECUTE DEVICE DIAGNOSTIC, which both drives of a cable obey."""
+        s = self.state
+        if s.phase != READY or s.power == SLEEP:
+            return
+        s.command, s.irq = DIAGNOSTIC, False
+        self._wait(WORKING, self.times.reset)
+        self.changed()
+
+    def advance(self, now: int) -> None:
+        """Time has come to `now`: do what is due."""
+        s = self.state
+        if s.due is None or s.due > now:
+            return
+        s.due = None
+        try:
+            if s.phase == FETCHING:
+                self._block_in()
+            elif s.phase == STORING:
+                self._block_out()
+            elif s.phase == DMA:
+                self._dma()
+            elif s.phase == RESETTING:
+                self._signature()
+            elif s.phase == WORKING:
+                self._complete()
+        except StoreError as error:
+            self._medium_error(error)
+        self.changed()
+
+    def _wait(self, phase: str, time: int | None) -> None:
+        """Be busy for so long, or until something happens."""
+        s = self.state
+        s.phase, s.status = phase, BSY
+        s.due = None if time is None else self.now() + time
+
+    def _finish(self) -> None:
+        """The command is complete."""
+        s = self.state
+        s.phase, s.status, s.due, s.irq = READY, DRDY | DSC, None, True
+        s.buffer, s.at = bytearray(), 0
+
+    def _fail(self, error: int, status: int = 0) -> None:
+        self._finish()
+        self.state.error, self.state.status = error, DRDY | DSC | ERR | status
+
+    def _medium_error(self, error: StoreError) -> None:
+        """The store cannot: UNC when reading, else ABRT and a write fault. The registers name the sector."""
+        s = self.state
+        reading = s.command in READS
+        self._show_address(max(error.sector, 0))
+        self._fail(UNC if reading else ABRT, 0 if reading else DF)
+
+    def _complete(self) -> None:
+        s = self.state
+        if s.command in FLUSHES:
+            self.store.flush()
+        elif s.command in VERIFIES:
+            while s.left:
+                count = min(s.left, CHUNK)
+                self.store.read(s.sector, count)
+                self._advance_sectors(count)
+        elif s.command == DIAGNOSTIC:
+            self._signature()
+            s.irq = True
+            return
+        self._finish()
+
+    # --- addresses --------------------------------------------------------------------------------------------
+
+    def _start_address(self) -> bool:
+        """First sector and count of the command into `sector` and `left`. False: refused, and the host told so."""
+        s, r, high = self.state, self.state.registers, self.state.previous
+        low = r[LBA_LOW] | r[LBA_MID] << 8 | r[LBA_HIGH] << 16
+        s.left = r[COUNT] or 256
+        if s.command in EXTENDED:
+            if not r[DEVICE] & LBA:
+                self._fail(ABRT)
+                return False
+            sector = low | (high[LBA_LOW] | high[LBA_MID] << 8 | high[LBA_HIGH] << 16) << 24
+            s.left = (r[COUNT] | high[COUNT] << 8) or 65536
+        elif r[DEVICE] & LBA:
+            sector = low | (r[DEVICE] & HEAD) << 24
+        else:
+            g, cylinder = s.geometry, low >> 8
+            if not (0 < r[LBA_LOW] <= g.sectors and r[DEVICE] & HEAD < g.heads and cylinder < MOST_CYLINDERS + 1):
+                self._fail(IDNF)
+                return False
+            sector = (cylinder * g.heads + (r[DEVICE] & HEAD)) * g.sectors + r[LBA_LOW] - 1
+        if sector + s.left > self.store.sectors:
+            self._show_address(max(sector, self.store.sectors))
+            self._fail(IDNF)
+            return False
+        s.sector = sector
+        return True
+
+    def _show_address(self, sector: int) -> None:
+        """Put a sector's address where the host reads it, in the form in which the command gave its own."""
+        s, r = self.state, self.state.registers
+        if s.command in EXTENDED:
+            for i, register in enumerate((LBA_LOW, LBA_MID, LBA_HIGH)):
+                r[register], s.previous[register] = sector >> 8 * i & 0xFF, sector >> 8 * i + 24 & 0xFF
+            return
+        if r[DEVICE] & LBA:
+            low, head = sector & 0xFF_FFFF, sector >> 24 & HEAD
+        else:
+            track, place = divmod(sector, s.geometry.sectors)
+            cylinder, head = divmod(track, s.geometry.heads)
+            low = place + 1 | (cylinder & 0xFFFF) << 8
+        r[LBA_LOW], r[LBA_MID], r[LBA_HIGH] = low & 0xFF, low >> 8 & 0xFF, low >> 16 & 0xFF
+        r[DEVICE] = r[DEVICE] & ~HEAD | head
+
+    def _advance_sectors(self, count: int) -> None:
+        """So many are done. The registers show the last one and how many are missing (8.27)."""
+        s = self.state
+        s.sector += count
+        s.left -= count
+        self._show_address(s.sector - 1)
+        s.registers[COUNT] = s.left & 0xFF
+        if s.command in EXTENDED:
+            s.previous[COUNT] = s.left >> 8 & 0xFF
+
+    # --- data by the port -------------------------------------------------------------------------------------
+
+    def start_read(self) -> None:
+        """READ SECTORS, READ MULTIPLE and their 48-bit forms."""
+        s = self.state
+        if not self._choose_block() or not self._start_address():
+            return
+        self._wait(FETCHING, self.times.read + self._transfer_time(min(s.left, s.block)))
+
+    def start_write(self) -> None:
+        """WRITE SECTORS, WRITE MULTIPLE and their 48-bit forms: the first block needs no interrupt."""
+        if not self._choose_block() or self._refused() or not self._start_address():
+            return
+        self._ask_block()
+
+    def _choose_block(self) -> bool:
+        s = self.state
+        s.block = s.multiple if s.command in MULTIPLES else 1
+        if not s.block:
+            self._fail(ABRT)  # SET MULTIPLE MODE must come first
+        return bool(s.block)
+
+    def _refused(self) -> bool:
+        """A write-protected medium refuses to be written."""
+        if self.store.read_only:
+            self._fail(ABRT)
+        return self.store.read_only
+
+    def _block_in(self) -> None:
+        """A block has been read: the host may fetch it."""
+        s = self.state
+        s.buffer, s.at = bytearray(self.store.read(s.sector, min(s.left, s.block))), 0
+        s.phase, s.status, s.irq = DATA_IN, DRDY | DSC | DRQ, True
+
+    def _fetched(self) -> None:
+        """The host has fetched the whole block. The last one ends the command without an interrupt."""
+        s = self.state
+        if s.command in SECTOR_READS:
+            self._advance_sectors(len(s.buffer) // SECTOR)
+        else:
+            s.left = 0
+        if s.left:
+            self._wait(FETCHING, self._transfer_time(min(s.left, s.block)))
+        else:
+            irq = s.irq
+            self._finish()
+            s.irq = irq
+        self.changed()
+
+    def _ask_block(self) -> None:
+        s = self.state
+        s.buffer, s.at = bytearray(min(s.left, s.block) * SECTOR), 0
+        s.phase, s.status = DATA_OUT, DRDY | DSC | DRQ
+
+    def _block_out(self) -> None:
+        """The host has brought a whole block."""
+        s = self.state
+        self.store.write(s.sector, bytes(s.buffer), durable=not s.write_cache)
+        self._advance_sectors(len(s.buffer) // SECTOR)
+        if s.left:
+            self._ask_block()
+            s.irq = True
+        else:
+            self._finish()
+
+    # --- data by DMA ------------------------------------------------------------------------------------------
+
+    def start_dma(self) -> None:
+        """READ DMA, WRITE DMA and their 48-bit forms."""
+        s = self.state
+        if (s.command in WRITES and self._refused()) or not self._start_address():
+            return
+        self._next_chunk()
+
+    def _next_chunk(self) -> None:
+        s = self.state
+        first, count = s.at == 0 and not s.buffer, min(s.left, CHUNK)
+        s.buffer, s.at = bytearray(count * SECTOR), 0
+        time = self._transfer_time(count)
+        if s.command in WRITES:
+            time += self._write_time() if s.left == count else 0
+        elif first:
+            time += self.times.read
+        self._wait(DMA, time)
+
+    def bus_master_started(self) -> None:
+        """It can move data now: if the drive was waiting for that, go on."""
+        s = self.state
+        if s.phase == DMA and s.due is None:
+            s.due = self.now()
+            self.changed()
+
+    def _dma(self) -> None:
+        """Move what the bus master moves of this chunk. If it stops in the middle, wait for it."""
+        s = self.state
+        writing = s.command in WRITES
+        if not self.bus_master.ready(to_memory=not writing):
+            return
+        if writing:
+            part = self.bus_master.pull(len(s.buffer) - s.at)
+            s.buffer[s.at : s.at + len(part)] = part
+            s.at += len(part)
+        else:
+            if s.at == 0:
+                s.buffer[:] = self.store.read(s.sector, len(s.buffer) // SECTOR)
+            s.at += self.bus_master.push(bytes(s.buffer[s.at :]))
+        if s.at < len(s.buffer):
+            return
+        if writing:
+            self.store.write(s.sector, bytes(s.buffer), durable=not s.write_cache)
+        self._advance_sectors(len(s.buffer) // SECTOR)
+        if s.left:
+            self._next_chunk()
+        else:
+            self._finish()
+
+    # --- the other commands -----------------------------------------------------------------------------------
+
+    def identify(self) -> None:
+        """IDENTIFY DEVICE: one block of data."""
+        self.state.left = 1
+        self._wait(WORKING, None)
+        s = self.state
+        s.buffer, s.at = bytearray(self._identity()), 0
+        s.phase, s.status, s.irq = DATA_IN, DRDY | DSC | DRQ, True
+
+    def _identity(self) -> bytes:
+        s = self.state
+        return identify(
+            self.store.sectors, self.model, f"HV{self.number:08d}", geometry=s.geometry, multiple=s.multiple,
+            mode=s.mode, write_cache=s.write_cache, look_ahead=s.look_ahead, device=self.number,
+        )  # fmt: skip
+
+    def do_nothing(self) -> None:
+        """RECALIBRATE, and what only touches the spindle."""
+        self._finish()
+
+    def nop(self) -> None:
+        """NOP always ends aborted, and leaves the registers alone."""
+        self._fail(ABRT)
+
+    def seek(self) -> None:
+        self.state.registers[COUNT] = 1  # SEEK has no count
+        if self._start_address():
+            self._finish()
+
+    def verify(self) -> None:
+        """READ VERIFY SECTORS: as a read, and no data."""
+        if self._start_address():
+            self._wait(WORKING, self.times.read + self._transfer_time(self.state.left))
+
+    def flush(self) -> None:
+        self._wait(WORKING, self.times.flush)
+
+    def set_geometry(self) -> None:
+        """INITIALIZE DEVICE PARAMETERS: what CHS addresses mean from now on."""
+        s = self.state
+        sectors = s.registers[COUNT]
+        if not 0 < sectors <= 63:
+            self._fail(ABRT)
+            return
+        s.geometry = Geometry((s.registers[DEVICE] & HEAD) + 1, sectors)
+        self._finish()
+
+    def set_multiple(self) -> None:
+        """SET MULTIPLE MODE: sectors a block, a power of 2; 0 switches READ and WRITE MULTIPLE off."""
+        s = self.state
+        count = s.registers[COUNT]
+        if count > MOST_MULTIPLE or count & count - 1:
+            self._fail(ABRT)
+            return
+        s.multiple = count
+        self._finish()
+
+    def set_features(self) -> None:
+        s = self.state
+        match s.registers[FEATURE]:
+            case 0x02 | 0x82 as feature:
+                s.write_cache = feature == 0x02
+                if not s.write_cache:
+                    self._wait(WORKING, self.times.flush)  # what is in the cache goes to the medium first
+                    return
+            case 0x55 | 0xAA as feature:
+                s.look_ahead = feature == 0xAA
+            case 0x66 | 0xCC as feature:
+                s.keep_settings = feature == 0x66
+            case 0x03 if not self._set_mode(s.registers[COUNT]):
+                self._fail(ABRT)
+                return
+            case 0x03:
+                pass
+            case _:
+                self._fail(ABRT)
+                return
+        self._finish()
+
+    def _set_mode(self, mode: int) -> bool:
+        """Choose a transfer mode. False: the drive has it not."""
+        kind, number = mode & 0xF8, mode & 7
+        if mode <= 1:
+            return True  # default PIO mode, with or without flow control
+        if number >= MODES.get(kind, 0):
+            return False
+        if kind != PIO_FLOW:
+            self.state.mode = mode
+        return True
+
+    def check_power(self) -> None:
+        self.state.registers[COUNT] = self.state.power & 0xFF
+        self._finish()
+
+    def set_power(self) -> None:
+        """IDLE, STANDBY and their IMMEDIATE forms, and SLEEP. Timers are not kept."""
+        self.state.power = POWER[self.state.command]
+        self._finish()
+
+    # --- resets -----------------------------------------------------------------------------------------------
+
+    def hold_reset(self) -> None:
+        """SRST is set: what was going on is over."""
+        s = self.state
+        s.irq = False
+        s.buffer, s.at, s.left = bytearray(), 0, 0
+        self._wait(RESETTING, None)
+        self.changed()
+
+    def release_reset(self) -> None:
+        """SRST is cleared: be busy for a while, then show the signature."""
+        s = self.state
+        if not s.keep_settings:
+            s.multiple, s.geometry, s.write_cache, s.look_ahead = 0, DEFAULT_GEOMETRY, True, True
+        self._wait(RESETTING, self.times.reset)
+        self.changed()
+
+    def _signature(self) -> None:
+        """What a disk drive shows after a reset (9.1)."""
+        s = self.state
+        s.registers, s.previous = [0, 0, 1, 1, 0, 0, 0], [0] * 7
+        s.error, s.status, s.phase, s.due, s.power = PASSED, DRDY | DSC, READY, None, ACTIVE
+
+
+# Commands by code (8.1, and 8.1 of ATA/ATAPI-6). What is not here is aborted.
+DIAGNOSTIC = 0x90
+SECTOR_READS = frozenset((0x20, 0x21, 0x24, 0xC4, 0x29))
+EXTENDED = frozenset((0x24, 0x25, 0x29, 0x34, 0x35, 0x39, 0x42))
+MULTIPLES = frozenset((0xC4, 0x29, 0xC5, 0x39))
+VERIFIES = frozenset((0x40, 0x41, 0x42))
+READS = SECTOR_READS | VERIFIES | {0xC8, 0xC9, 0x25}
+WRITES = frozenset((0x30, 0x31, 0x34, 0xC5, 0x39, 0xCA, 0xCB, 0x35))
+FLUSHES = frozenset((0xE7, 0xEA, 0xEF))
+POWER = {0xE0: STANDBY, 0xE1: IDLE, 0xE2: STANDBY, 0xE3: IDLE, 0xE6: SLEEP}
+COMMANDS: dict[int, Callable[[Drive], None]] = {
+    0x00: Drive.nop,
+    **dict.fromkeys(range(0x10, 0x20), Drive.do_nothing),  # RECALIBRATE
+    **dict.fromkeys(SECTOR_READS, Drive.start_read),
+    **dict.fromkeys((0x30, 0x31, 0x34, 0xC5, 0x39), Drive.start_write),
+    **dict.fromkeys((0xC8, 0xC9, 0x25, 0xCA, 0xCB, 0x35), Drive.start_dma),
+    **dict.fromkeys(VERIFIES, Drive.verify),
+    **dict.fromkeys(range(0x70, 0x80), Drive.seek),
+    0x91: Drive.set_geometry,
+    0xC6: Drive.set_multiple,
+    **dict.fromkeys(POWER, Drive.set_power),
+    0xE5: Drive.check_power,
+    0xE7: Drive.flush,
+    0xEA: Drive.flush,
+    0xEC: Drive.identify,
+    0xEF: Drive.set_features,
+}

@@ -1,0 +1,1 @@
+"""Intel's 82540EM, file by file: nic.py is the whole, the others its parts."""

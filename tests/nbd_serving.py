@@ -1,0 +1,41 @@
+"""The embedded NBD server behind a Unix socket, in a thread, one client at a time: for clients of other makers."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from hv.host.nbd_server import NbdServer
+from hv.host.store import Store
+
+
+@contextlib.contextmanager
+def serving(path: Path, exports: Mapping[str, Store]) -> Iterator[None]:
+    """Serve these exports at `path` for as long as the context lasts."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection, contextlib.suppress(OSError):
+                server = NbdServer(exports)
+                connection.sendall(server.feed(b""))
+                while not server.closed and (data := connection.recv(1 << 16)):
+                    connection.sendall(server.feed(data))
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join(5)
