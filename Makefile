@@ -2,10 +2,14 @@
 #
 #   make table   set everything up, then print the table     make table ARGS="--rows metal"
 #   make test    set up, then lint, types, import contract, dead code, tests
+#   make test-external   with programs of other makers, which it installs (Debian; needs root): nbdkit, QEMU, tcpdump
+#   make fuzz    random cases for SECONDS=60, from SEED=0 on (ARGS="page_tables" for one fuzzer alone)
 #   make bench   speed ratios      make wheel   dist/*.whl      make fmt   format      make clean   start afresh
 
 PYTHON ?= python3
 ARGS ?=
+SECONDS ?= 60
+SEED ?= 0
 BIN := .venv/bin
 CODE := $(wildcard hv modes tui guest_kernel tests labs instructor)
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install --constraint requirements.lock
@@ -15,7 +19,7 @@ SOURCES := $(shell find guest_kernel hv/silicon -name '*.[chS]' -o -name '*.ld')
            guest_kernel/build.py guest_kernel/hatch_build.py
 BUILT := hv/_built/kernel.elf
 
-.PHONY: table test bench wheel fmt clean
+.PHONY: table test test-external fuzz bench wheel fmt clean
 .DELETE_ON_ERROR:
 
 table: $(BUILT)
@@ -28,6 +32,13 @@ test: .venv/ready-to-test $(BUILT)
 	@echo "== lint-imports"; $(BIN)/lint-imports --no-logo
 	@echo "== vulture";      $(BIN)/vulture
 	@echo "== pytest";       $(BIN)/pytest -n 2 $(ARGS)
+
+test-external: .venv/ready-to-test $(BUILT)
+	@tests/external/install.sh
+	@$(BIN)/pytest -m external tests/external $(ARGS)
+
+fuzz: .venv/ready-to-test $(BUILT)
+	@$(BIN)/python -m tests.fuzz $(ARGS) --seconds $(SECONDS) --seed $(SEED)
 
 bench: $(BUILT)
 	@$(BIN)/hv bench $(ARGS)

@@ -33,3 +33,7 @@ _.border_title, _.border_subtitle, _.virtual_size, _.driver_class, is_headless, 
 
 # pytest reads these in a test module.
 pytestmark, file_extension, _write_mode
+
+# hv/devices/e1000/registers.py, hv/silicon/fw_cfg.py: names of a data sheet's and a specification's bits and items.
+CTRL_FRCDPLX, RCTL_SBP, ITEM_COMMAND_SIZE, ITEM_CPUS, ITEM_KERNEL_DATA, ITEM_KERNEL_SIZE, ITEM_RAM_SIZE
+ITEM_COMMAND_DATA, _.describe

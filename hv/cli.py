@@ -289,6 +289,8 @@ def run(
     row: str, /, *, set: Set = None, m: Annotated[int, Parameter(name="-m", converter=_whole)] = DEFAULT_MIB,
     smp: Annotated[int, Parameter(name="-smp", converter=_whole)] = 1,
     command: Annotated[str | None, Parameter(name="-c")] = None, pcap: Path | None = None,
+    drive: Annotated[Path | None, Parameter(name="-drive")] = None,
+    nbd: Annotated[str | None, Parameter(name="-nbd")] = None,
     cost_model: str = DEFAULT, portable: Annotated[bool, Parameter(negative="")] = False, kernel: Path | None = None,
 ) -> int:  # fmt: skip
     """Boot a row and give the guest's console. Ctrl-] leaves; the end of piped input powers the guest off.
@@ -305,6 +307,10 @@ def run(
         Type this line, print what the guest answers, and power off.
     pcap
         Write what goes over the wire to this file, for Wireshark or tcpdump.
+    drive
+        The local disk: a raw image. Default: a small one in $XDG_DATA_HOME/hv (~/.local/share/hv), made on first use.
+    nbd
+        The remote disk: nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH. Default: a small one, likewise.
     cost_model
         A built-in cost model, or a TOML file.
     portable
@@ -312,7 +318,8 @@ def run(
     kernel
         Another guest ELF file.
     """
-    from hv.session import Session
+    from hv.host.disks import local_disk, remote_disk
+    from hv.session import Session, say
 
     installed = find_modes()
     chosen = machine_modes(customize(find_row(row), set or [], installed), installed)
@@ -321,7 +328,15 @@ def run(
     guest = load_guest(kernel or default_guest())
     if pcap is not None and "net" not in chosen:
         raise HvError(f"--pcap: row {row} has no network card yet", 1)
-    vm = Vm(chosen, guest, load(cost_model), mib=m, smp=smp, portable=portable, outside=Outside(pcap=pcap))
+    for option, given, column in (("-drive", drive, "local"), ("-nbd", nbd, "remote")):
+        if given is not None and column not in chosen:
+            raise HvError(f"{option}: row {row} has no {column} disk yet", 1)
+    outside = Outside(
+        pcap=pcap,
+        local=local_disk(drive, say) if "local" in chosen else None,
+        remote=remote_disk(nbd, say) if "remote" in chosen else None,
+    )
+    vm = Vm(chosen, guest, load(cost_model), mib=m, smp=smp, portable=portable, outside=outside)
     with closing(vm):
         return Session(vm, command).run()
 

@@ -50,6 +50,14 @@ def _leave(number: int, _: FrameType | None) -> None:
     interrupt(SystemExit(128 + number))
 
 
+def say(text: str) -> None:
+    """A line for the user besides the guest's console. A terminal may be in raw mode."""
+    end = "\r\n" if sys.stderr.isatty() else "\n"
+    sys.stdout.flush()
+    sys.stderr.write(f"hv: {text}{end}")
+    sys.stderr.flush()
+
+
 class Session:
     """One guest with one user. After each operation a line in brackets says what it exited for."""
 

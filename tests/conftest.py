@@ -12,6 +12,7 @@ import hypothesis
 import pytest
 
 from hv.costs import CostModel, load
+from hv.host.image import default_image
 from hv.loader import Guest, default_guest, load_guest
 from hv.mode import Mode, find_modes
 
@@ -29,6 +30,16 @@ def hv_environment(**extra: str) -> dict[str, str]:
     """The environment of a plain 80-column terminal without colour wishes, with some variables added."""
     kept = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")}
     return {**kept, "TERM": "xterm-256color", **extra}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Default disks of the tests' own, so that nobody's are touched and no test is the one that makes them."""
+    folder = tmp_path_factory.mktemp("data")
+    os.environ["XDG_DATA_HOME"] = str(folder)
+    for name in ("local", "remote"):
+        default_image(name, lambda text: None)
+    return folder
 
 
 @pytest.fixture(scope="session")

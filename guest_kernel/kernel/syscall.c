@@ -98,6 +98,8 @@ i64 syscall(u64 number, u64 a, u64 b, u64 c)
     case SYS_MEMORY:
         return sys_memory(a);
     case SYS_POWEROFF:
+        for (u64 place = 0; place < DISK_PLACES; place++)
+            block_flush(place);
         arch_power_off();
     case SYS_CRASH:
         return sys_crash(a);

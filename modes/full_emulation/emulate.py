@@ -183,6 +183,8 @@ class Emulator:
             self.cpu.tpr = value
         else:
             raise GuestFault(UD)
+        if number in (0, 3, 4):
+            self.core.pager.synchronise()
 
     def clts(self, i: capstone.CsInsn) -> str:
         self.privileged()
@@ -201,8 +203,8 @@ class Emulator:
         return self.done(i, "cr_access")
 
     def invlpg(self, i: capstone.CsInsn) -> str:
-        """The shadow is never out of date, and neither is the real TLB."""
         self.privileged()
+        self.core.pager.synchronise_page(self.address(i, i.operands[0]))
         return self.done(i, "invlpg")
 
     def nothing(self, i: capstone.CsInsn) -> str:
@@ -213,6 +215,10 @@ class Emulator:
     def not_offered(self, i: capstone.CsInsn) -> str:
         """SVM is not offered to the guest."""
         self.privileged()
+        raise GuestFault(UD)
+
+    def undefined(self, i: capstone.CsInsn) -> str:
+        """XSETBV: CR4.OSXSAVE is never set."""
         raise GuestFault(UD)
 
     def refused(self, i: capstone.CsInsn) -> str:
@@ -239,6 +245,7 @@ class Emulator:
         value = (regs[RDX] & 0xFFFF_FFFF) << 32 | regs[RAX] & 0xFFFF_FFFF
         if number == EFER:
             v.write_efer(value)
+            self.core.pager.drop_all()  # EFER.NXE decides what an entry means
         else:
             try:
                 write_msr(self.cpu, number, value)
@@ -559,6 +566,7 @@ HANDLERS: dict[int, Callable[[Emulator, capstone.CsInsn], str | None]] = {
     x86.X86_INS_RDTSC: Emulator.rdtsc,
     x86.X86_INS_RDTSCP: Emulator.rdtsc,
     x86.X86_INS_RDPMC: Emulator.refused,
+    x86.X86_INS_XSETBV: Emulator.undefined,
     x86.X86_INS_LGDT: Emulator.load_table,
     x86.X86_INS_LIDT: Emulator.load_table,
     x86.X86_INS_SGDT: Emulator.store_table,

@@ -232,17 +232,17 @@ class TrapAndEmulate(Mode):
         board, v = self.board, self.v
         lapic = board.lapics[0]
         when = board.next_event(0)
-        if not lapic.state.irr and not cpu.halted and when > cpu.now:
+        if not lapic.state.irr and not lapic.state.extint and not cpu.halted and when > cpu.now:
             cpu.host_timer = when
             return
         board.advance(cpu.now)
         lapic.advance(cpu.now)
         lapic.set_priority_class(cpu.tpr)
-        if lapic.pending() is not None and v.interrupts:
+        if lapic.interrupts and v.interrupts:
             if cpu.rip == v.shadow:
                 self._step(cpu)
             else:
                 cpu.halted = False
-                deliver(self.core, lapic.acknowledge(), external=True)
+                deliver(self.core, lapic.accept(), external=True)
         asleep = cpu.halted and not v.interrupts  # HLT with interrupts off: no interrupt will wake it
         cpu.host_timer = None if asleep else board.next_event(0)

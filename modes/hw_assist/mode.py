@@ -124,7 +124,8 @@ class HwAssist(Mode):
             cpu.inject(exit.int_info, exit.int_error)
         board = self.board
         lapic = board.lapics[0].state
-        if lapic.irr or self.waiting or cpu.halted or lapic.expiry is not None or board.deadline != NEVER:
+        events = lapic.expiry is not None or board.deadline != NEVER
+        if events or lapic.irr or lapic.extint or self.waiting or cpu.halted:
             self._deliver(cpu)
         else:
             cpu.host_timer = None
@@ -138,24 +139,24 @@ class HwAssist(Mode):
         vmcb, board = self.vmcb, self.board
         lapic = board.lapics[0]
         when = board.next_event(0)
-        if not lapic.state.irr and not self.waiting and not cpu.halted and when > cpu.now:
+        if not (lapic.state.irr or lapic.state.extint or self.waiting or cpu.halted) and when > cpu.now:
             cpu.host_timer = when
             return
         board.advance(cpu.now)
         lapic.advance(cpu.now)
         lapic.set_priority_class(cpu.tpr)
-        pending = lapic.pending()
-        vmcb.intercept_cr_write = self.cr_writes | (1 << CR8 if lapic.state.irr and pending is None else 0)
+        waits = lapic.state.irr and lapic.pending() is None
+        vmcb.intercept_cr_write = self.cr_writes | (1 << CR8 if waits else 0)
         window = False
-        if pending is not None:
+        if lapic.interrupts:
             if cpu.interruptible and not cpu.event_pending:
                 cpu.halted = False
-                cpu.inject(svm.EVENT_INTR | lapic.acknowledge())
-                window = lapic.pending() is not None
+                cpu.inject(svm.EVENT_INTR | lapic.accept())
+                window = lapic.interrupts
             else:
                 window = True
         _set_window(vmcb, window)
-        self.waiting = bool(lapic.state.irr)
+        self.waiting = bool(lapic.state.irr) or lapic.state.extint
         asleep = cpu.halted and not cpu.interruptible  # HLT with interrupts off: no interrupt will wake it
         cpu.host_timer = None if asleep else board.next_event(0)
 

@@ -197,9 +197,9 @@ class HwShadow(HwAssist):
             self.vmcb.cr2 = address
 
     def _invlpg(self, cpu: Cpu, exit: Exit) -> str:
-        """The shadow is never out of date, and neither is the real TLB."""
         instruction = self._instruction(cpu)
         assert instruction is not None
+        self.pager.synchronise_page(address_of(cpu, instruction, instruction.operands[0]))
         cpu.skip(instruction.size)
         cpu.charge(cpu.walk_cost)
         return "invlpg"
@@ -225,6 +225,8 @@ class HwShadow(HwAssist):
             self._reflect(cpu, exit, fault)
             return "cr_access"
         cpu.skip(i.size)
+        if write:
+            self.pager.synchronise()
         if write and number == CR3:
             cpu.charge(cpu.walk_cost)
             self._load_root(cpu)

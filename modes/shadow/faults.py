@@ -68,6 +68,10 @@ class FaultHandler:
         if access is not None and plain and (walk.gpa & 0xFFF) + access.size <= 0x1000:
             pager.write(walk.gpa, access.value.to_bytes(access.size, "little"))
             cpu.skip(access.length)
+            if frame in pager.s.out_of_sync and all(step.table != frame for step in walk.steps):
+                pager.fill(address, walk, write=True)  # the next write does not exit
+        elif pager.leave_out_of_sync(frame):
+            pager.fill(address, walk, write=True)
         elif instruction is not None and instruction.id not in NOT_TO_BE_STEPPED:
             self._let_through(cpu, address, walk, ("table", frame))
         else:
@@ -106,4 +110,4 @@ class FaultHandler:
         if kind == "table":
             self.pager.forget_table(frame)
         else:
-            self.pager.look_again(frame)
+            self.pager.scan_again(frame)

@@ -4,8 +4,14 @@ A shadow table stands for one guest table at one place of the address space, in 
 subclasses say what views there are). Entry i of it is derived from entry i of the guest's; the real CPU combines the
 rights of the levels as it always does. Tables are found by (guest table, level, view, linear address), so several
 address spaces share what they share. They are filled on a fault (`fill`) and emptied when the guest's entry changes: a
-guest table in use is *traced*, that is mapped read-only wherever it is mapped. A table that is written in a burst is
-forgotten whole and is no longer traced, until the next fill reads it again.
+guest table in use is *traced*, that is mapped read-only wherever it is mapped.
+
+A table of the last level that is written in a burst is left *out of sync*: it may be written freely, and what was
+derived from it stays, as in a TLB, until the CPU would have to look again. Then what has changed is dropped: one entry
+at INVLPG, all tables at a load of CR3 or a write of CR0 or CR4, which also trace them again. A copy of the table tells
+what has changed. A table out of sync that no fill has used through several such rounds is a table no more: it is
+forgotten whole. So is, at once, a table of a higher level that is written in a burst, until the next fill reads it
+again; so no entry of a higher level is ever out of date.
 
 Simplified: shadow leaves are 4 KiB pages. The cache is dropped as a whole when it is full.
 """
@@ -26,7 +32,8 @@ from modes.shadow.registers import CR0_WP, EFER_NXE, GENERAL_PROTECTION, GuestFa
 ACCESSED, DIRTY = 1 << 5, 1 << 6
 MOST_TABLES = 4096
 MOST_LEAVES = 1 << 17  # pages mapped at a time, over all shadow tables
-BURST = 4  # so many different entries written between two fills are a burst
+BURST = 4  # more different entries than this, written between two fills, are a burst
+IDLE_ROUNDS = 3  # so often synchronised without a fill in between: no table any more
 PF_PRESENT, PF_WRITE, PF_USER, PF_RESERVED, PF_FETCH = 1, 2, 4, 8, 16
 BEYOND = 0x000F_FF00_0000_0000  # address bits that this CPU, with 40 of them, reserves
 PAGE_FAULT = 14
@@ -65,6 +72,8 @@ class PagerState(msgspec.Struct):
     of_guest: dict[int, list[Key]] = {}  # guest table -> its shadow tables
     traced: set[int] = set()  # guest tables that are mapped read-only
     written: dict[int, set[int]] = {}  # traced table -> entries written since the last fill
+    out_of_sync: dict[int, list[int]] = {}  # table that is not traced -> its entries as the shadow knows them
+    idle: dict[int, int] = {}  # table -> how often it was synchronised since the last fill
     maps: dict[int, dict[int, int]] = {}  # guest frame -> the shadow entries that map it, and their linear addresses
     scanned: set[int] = set()  # frames that may be executed, and not written
 
@@ -160,10 +169,10 @@ class Pager(abc.ABC):
         rights, no_execute = WRITABLE | USER, 0
         for level in (4, 3, 2, 1):
             shift = 3 + 9 * level
-            entry = self.read_entry(table + (address >> shift & 511) * 8)
+            slot = address >> shift & 511
+            entry = self.read_entry(table + 8 * slot)
             if not entry & PRESENT:
                 raise GuestFault(PAGE_FAULT, code, address)
-            steps.append(Step(table, entry, level))
             large = entry & LARGE and level > 1
             if large and level < 4:
                 unwanted = reserved | ((1 << shift) - 1 & ADDRESS & ~(1 << 12))
@@ -173,8 +182,12 @@ class Pager(abc.ABC):
                 raise GuestFault(PAGE_FAULT, code | PF_PRESENT | PF_RESERVED, address)
             rights &= entry
             no_execute |= entry & NX
+            leaf = Step(table, entry, level)
+            steps.append(leaf)
             if large or level == 1:
                 break
+            # As the CPU does it: also when the walk ends in a fault further down.
+            leaf.entry = self._set_bits(table, entry, slot, ACCESSED)
             table = entry & ADDRESS
         if (
             (user and not rights & USER)
@@ -182,10 +195,6 @@ class Pager(abc.ABC):
             or (fetch and no_execute)
         ):
             raise GuestFault(PAGE_FAULT, code | PF_PRESENT, address)
-        for step in steps[:-1]:
-            step.entry = self._set_bits(step.table, step.entry, address >> 3 + 9 * step.level & 511, ACCESSED)
-        leaf = steps[-1]
-        slot = address >> 3 + 9 * leaf.level & 511
         leaf.entry = self._set_bits(leaf.table, leaf.entry, slot, ACCESSED | DIRTY if write else ACCESSED)
         mask = (1 << 3 + 9 * leaf.level) - 1
         return Walk(leaf.entry & ADDRESS & ~mask | address & mask, steps)
@@ -250,7 +259,7 @@ class Pager(abc.ABC):
             below = address & -(1 << shift) & (1 << 48) - 1
             at = (table - self.base >> 3) + (address >> shift & 511)
             step = steps[4 - level] if 4 - level < len(steps) else None
-            flags = self._flags(step, view, leaf=step is walk.leaf, write=write)
+            flags = self._flags(step, address, view, leaf=step is walk.leaf, write=write)
             if step is None or step is walk.leaf:
                 key: Key = walk.gpa & -(1 << shift), level - 1, view, below, True
             else:
@@ -259,14 +268,16 @@ class Pager(abc.ABC):
             table = self._table(key)
             self._pool[at] = table | (flags if self.v.paging or level < 3 or self.top_without_paging == 4 else PRESENT)
         step = steps[3] if len(steps) == 4 else None
-        self._fill_leaf(table, address, walk.gpa & ADDRESS, self._flags(step, view, leaf=True, write=write), fetch)
+        self._fill_leaf(
+            table, address, walk.gpa & ADDRESS, self._flags(step, address, view, leaf=True, write=write), fetch
+        )
 
-    def _flags(self, step: Step | None, view: int, *, leaf: bool, write: bool) -> int:
+    def _flags(self, step: Step | None, address: int, view: int, *, leaf: bool, write: bool) -> int:
         """The low bits and NX of a shadow entry. No step: inside a large page, or no paging: nothing more to say."""
         flags = PRESENT | ACCESSED | DIRTY
         if step is None:
             return flags | USER | WRITABLE
-        self._trace(step.table)
+        self._use(step, address >> 3 + 9 * step.level & 511)
         flags |= self.rights(view, step.entry, leaf=leaf, write=write) | step.entry & NX
         return flags & ~WRITABLE if leaf and not step.entry & DIRTY else flags
 
@@ -286,12 +297,21 @@ class Pager(abc.ABC):
         pool[at] = self.ram_base + frame | flags
         s.maps.setdefault(frame, {})[at] = address & -0x1000
 
-    def _trace(self, table: int) -> None:
-        """The guest table is in use: writes to it must be seen."""
-        s = self.s
+    def _use(self, step: Step, slot: int) -> None:
+        """A fill derives an entry from a guest's: its table is in use, and writes to it must be seen."""
+        s, table = self.s, step.table
         s.written.pop(table, None)
-        if table not in s.traced:
-            s.traced.add(table)
+        s.idle.pop(table, None)
+        if table in s.out_of_sync:
+            if step.level == 1:
+                self._look_again(table, slot)
+                return
+            self._synchronise(table)
+        self._trace(table)
+
+    def _trace(self, table: int) -> None:
+        if table not in self.s.traced:
+            self.s.traced.add(table)
             self._protect(table)
 
     def _protect(self, frame: int) -> None:
@@ -326,11 +346,6 @@ class Pager(abc.ABC):
         s = self.s
         table = gpa & ADDRESS
         first, last = (gpa & 0xFFF) >> 3, (gpa & 0xFFF) + size - 1 >> 3
-        written = s.written.setdefault(table, set())
-        written.update(range(first, last + 1))
-        if len(written) > BURST:
-            self.forget_table(table)
-            return
         changed = False
         for key in s.of_guest.get(table, ()):
             at = s.tables[key] - self.base >> 3
@@ -338,6 +353,56 @@ class Pager(abc.ABC):
                 changed |= self._zap(at + slot, key[1])
         if changed:
             self.flush()
+        written = s.written.setdefault(table, set())
+        written.update(range(first, last + 1))
+        if len(written) > BURST and not self.leave_out_of_sync(table):
+            self.forget_table(table)
+
+    # --- tables out of sync -----------------------------------------------------------------------------------
+
+    def leave_out_of_sync(self, table: int) -> bool:
+        """Let a traced table be written without exits. False: it is none of the last level, and must not."""
+        s = self.s
+        if any(key[1] > 1 for key in s.of_guest.get(table, ())):
+            return False
+        if s.idle.get(table, 0) >= IDLE_ROUNDS:
+            self.forget_table(table)
+            return True
+        s.traced.discard(table)
+        s.written.pop(table, None)
+        s.out_of_sync[table] = [self.read_entry(table + 8 * slot) for slot in range(512)]
+        return True
+
+    def synchronise(self) -> None:
+        """The guest has flushed the TLB."""
+        for table in list(self.s.out_of_sync):
+            self._synchronise(table)
+            self.s.idle[table] = self.s.idle.get(table, 0) + 1
+
+    def synchronise_page(self, address: int) -> None:
+        """The guest has flushed one page from the TLB."""
+        linear = address & (1 << 48) - 1 & -(1 << 21)
+        for table in self.s.out_of_sync:
+            if any(key[3] == linear for key in self.s.of_guest[table]):
+                self._look_again(table, address >> 12 & 511)
+
+    def _synchronise(self, table: int) -> None:
+        for slot in range(512):
+            self._look_again(table, slot)
+        del self.s.out_of_sync[table]
+        self._trace(table)
+
+    def _look_again(self, table: int, slot: int) -> None:
+        """Drop what was derived from an entry, if that has changed by more than bits that the CPU itself has set."""
+        s = self.s
+        known, now = s.out_of_sync[table], self.read_entry(table + 8 * slot)
+        changed = known[slot] ^ now
+        own = (ACCESSED | DIRTY) & now
+        if changed & ~own:
+            zapped = [self._zap((s.tables[key] - self.base >> 3) + slot, 1) for key in s.of_guest[table]]
+            if any(zapped):
+                self.flush()
+        known[slot] = now
 
     def forget_table(self, table: int) -> None:
         """Drop everything that was derived from a guest table, and let it be written."""
@@ -347,7 +412,8 @@ class Pager(abc.ABC):
             for slot in range(512):
                 self._zap(at + slot, key[1])
         s.traced.discard(table)
-        s.written.pop(table, None)
+        for record in (s.written, s.out_of_sync, s.idle):
+            record.pop(table, None)
         self.flush()
 
     def forget_code(self, frame: int) -> None:
@@ -358,7 +424,7 @@ class Pager(abc.ABC):
         self.code_lost()
         self.flush()
 
-    def look_again(self, frame: int) -> None:
+    def scan_again(self, frame: int) -> None:
         """Scanned code has been written by itself: scan it where it can be executed, and protect it again."""
         for at, linear in list(self.s.maps.get(frame, {}).items()):
             if self.scan is not None and not self._pool[at] & NX:

@@ -52,11 +52,22 @@ def test_the_silicon_assists_nothing_because_everything_traps(op: str) -> None:
     assert measure("emulated", op).assists == {}
 
 
-def test_a_page_fault_is_the_guest_s_and_then_a_hidden_one() -> None:
-    result = measure("emulated", "page_fault")
-    n = result.iterations
-    assert result.exits["guest_page_fault"] == result.exits["shadow_page_fault"] == result.exits["iret"] == n
-    assert n - 1 <= result.exits["page_table_write"] <= n  # the first write finds the table out of use
+def test_a_page_fault_is_the_guest_s_a_write_to_its_table_and_a_hidden_one() -> None:
+    result = measure("emulated", "page_fault", iterations=100)
+    once = {
+        "guest_page_fault": 1,
+        "swapgs": 2,
+        "cr_access": 1,
+        "page_table_write": 1,
+        "iret": 1,
+        "shadow_page_fault": 1,
+    }
+    assert result.exits == {reason: count * 100 for reason, count in once.items()}
+
+
+def test_a_table_that_is_out_of_sync_is_written_without_exits() -> None:
+    """So few pages are unmapped with INVLPG each, a burst after which no load of CR3 traces the table again."""
+    assert "page_table_write" not in measure("emulated", "page_fault", iterations=10).exits
 
 
 @pytest.mark.parametrize("op", ["mmap_unmap", "fork_exit"])

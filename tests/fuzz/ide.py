@@ -2,7 +2,7 @@
 
 Whatever it does, the controller raises nothing, stays inside memory and its disks, works for a bounded time and keeps
 its own promises (`check`); after a reset a well-meaning driver finds it in order (`Hostile.healthy`).
-`python -m tests.fuzz.ide SEED TRIES` prints what was reached.
+`python -m tests.fuzz.ide SEED TRIES` (without make: any number of tries) prints what was reached.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from hv.devices.ata_drive import (
     CHUNK,
@@ -30,7 +30,7 @@ from hv.devices.ata_drive import (
 )  # fmt: skip
 from hv.devices.ide import IDETIM, Ide
 from hv.host.store import SECTOR, MemoryStore, StoreError
-from tests.fuzz.coverage import Coverage
+from tests.fuzz._coverage import Coverage
 from tests.ide_host import BSY, BUFFER, COMMAND, CONTROL, DRQ, MASTER, MEMORY, TABLE, Board, Host
 
 SIZES = (1, 2, 4)
@@ -302,6 +302,11 @@ def run(seed: int, tries: int) -> Coverage:
     for _ in range(tries):
         hostile.step()
     return coverage
+
+
+def case(seed: int) -> Iterable[str]:
+    """500 hostile acts, for `make fuzz`."""
+    return run(seed, 500).reached
 
 
 if __name__ == "__main__":

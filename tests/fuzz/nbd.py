@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import struct
 import sys
+from collections.abc import Iterable
 
 from hv.errors import HvError
 from hv.host import nbd as client_module
@@ -17,7 +18,7 @@ from hv.host import nbd_protocol as nbd
 from hv.host.nbd import InProcess, Nbd, NbdError
 from hv.host.nbd_server import MOST_OPTION, NbdServer
 from hv.host.store import SECTOR, MemoryStore, StoreError
-from tests.fuzz.coverage import Coverage
+from tests.fuzz._coverage import Coverage
 
 OPTIONS = (nbd.OPT_EXPORT_NAME, nbd.OPT_ABORT, nbd.OPT_LIST, nbd.OPT_INFO, nbd.OPT_GO, nbd.OPT_STRUCTURED, 5, 9, 10)
 COMMANDS = (nbd.READ, nbd.WRITE, nbd.DISCONNECT, nbd.FLUSH, nbd.TRIM, nbd.WRITE_ZEROES, 5, 7, 99)
@@ -164,6 +165,11 @@ def run(seed: int, tries: int) -> Coverage:
     finally:
         client_module.PAUSES = pauses
     return coverage
+
+
+def case(seed: int) -> Iterable[str]:
+    """50 connections, for `make fuzz`."""
+    return run(seed, 50).reached
 
 
 if __name__ == "__main__":

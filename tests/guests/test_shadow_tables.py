@@ -137,3 +137,52 @@ def test_the_user_reaches_nothing_of_the_kernel_s(where: Where) -> None:
     record = guest.log[0]
     assert (record.vector, record.error, record.cr2) == (PF, 5, 0xA_0000)
     assert guest.words(1) == [0]
+
+
+REMAP_64 = f"""
+    mov $64, %ecx; mov $0xA0000, %ebx
+1:  mov (%rbx), %rax; add $0x1000, %ebx; dec %ecx; jnz 1b      /* all in the shadow */
+    mov $64, %ecx; mov ${PT + 8 * 0xA0:#x}, %ebx
+2:  movq ${SPARE | 7:#x}, (%rbx); add $8, %ebx; dec %ecx; jnz 2b
+"""
+
+
+@shadowed
+def test_a_burst_leaves_a_table_out_of_sync_until_the_guest_flushes(where: Where) -> None:
+    """64 entries change for five exits. Until INVLPG or a load of CR3 the old translation stays, as in a TLB."""
+    guest = RawGuest(
+        f"movq $77, {SPARE:#x}; {REMAP_64}"
+        "mov 0xA8000, %rax; mov %rax, DATA; mov 0xA9000, %rax; mov %rax, DATA+8;"
+        "invlpg 0xA8000; mov 0xA8000, %rax; mov %rax, DATA+16; mov 0xAA000, %rax; mov %rax, DATA+24;"
+        "mov %cr3, %rax; mov %rax, %cr3; mov 0xAA000, %rax; mov %rax, DATA+32; finish",
+        where,
+        memory={0xA_8000: b"\1", 0xA_9000: b"\2", 0xA_A000: b"\3"},
+    ).finish()
+    assert guest.words(5) == [1, 2, 77, 3, 77]
+    assert guest.exits["page_table_write"] == 5
+
+
+@everywhere
+def test_a_burst_is_seen_after_a_flush_through_every_mapping_of_the_table(where: Where) -> None:
+    """The same table serves two places of the address space; one of them is filled again before the flush."""
+    guest = RawGuest(
+        f"movq $77, {SPARE:#x}; mov 0x8A8000, %rax; {REMAP_64} invlpg 0xA8000; mov 0xA8000, %rax; mov %rax, DATA;"
+        "invlpg 0x8A8000; mov 0x8A8000, %rax; mov %rax, DATA+8; finish",
+        where,
+        memory={PD + 8 * 4: (PT | 7).to_bytes(8, "little")},
+    ).finish()
+    assert guest.words(2) == [77, 77]
+
+
+@shadowed
+def test_a_table_that_is_only_data_now_is_forgotten(where: Where) -> None:
+    """A frame was a table and is written again and again, while the guest switches address spaces."""
+    old = 0x9_1000
+    guest = RawGuest(
+        f"mov 0x800000, %rax; movq $0, {PD + 8 * 4:#x}; mov ${PML4:#x}, %eax; mov %rax, %cr3; mov $40, %ecx;"
+        f"1: .set at, {old}; .rept 6; incq at; .set at, at + 8; .endr; mov %rax, %cr3; dec %ecx; jnz 1b; finish",
+        where,
+        memory={PD + 8 * 4: (old | 7).to_bytes(8, "little"), old: (SPARE | 7).to_bytes(8, "little")},
+    ).finish()
+    assert guest.word(old + 8) == 40
+    assert guest.exits["page_table_write"] < 20

@@ -14,7 +14,7 @@ from hv.devices.ide_bus_master import BusMaster
 from hv.host import nbd_protocol
 from hv.host.nbd import Nbd
 from hv.host.nbd_server import NbdServer, Steps
-from hv.host.store import SECTOR, Store
+from hv.host.store import SECTOR, MemoryStore, Store
 from tests.fuzz import ide, nbd
 
 
@@ -30,11 +30,13 @@ def without_a_range_check(patch: pytest.MonkeyPatch) -> None:
     original = Drive._start_address
 
     def start(drive: Drive) -> bool:
-        real, drive.store.sectors = drive.store.sectors, 1 << 60
+        store = drive.store
+        assert isinstance(store, MemoryStore)
+        real, store.sectors = store.sectors, 1 << 60
         try:
             return original(drive)
         finally:
-            drive.store.sectors = real
+            store.sectors = real
 
     patch.setattr(Drive, "_start_address", start)
 

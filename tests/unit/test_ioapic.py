@@ -16,7 +16,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.messages: list[tuple[int, int, bool]] = []
-        self.chip = Ioapic(lambda vector, target, level: self.messages.append((vector, target, level)))
+        self.chip = Ioapic(lambda m: self.messages.append((m.vector, m.destination, m.level)))
 
     def read(self, register: int) -> int:
         self.chip.write(INDEX, register)

@@ -1,6 +1,6 @@
 """The I/O APIC (Intel 82093AA data sheet): 24 pins, a redirection entry each, reached through an index and a window.
 
-It does not know its address. Simplified: physical and flat logical destinations are all CPU 0 until there are more.
+It does not know its address. A pin's level says whether its wire asserts an interrupt, so polarity is only kept.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from collections.abc import Callable
 
 import msgspec
 
+from hv.silicon.x86_64.lapic import Message
+
 PINS = 24
 INDEX, WINDOW = 0x00, 0x10
 REG_ID, REG_VERSION, REG_ARBITRATION, REG_TABLE = 0x00, 0x01, 0x02, 0x10
-MASKED, LEVEL, REMOTE_IRR, READ_ONLY = 1 << 16, 1 << 15, 1 << 14, 1 << 14 | 1 << 12
+MASKED, LEVEL, REMOTE_IRR, LOGICAL, READ_ONLY = 1 << 16, 1 << 15, 1 << 14, 1 << 11, 1 << 14 | 1 << 12
 
 
 class IoapicState(msgspec.Struct):
@@ -25,9 +27,9 @@ class IoapicState(msgspec.Struct):
 
 
 class Ioapic:
-    """`deliver(vector, destination, level)` carries an interrupt message to a local APIC."""
+    """`deliver(message)` carries an interrupt message to the local APICs."""
 
-    def __init__(self, deliver: Callable[[int, int, bool], None]) -> None:
+    def __init__(self, deliver: Callable[[Message], None]) -> None:
         self.deliver = deliver
         self.state = IoapicState(entries=[MASKED] * PINS)
 
@@ -45,7 +47,9 @@ class Ioapic:
             return
         if entry & LEVEL:
             self.state.entries[number] |= REMOTE_IRR
-        self.deliver(entry & 0xFF, entry >> 56, bool(entry & LEVEL))
+        self.deliver(
+            Message(entry & 0xFF, entry >> 8 & 7, entry >> 56, bool(entry & LOGICAL), level=bool(entry & LEVEL))
+        )
 
     def end_of_interrupt(self, vector: int) -> None:
         """A local APIC has finished with a level-triggered vector; a pin that is still high fires again."""

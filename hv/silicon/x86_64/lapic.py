@@ -1,8 +1,10 @@
 """The local APIC in xAPIC form, register level (APM vol. 2, chapter 16), with its timer.
 
 It knows neither its address nor its CPU: a machine on metal and a hypervisor's board use the same file.
-Simplified: no thermal, performance and error interrupts; logical destinations in flat mode only; NMI, SMI, INIT and
-start-up messages are handed to `send`, which may ignore them.
+Its two local pins are LINT0, which the 8259s drive, and LINT1. A pin in mode ExtINT passes the 8259s' interrupt through
+to the CPU, which then asks them for the vector ("virtual wire", MultiProcessor Specification 3.6.2.2).
+Simplified: no thermal, performance and error interrupts; a pin in fixed mode is edge-triggered, its NMI and SMI go
+nowhere; NMI, SMI, INIT and start-up messages are handed to `send`, which may ignore them.
 """
 
 from __future__ import annotations
@@ -24,6 +26,19 @@ LVT_WRITABLE = {
 MASKED, PERIODIC = 1 << 16, 1 << 17
 SVR_ENABLE = 1 << 8
 VERSION_VALUE = 0x0005_0010  # six LVT entries
+FIXED, LOWEST, EXTINT = 0, 1, 7  # delivery modes (APM vol. 2, 16.5)
+PINS = (LVT_LINT0, LVT_LINT1)
+BROADCAST = 0xFF
+
+
+class Message(msgspec.Struct, frozen=True):
+    """An interrupt message on the APICs' bus."""
+
+    vector: int
+    mode: int
+    destination: int
+    logical: bool
+    level: bool
 
 
 class LapicState(msgspec.Struct):
@@ -43,6 +58,8 @@ class LapicState(msgspec.Struct):
     initial: int = 0
     divide: int = 0
     expiry: int | None = None
+    pins: int = 0  # LINT0 and LINT1 as they are
+    extint: bool = False  # the 8259s' interrupt is passed through just now
 
 
 class Lapic:
@@ -61,6 +78,7 @@ class Lapic:
     ) -> None:
         self.tick, self.clock, self.send, self.changed, self.broadcast = tick, clock, send, changed, broadcast
         self.state = LapicState(id=id, lvt=dict.fromkeys(LVTS, MASKED))
+        self.inta: Callable[[], int] = lambda: 0  # the CPU's question to the 8259s for a vector
 
     # --- interrupts -------------------------------------------------------------------------------------------
 
@@ -98,6 +116,46 @@ class Lapic:
         self.state.irr &= ~(1 << vector)
         self.state.isr |= 1 << vector
         return vector
+
+    @property
+    def interrupts(self) -> bool:
+        """Is there an interrupt that the CPU takes as soon as it takes any?"""
+        return self.state.extint or self.pending() is not None
+
+    def accept(self) -> int:
+        """The CPU takes an interrupt: its vector. One that is passed through comes first, whatever its priority."""
+        return self.inta() if self.state.extint else self.acknowledge()
+
+    def pin(self, number: int, level: bool) -> None:
+        """Drive LINT0 or LINT1."""
+        s, lvt = self.state, self.state.lvt[PINS[number]]
+        rises = level and not s.pins >> number & 1
+        s.pins = s.pins & ~(1 << number) | level << number
+        if rises and not lvt & MASKED and lvt >> 8 & 7 == FIXED:
+            self.raise_vector(lvt & 0xFF)
+        self._pass_through()
+
+    def _pass_through(self) -> None:
+        """Is a pin that is high in mode ExtINT?"""
+        s = self.state
+        extint = any(
+            s.pins >> number & 1 and s.lvt[lvt] & (MASKED | 0x700) == EXTINT << 8 for number, lvt in enumerate(PINS)
+        )
+        if extint != s.extint:
+            s.extint = extint
+            self.changed()
+
+    def addressed(self, destination: int, logical: bool) -> bool:
+        """Is a message for this APIC? Physical, flat and cluster form (APM vol. 2, 16.6.1 and 16.6.2)."""
+        s = self.state
+        if destination == BROADCAST:
+            return True
+        if not logical:
+            return destination == s.id
+        mine = s.ldr >> 24
+        if s.dfr >> 28 == 0xF:
+            return bool(mine & destination)
+        return (destination >> 4 in (mine >> 4, 0xF)) and bool(mine & destination & 0xF)
 
     def _eoi(self) -> None:
         s = self.state
@@ -181,8 +239,10 @@ class Lapic:
             s.svr = value & 0x3FF
             if not value & SVR_ENABLE:
                 s.lvt = {lvt: entry | MASKED for lvt, entry in s.lvt.items()}
+                self._pass_through()
         elif offset in s.lvt:
             s.lvt[offset] = value & LVT_WRITABLE[offset] | (0 if s.svr & SVR_ENABLE else MASKED)
+            self._pass_through()
         elif offset == LDR:
             s.ldr = value & 0xFF00_0000
         elif offset == DFR:

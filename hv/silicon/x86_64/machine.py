@@ -309,7 +309,7 @@ class Machine:
         if board is None or (cpu.halted and not cpu.interruptible):
             return NEVER  # HLT with interrupts off sleeps for ever
         lapic = board.lapics[cpu.index]
-        if cpu.halted and lapic.pending() is not None:
+        if cpu.halted and lapic.interrupts:
             return now
         first = board.next_event(cpu.index)
         return NEVER if first == NEVER else max(first, now)
@@ -363,13 +363,13 @@ class Machine:
         board.advance(cpu.now)
         cpu.assists["timer"] += lapic.advance(cpu.now)
         lapic.set_priority_class(cpu.tpr)
-        if lapic.pending() is None:
+        if not lapic.interrupts:
             cpu.m.watch_tpr = bool(lapic.state.irr)
             return
         cpu.m.watch_tpr = 0
         if cpu.interruptible and not cpu.event_pending:
             cpu.halted = False
-            cpu.inject(svm.EVENT_INTR | lapic.acknowledge())
+            cpu.inject(svm.EVENT_INTR | lapic.accept())
         elif not cpu.halted:
             cpu.open_window()
 

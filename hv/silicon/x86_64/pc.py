@@ -3,9 +3,13 @@
 Bare metal has it as hardware (machine.py); a hypervisor's guest finds the same one in software, every access an exit
 (hv/x86_64/board.py). The two differ only in who is told of a change, and that is what a subclass says.
 
-    0x3F8 16550, IRQ 4     0x505 pvpanic     0x604 power off (PIIX4 PM1a control)     0xCF8 PCI
-    00:00.0 host bridge 440FX     00:01.0 ISA bridge PIIX3     FEC0_0000 I/O APIC     FEE0_0000 local APIC of each CPU
+    0x20 0xA0 0x4D0 8259 pair     0x40 8254, IRQ 0       0x61 gate of its counter 2     0x70 CMOS and clock, IRQ 8
+    0x3F8 16550, IRQ 4            0x505 pvpanic          0x510 fw_cfg                   0x604 power off (PIIX4 PM1a)
+    0xCF8 PCI                     FEC0_0000 I/O APIC     FEE0_0000 local APIC of each CPU
+    00:00.0 host bridge 440FX     00:01.0 ISA bridge PIIX3
     E000_0000 all of configuration space in memory, which the 440FX does not have and its successors do
+
+IRQ 0 is on pin 2 of the I/O APIC, every other IRQ on the pin of its number. The 8259s' output is LINT0 of CPU 0.
 """
 
 from __future__ import annotations
@@ -18,16 +22,21 @@ from typing import Any, Protocol
 import msgspec
 
 from hv.silicon.bus import MmioBus, PortBus
+from hv.silicon.cmos import INDEX, Cmos
 from hv.silicon.device import Device
+from hv.silicon.fw_cfg import FW_CFG, PORTS, FwCfg
+from hv.silicon.i8254 import COUNTERS, PORT_B, Pit, PortB
+from hv.silicon.i8259 import MASTER, MASTER_ELCR, SLAVE, ElcrPort, PicPair, PicPort
 from hv.silicon.pci import PIRQS, Function, Header, PciBus
 from hv.silicon.pcie import Ecam
 from hv.silicon.timing import MILLI, Timing
 from hv.silicon.uart16550 import Uart
 from hv.silicon.x86_64.ioapic import Ioapic
-from hv.silicon.x86_64.lapic import Lapic
+from hv.silicon.x86_64.lapic import EXTINT, FIXED, LOWEST, LVT_LINT0, Lapic, Message
 
 NEVER = (1 << 63) - 1
 IOAPIC_BASE, LAPIC_BASE = 0xFEC0_0000, 0xFEE0_0000
+PIT_IRQ, PIT_PIN, CMOS_IRQ = 0, 2, 8
 ECAM_BASE, ECAM_SIZE = 0xE000_0000, 16 << 20  # 16 buses
 COM1, COM1_IRQ, PANIC_PORT, POWER_PORT = 0x3F8, 4, 0x505, 0x604
 IRQS = 16
@@ -131,12 +140,26 @@ class Pc:
         self.devices: list[Device] = []
         self.state = LinesState([0] * IRQS)
         self._drivers = 0
-        self.ioapic = Ioapic(lambda vector, target, level: self.lapics[0].raise_vector(vector, level))
+        self.ioapic = Ioapic(self._deliver)
+        self.pics = PicPair(lambda level: self.lapics[0].pin(0, level))
         tick = timing.tsc_hz * MILLI // timing.apic_hz
         self.lapics = [
             Lapic(index, tick, clock, partial(self._send_ipi, index), self.changed, self.ioapic.end_of_interrupt)
             for index in range(cpus)
         ]
+        self.lapics[0].inta = self.pics.acknowledge
+        self.lapics[0].state.lvt[LVT_LINT0] = EXTINT << 8  # as a PC starts: the 8259s reach the first CPU
+        self.pit = Pit(timing.tsc_hz, clock, self.line(PIT_IRQ), self.reschedule)
+        self.cmos = Cmos(timing.tsc_hz, clock, self.line(CMOS_IRQ), self.reschedule)
+        self.fw_cfg = FwCfg(BoardSlot(self, lambda level: None))
+        for device in (self.pit, self.cmos, self.fw_cfg):
+            self.add(device)
+        for base, size, chip in (
+            (MASTER, 2, PicPort(self.pics, 0)), (SLAVE, 2, PicPort(self.pics, 1)),
+            (MASTER_ELCR, 2, ElcrPort(self.pics)), (COUNTERS, 4, self.pit), (PORT_B, 1, PortB(self.pit)),
+            (INDEX, 2, self.cmos), (FW_CFG, PORTS, self.fw_cfg),
+        ):  # fmt: skip
+            self.ports.add(base, size, chip)
         self.uart = Uart(self.line(COM1_IRQ), sink)
         self.ports.add(COM1, 8, self.uart)
         self.ports.add(POWER_PORT, 2, PowerButton(end))
@@ -205,8 +228,18 @@ class Pc:
         """A pending interrupt or a deadline may be another one now."""
 
     def drive(self, irq: int, level: bool) -> None:
-        """An IRQ changes. The I/O APIC has it on the pin of the same number."""
-        self.ioapic.pin(irq, level)
+        """An IRQ changes: both the 8259s and the I/O APIC see it."""
+        self.pics.line(irq, level)
+        self.ioapic.pin(PIT_PIN if irq == PIT_IRQ else irq, level)
+
+    def _deliver(self, message: Message) -> None:
+        """Carry a message of the I/O APIC or a card. Simplified: NMI, SMI, INIT and ExtINT messages get lost."""
+        targets = [lapic for lapic in self.lapics if lapic.addressed(message.destination, message.logical)]
+        if message.mode == LOWEST and targets:
+            targets = [min(targets, key=lambda lapic: (lapic.ppr(), lapic.state.id))]
+        if message.mode in (FIXED, LOWEST):
+            for lapic in targets:
+                lapic.raise_vector(message.vector, message.level)
 
     def _pirq(self, wire: int, level: bool) -> None:
         irq = self.isa_bridge.irq(wire)
@@ -221,13 +254,13 @@ class Pc:
                 line(irq == routed and self.pci.level(wire))
 
     def message(self, address: int, data: int) -> None:
-        """A card writes to the local APICs' addresses: a message-signalled interrupt (Intel SDM vol. 3, 10.11).
-
-        Simplified: fixed delivery to a physical destination only.
-        """
-        for lapic in self.lapics:
-            if address >> 12 & 0xFF in (lapic.state.id, 0xFF) and not data >> 8 & 7:
-                lapic.raise_vector(data & 0xFF)
+        """A card writes to the local APICs' addresses: a message-signalled interrupt (Intel SDM vol. 3, 10.11)."""
+        self._deliver(
+            Message(
+                vector=data & 0xFF, mode=data >> 8 & 7, destination=address >> 12 & 0xFF,
+                logical=bool(address >> 2 & 1), level=False,
+            )
+        )  # fmt: skip
 
     def _send_ipi(self, source: int, icr: int) -> None:
         """Carry an interrupt command: fixed delivery, all destinations of xAPIC (APM vol. 2, 16.5)."""
@@ -266,7 +299,7 @@ class Pc:
     # --- snapshots --------------------------------------------------------------------------------------------
 
     def _chips(self) -> list[Any]:
-        return [self, *self.lapics, self.ioapic, self.uart, self.pci, *self.devices]
+        return [self, *self.lapics, self.ioapic, self.pics, self.uart, self.pci, *self.devices]
 
     def save(self) -> list[Any]:
         """The state of every chip, as plain records."""
