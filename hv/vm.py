@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -68,6 +68,7 @@ class Vm:
         self._objects = {kind: kind(self) for kind in dict.fromkeys(kinds.values())}
         self.mode = self._objects[cpu]
         self.machine.dma_written = self.mode.memory_written
+        self.physical_interrupts: dict[int, Callable[[], None]] = {}  # who handles those of cards, by vector
         self.image = guest  # what is in memory when the CPU starts; the boot column may put a firmware there
         for column, kind in kinds.items():
             if column != "cpu":
@@ -97,6 +98,12 @@ class Vm:
             outcome = self.machine.run(budget)
             if not (isinstance(outcome, Idle) and self.console.pump(self.board.uart)):
                 return outcome
+
+    def take_interrupts(self, cpu: int) -> None:
+        """A physical interrupt has come to a CPU. If a card has sent it, its handler makes the guest's of it."""
+        cards = self.machine.cards
+        while cards is not None and (vector := cards.take_vector(cpu)) is not None:
+            self.physical_interrupts[vector]()
 
     @property
     def now(self) -> int:

@@ -16,6 +16,12 @@
 #define HEADER_MULTIFUNCTION 0x80u
 #define BAR_ADDRESS 0xFFFFFFF0u
 
+#define CAPABILITIES 0x34
+#define CAPABILITY_MSIX 0x11
+#define MSIX_ENABLE (1u << 31)      /* in the capability's first word */
+#define MSIX_TABLE 4                /* where the table is: window in bits 2:0, offset above */
+#define MSIX_ENTRY 16               /* bytes: address, data, mask */
+
 /* For machines without firmware. */
 #define WINDOW_START 0xFE000000u
 #define ISA_BRIDGE (1u << 11)       /* 00:01.0 */
@@ -64,6 +70,8 @@ static void assign(pci_function function)
     next += size;
 
     u32 pin = pci_read(function, PCI_INTERRUPT_LINE) >> 8 & 0xFF;
+    if (!pin)
+        return;
     u32 wire = (pin - 1 + (function >> 11) - 1) % 4;
     u32 route = pci_read(ISA_BRIDGE, PIRQ_ROUTE) & ~(0xFFu << 8 * wire);
     pci_write(ISA_BRIDGE, PIRQ_ROUTE, route | SPARE_IRQ << 8 * wire);
@@ -82,3 +90,33 @@ void pci_enable(pci_function function, u32 command)
 u64 pci_bar(pci_function function, u32 number) { return pci_read(function, PCI_BAR(number)) & BAR_ADDRESS; }
 
 u32 pci_irq(pci_function function) { return pci_read(function, PCI_INTERRUPT_LINE) & 0xFF; }
+
+/* The offset of a capability; 0: the card does not have it. */
+static u32 find_capability(pci_function function, u8 id)
+{
+    u32 at = pci_read(function, CAPABILITIES) & 0xFC;
+    for (u32 looks = 0; at && looks < 48; looks++) {
+        u32 head = pci_read(function, at);
+        if ((u8)head == id)
+            return at;
+        at = head >> 8 & 0xFC;
+    }
+    return 0;
+}
+
+/* MSI-X: lets the card send `data` to `address` for its interrupt number `vector`. */
+bool pci_message_enable(pci_function function, u32 vector, u64 address, u32 data)
+{
+    u32 capability = find_capability(function, CAPABILITY_MSIX);
+    if (!capability || vector > (pci_read(function, capability) >> 16 & 0x7FF))
+        return false;
+    u32 table = pci_read(function, capability + MSIX_TABLE);
+    u64 entry = pci_bar(function, table & 7) + (table & ~7u) + vector * MSIX_ENTRY;
+    u8 *registers = (u8 *)arch_map_device(entry & ~(PAGE_SIZE - 1), PAGE_SIZE) + entry % PAGE_SIZE;
+    arch_register_write(registers, (u32)address);
+    arch_register_write(registers + 4, (u32)(address >> 32));
+    arch_register_write(registers + 8, data);
+    arch_register_write(registers + 12, 0);
+    pci_write(function, capability, pci_read(function, capability) | MSIX_ENABLE);
+    return true;
+}

@@ -30,6 +30,8 @@ void *arch_scratch_page(void);
 /* Devices. */
 void *arch_map_device(u64 physical, u64 size);
 void arch_irq_connect(u32 line, void (*handler)(void));
+u32 arch_message_connect(void (*handler)(void));
+u64 arch_message_address(void);
 
 /* Processes. */
 void arch_process_prepare(struct process *process, u64 entry, u64 stack);

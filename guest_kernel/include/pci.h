@@ -19,3 +19,4 @@ void pci_write(pci_function function, u32 offset, u32 value);
 void pci_enable(pci_function function, u32 command);
 u64 pci_bar(pci_function function, u32 number);
 u32 pci_irq(pci_function function);
+bool pci_message_enable(pci_function function, u32 vector, u64 address, u32 data);

@@ -42,7 +42,8 @@ class Msix:
     """
 
     def __init__(self, function: ExpressFunction, vectors: int, bar: int, table: int, pba: int) -> None:
-        self.function, self.vectors, self.table, self.pba = function, vectors, table, pba
+        self.function, self.vectors, self.bar, self.table, self.pba = function, vectors, bar, table, pba
+        self.table_end = table + ENTRY * vectors
         body = (
             (vectors - 1).to_bytes(2, "little")
             + (table | bar).to_bytes(4, "little")
@@ -61,7 +62,7 @@ class Msix:
 
     def claims(self, offset: int) -> bool:
         """Is this register of the window one of the table or the pending bits?"""
-        return self.table <= offset < self.table + ENTRY * self.vectors or self.pba <= offset < self.pba + 8
+        return self.table <= offset < self.table_end or self.pba <= offset < self.pba + 8
 
     def read(self, offset: int, size: int) -> int:
         if offset >= self.pba:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from hv.silicon.x86_64.cpu import Cpu, Shutdown
 from hv.silicon.x86_64.lapic import TPR
 from hv.silicon.x86_64.pc import IOAPIC_BASE, LAPIC_BASE, Pc
+from hv.x86_64.assigned import AssignedFunction
 from hv.x86_64.decode import Access, finish_read
 
 if TYPE_CHECKING:
@@ -31,6 +32,17 @@ class Board(Pc):
         super().drive(irq, level)
         if not self.vm.ledger.open:
             self.vm.machine.cpus[0].host_interrupt = True
+
+    def assigned_page(self, gpa: int) -> int | None:
+        """The physical page behind a guest-physical one that is of a card's function that the guest was given."""
+        if gpa & ~0xFFF in (LAPIC_BASE, IOAPIC_BASE):
+            return None
+        for function in self.pci.functions.values():
+            if isinstance(function, AssignedFunction):
+                page = function.physical_page(gpa)
+                if page is not None:
+                    return page
+        return None
 
     def access(self, cpu: Cpu, gpa: int, access: Access | None) -> None:
         """Perform an access outside RAM: a device's registers, or nobody (reads give all ones, writes are lost).

@@ -32,6 +32,8 @@
 
 #define IO_APIC_LEVEL 0x8000       /* in a redirection entry */
 
+#define MESSAGES 0xFEE00000u       /* bits 19:12: the destination */
+
 #define LINE_SERIAL 4 /* COM1 */
 
 static u32 apic_read(u32 offset) { return *(volatile u32 *)(SLOT_LOCAL_APIC + offset); }
@@ -51,7 +53,7 @@ static void io_apic_route(u32 line, u32 vector)
 }
 
 /* A device's line, level-triggered: it stays up until the handler has seen to what the device wants. */
-static void (*device_handler[DEVICE_LINES])(void);
+static void (*device_handler[DEVICE_LINES + DEVICE_MESSAGES])(void);
 
 void arch_irq_connect(u32 line, void (*handler)(void))
 {
@@ -60,6 +62,19 @@ void arch_irq_connect(u32 line, void (*handler)(void))
     device_handler[line] = handler;
     io_apic_route(line, IO_APIC_LEVEL | (VECTOR_DEVICES + line));
 }
+
+/* An interrupt that a card sends by writing to memory: it has no line, and is an edge. Returns what the card writes. */
+u32 arch_message_connect(void (*handler)(void))
+{
+    static u32 next = DEVICE_LINES;
+    if (next == DEVICE_LINES + DEVICE_MESSAGES)
+        panic("no interrupt vector is left for a card");
+    device_handler[next] = handler;
+    return VECTOR_DEVICES + next++;
+}
+
+/* And where: at this CPU's local APIC. */
+u64 arch_message_address(void) { return MESSAGES | apic_read(APIC_ID) >> 24 << 12; }
 
 void apic_device_interrupt(u32 line)
 {

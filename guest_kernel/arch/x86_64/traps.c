@@ -131,7 +131,7 @@ void trap(struct trap_frame *frame)
         kernel_exception(frame);
         return;
     }
-    if (frame->vector - VECTOR_DEVICES < DEVICE_LINES) {
+    if (frame->vector - VECTOR_DEVICES < DEVICE_LINES + DEVICE_MESSAGES) {
         apic_device_interrupt((u32)(frame->vector - VECTOR_DEVICES));
         if (from_user)
             net_poll();

@@ -178,6 +178,11 @@ class Machine:
 
     # --- DMA --------------------------------------------------------------------------------------------------
 
+    def ram_ranges(self) -> list[tuple[int, int]]:
+        """Where the guest has RAM: bus address and size."""
+        high = [(HOLE_END, self.ram_size - HOLE)] if self.ram_size > HOLE else []
+        return [(0, min(self.ram_size, HOLE)), *high]
+
     def is_ram(self, address: int, size: int) -> bool:
         """Is all of this bus address range the guest's RAM?"""
         low = min(self.ram_size, HOLE)
@@ -202,21 +207,22 @@ class Machine:
         """A chip's state may have made an interrupt deliverable or moved a deadline: look again at once."""
         self._loaded.stop_soon()
 
-    def _touch(self) -> MetalBoard:
+    def _touch(self, cost: int) -> MetalBoard:
         """The CPU that runs touches a register in memory."""
         board, cpu = self.board, self._loaded
         assert board is not None
         cpu.assists["mmio"] += 1
-        cpu.charge(self.timing.mmio)
+        cpu.charge(cost)
         cpu.keep_deadline()
         board.lapics[cpu.index].set_priority_class(cpu.tpr)
         return board
 
     def _read_chip(self, base: int, offset: int, size: int) -> int:
-        return self._touch().mmio_read(self._loaded.index, base + offset, size)
+        cost = self.timing.card_read if base == HOLE else self.timing.mmio
+        return self._touch(cost).mmio_read(self._loaded.index, base + offset, size)
 
     def _write_chip(self, base: int, offset: int, size: int, value: int) -> None:
-        self._touch().mmio_write(self._loaded.index, base + offset, size, value)
+        self._touch(self.timing.mmio).mmio_write(self._loaded.index, base + offset, size, value)
         if base + offset == LAPIC_BASE + TPR:
             self._loaded.state.v_tpr = value >> 4 & 0xF
 
