@@ -59,7 +59,7 @@ class Place:
         self.host.ram[address : address + len(data)] = data
 
     def interrupt(self, level: bool) -> None:
-        self.host.pin = level
+        """Never: a pin leads to a wire of the bus."""
 
     def reschedule(self) -> None:
         pass
@@ -75,7 +75,7 @@ class Host:
         self.written: list[tuple[int, int, int]] = []
         self.pin = False
         self.stores = [MemoryStore(sectors), MemoryStore(sectors)]
-        self.bus = PciBus(PortBus(), MmioBus(), lambda wire, level: None)
+        self.bus = PciBus(PortBus(), MmioBus(), self._wired)
         self.subsystem = Subsystem("test drive", 0x1D0F, dict(enumerate(self.stores, 1)), TIMES)
         self.card = NvmePhysical(0x8061, self.subsystem)
         self.bus.plug(self.card, PF, Place(self, PF))
@@ -83,6 +83,9 @@ class Host:
             self.bus.plug(vf, PF + distance, Place(self, PF + distance))
         self.configure(PF, 4, 6, 2)
         self.subsystem.state.attached[0] = [1]
+
+    def _wired(self, wire: int, level: bool) -> None:
+        self.pin = level
 
     def configure(self, function: int, offset: int, value: int, size: int = 4) -> None:
         self.bus.config_write(self.bus.functions[function], offset, size, value)
