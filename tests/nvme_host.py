@@ -6,6 +6,7 @@ It shares no numbers with hv/silicon/nvme: registers, opcodes and layouts are wr
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
 from hv.host.store import MemoryStore
 from hv.silicon.bus import MmioBus, PortBus
@@ -19,6 +20,7 @@ RAM = 1 << 20
 TIMES = DiskTimes(read=1000, write=2000, flush=3000, sector=10, reset=5000)
 SECTORS = 2048
 PF, VF1, VF2 = 0x20, 0x21, 0x22
+VF_MEMORY = 0x2_0000  # what is below is out of reach of virtual functions
 READY = 1
 ENABLE = 1 | 6 << 16 | 4 << 20
 NONE = 0
@@ -45,18 +47,25 @@ class Place:
         return self.host.now
 
     def read(self, address: int, size: int) -> bytes:
-        if not 0 <= address <= RAM - size:
-            raise BusError(f"nothing at {address:#x}")
+        self.host.reads += 1
+        self._check(address, size)
         return bytes(self.host.ram[address : address + size])
 
     def write(self, address: int, data: bytes) -> None:
         if address >> 20 == 0xFEE:
             self.host.interrupts.append((self.function, int.from_bytes(data, "little")))
             return
-        if not 0 <= address <= RAM - len(data):
-            raise BusError(f"nothing at {address:#x}")
+        self._check(address, len(data))
         self.host.written.append((self.function, address, len(data)))
+        if len(data) == 16:
+            self.host.completions.append((self.function, data))
         self.host.ram[address : address + len(data)] = data
+
+    def _check(self, address: int, size: int) -> None:
+        """As the IOMMU does: a virtual function reaches its guest's memory only."""
+        first = 0 if self.function == PF else VF_MEMORY
+        if not first <= address <= RAM - size:
+            raise BusError(f"nothing at {address:#x}")
 
     def interrupt(self, level: bool) -> None:
         """Never: a pin leads to a wire of the bus."""
@@ -68,13 +77,15 @@ class Place:
 class Host:
     """A card with two namespaces in a machine of its own."""
 
-    def __init__(self, sectors: int = SECTORS) -> None:
+    def __init__(self, stores: Sequence[MemoryStore] = ()) -> None:
         self.ram = bytearray(RAM)
         self.now = 0
         self.interrupts: list[tuple[int, int]] = []
         self.written: list[tuple[int, int, int]] = []
+        self.completions: list[tuple[int, bytes]] = []
+        self.reads = 0
         self.pin = False
-        self.stores = [MemoryStore(sectors), MemoryStore(sectors)]
+        self.stores = list(stores) or [MemoryStore(SECTORS), MemoryStore(SECTORS)]
         self.bus = PciBus(PortBus(), MmioBus(), self._wired)
         self.subsystem = Subsystem("test drive", 0x1D0F, dict(enumerate(self.stores, 1)), TIMES)
         self.card = NvmePhysical(0x8061, self.subsystem)
