@@ -37,4 +37,4 @@ def build_drive(vm: Vm, column: str) -> NvmePhysical:
     """The card of a column, with one namespace, which no controller sees yet."""
     drive, outside, costs = DRIVES[column], vm.outside, vm.costs
     medium, times = (outside.local, costs.local) if column == "local" else (outside.remote, costs.remote)
-    return NvmePhysical(drive.device, Subsystem(drive.model, AMAZON, {1: medium}, times))
+    return NvmePhysical(drive.device, Subsystem(drive.model, AMAZON, {1: medium}, times, costs.timing.card_read))

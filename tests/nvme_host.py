@@ -87,7 +87,7 @@ class Host:
         self.pin = False
         self.stores = list(stores) or [MemoryStore(SECTORS), MemoryStore(SECTORS)]
         self.bus = PciBus(PortBus(), MmioBus(), self._wired)
-        self.subsystem = Subsystem("test drive", 0x1D0F, dict(enumerate(self.stores, 1)), TIMES)
+        self.subsystem = Subsystem("test drive", 0x1D0F, dict(enumerate(self.stores, 1)), TIMES, 0)
         self.card = NvmePhysical(0x8061, self.subsystem)
         self.bus.plug(self.card, PF, Place(self, PF))
         for distance, vf in self.card.followers:

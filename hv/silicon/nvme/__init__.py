@@ -6,5 +6,5 @@ queues.py, prp.py (where the host's memory is), admin.py, log.py, features.py, i
 
 Simplified: pages of 4 KiB, sectors of 512 bytes without metadata, physically contiguous queues, PRPs and no SGLs, no
 fused commands, no streams, reservations, firmware updates, sanitizing, power states or controller memory buffer.
-Interrupts are never coalesced. An admin command takes no time besides the admin queues' accesses.
+Interrupts are never coalesced. An admin command takes no time but that of fetching it.
 """

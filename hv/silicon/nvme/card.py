@@ -45,10 +45,10 @@ class NvmeFunction(ExpressFunction):
         return self.msix.read(offset, size) if offset >= TABLE else self.controller.read(offset, size)
 
     def write(self, bar: int, offset: int, size: int, value: int) -> None:
-        if offset >= TABLE:
-            self.msix.write(offset, size, value)
-        else:
+        if offset < TABLE:
             self.controller.write(offset, size, value)
+        else:
+            self.msix.write(offset, size, value)
 
     @property
     def deadline(self) -> int | None:

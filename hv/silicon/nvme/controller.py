@@ -172,11 +172,14 @@ class Controller:
 
     def write(self, offset: int, size: int, value: int) -> None:
         """Only aligned words of 32 and 64 bits reach registers (3.1)."""
-        if size < 4 or offset % size or not self.online:
+        if size < 4 or offset % size:
             return
         if offset >= DOORBELLS:
-            self._doorbell((offset - DOORBELLS) // 4, value & 0xFFFF)
-            return
+            self._doorbell(offset - DOORBELLS >> 2, value & 0xFFFF)
+        elif self.online:
+            self._write_words(offset, size, value)
+
+    def _write_words(self, offset: int, size: int, value: int) -> None:
         for at in range(0, size, 4):
             self._write_word(offset + at, value >> 8 * at & 0xFFFF_FFFF)
 
@@ -263,9 +266,9 @@ class Controller:
         return self.state.csts & (READY | FATAL) == READY
 
     def _doorbell(self, number: int, value: int) -> None:
-        if not self.working:
-            return
         s, queue = self.state, number >> 1
+        if s.csts & (READY | FATAL) != READY:
+            return
         if number & 1:
             cq = s.cqs.get(queue)
             if cq is None:
@@ -286,11 +289,12 @@ class Controller:
             self.event(Event.INVALID_DOORBELL_VALUE)
         else:
             sq.tail = value
-            self._look_at_queues()
+            if s.fetch is None:
+                self._look_at_queues()
 
     def _look_at_queues(self) -> None:
         if self.state.fetch is None:
-            self.state.fetch = self.slot.now
+            self.state.fetch = self.slot.now + self.subsystem.fetch_time
             self.slot.reschedule()
 
     # --- the life of a command --------------------------------------------------------------------------------
@@ -298,10 +302,11 @@ class Controller:
     @property
     def deadline(self) -> int | None:
         s = self.state
-        times = [time for time in (s.fetch, s.settle) if time is not None]
-        if s.flight:
-            times.append(s.flight[0].due)
-        return min(times, default=None)
+        due = s.flight[0].due if s.flight else None
+        for time in (s.fetch, s.settle):
+            if time is not None and (due is None or time < due):
+                due = time
+        return due
 
     def advance(self, now: int) -> None:
         """Do what is due by now, first things first."""
@@ -316,7 +321,6 @@ class Controller:
             else:
                 s.fetch = None
                 self._fetch(now)
-        self.slot.reschedule()
 
     def _to_fetch(self) -> list[int]:
         """Queues with commands that can be taken: their completions must not have to be held."""

@@ -40,10 +40,16 @@ class SubsystemState(msgspec.Struct):
 
 
 class Subsystem:
-    """`namespaces` by identifier, from 1. Controllers join as they are built, the primary one first."""
+    """`namespaces` by identifier, from 1. Controllers join as they are built, the primary one first.
 
-    def __init__(self, model: str, vendor: int, namespaces: Mapping[int, Medium], times: DiskTimes) -> None:
+    `fetch_time` is what passes from a doorbell until the card has read a command from memory (millicycles).
+    """
+
+    def __init__(
+        self, model: str, vendor: int, namespaces: Mapping[int, Medium], times: DiskTimes, fetch_time: int
+    ) -> None:  # fmt: skip
         self.model, self.vendor, self.namespaces, self.times = model, vendor, namespaces, times
+        self.fetch_time = fetch_time
         self.controllers: list[Controller] = []
 
     @property

@@ -231,7 +231,7 @@ class Machine:
         cards, cpu = self.cards, self._loaded
         assert cards is not None
         cpu.assists["mmio"] += 1
-        cpu.charge(cost)
+        cpu.m.extra += cost
         cpu.keep_deadline()
         return cards
 

@@ -29,9 +29,9 @@ WINDOWS = 0xC000_0000  # where bus addresses of cards begin, and the hole in RAM
 class CardSlot:
     """The machine from the place of a function in the root complex (hv/silicon/device.py)."""
 
-    def __init__(self, root: RootComplex, function: int) -> None:
-        self.root = root
-        port = IommuPort(root.iommu, function)
+    def __init__(self, root: RootComplex, place: int, number: int) -> None:
+        self.root, self.number = root, number
+        port = IommuPort(root.iommu, place)
         self.read, self.write = port.read, port.write
 
     @property
@@ -42,7 +42,7 @@ class CardSlot:
         """Nothing: no pins."""
 
     def reschedule(self) -> None:
-        self.root.reschedule()
+        self.root.reschedule(self.number)
 
 
 class RootState(msgspec.Struct):
@@ -63,14 +63,16 @@ class RootComplex:
         self.mmio.add(ECAM_BASE, ECAM_SIZE, Ecam(self.pci))
         self.iommu = Iommu(machine.memory, self._interrupt)
         self.functions: list[Function] = []
+        self._due: list[int] = []  # the functions' deadlines
         self.state = RootState()
 
     def plug(self, function: Function, device: int) -> None:
         """Put a card into slot `device`."""
         for distance, card in ((0, function), *function.followers):
             place = (device << 3) + distance
-            self.pci.plug(card, place, CardSlot(self, place))
+            self.pci.plug(card, place, CardSlot(self, place, len(self.functions)))
             self.functions.append(card)
+            self._due.append(NEVER)
 
     def address(self, bus_address: int) -> int:
         """The physical address at which a CPU finds what is at a bus address of a card."""
@@ -78,20 +80,20 @@ class RootComplex:
 
     # --- time -------------------------------------------------------------------------------------------------
 
-    def reschedule(self) -> None:
-        """Some card's deadline has changed."""
-        self.deadline = min((f.deadline for f in self.functions if f.deadline is not None), default=NEVER)
+    def reschedule(self, number: int) -> None:
+        """The deadline of function `number` has changed."""
+        deadline = self.functions[number].deadline
+        self._due[number] = NEVER if deadline is None else deadline
+        self.deadline = min(self._due)
         self.machine.look_by(self.deadline)
 
     def advance(self, now: int) -> None:
         """Let the cards that are due act, in the order in which they are."""
         if now < self.deadline:
             return
-        due = [(f.deadline, place) for place, f in enumerate(self.functions) if f.deadline is not None]
-        for deadline, place in sorted(due):
-            if deadline <= now:
-                self.functions[place].advance(now)
-        self.reschedule()
+        for _, number in sorted((deadline, number) for number, deadline in enumerate(self._due) if deadline <= now):
+            self.functions[number].advance(now)
+            self.reschedule(number)
 
     # --- interrupts -------------------------------------------------------------------------------------------
 
@@ -124,4 +126,5 @@ class RootComplex:
         for part, state in zip(self._parts(), saved, strict=True):
             part.state = copy.deepcopy(state)
         self.iommu.invalidate()
-        self.reschedule()
+        for number in range(len(self.functions)):
+            self.reschedule(number)
