@@ -37,3 +37,5 @@ pytestmark, file_extension, _write_mode
 # hv/devices/e1000/registers.py, hv/silicon/fw_cfg.py: names of a data sheet's and a specification's bits and items.
 CTRL_FRCDPLX, RCTL_SBP, ITEM_COMMAND_SIZE, ITEM_CPUS, ITEM_KERNEL_DATA, ITEM_KERNEL_SIZE, ITEM_RAM_SIZE
 ITEM_COMMAND_DATA, _.describe
+# hv/devices/ata_identify.py, hv/host/nbd_protocol.py: the same.
+PIO_DEFAULT, REP_BLOCK_SIZE, CHUNK_ERROR_OFFSET

@@ -38,6 +38,10 @@ class BenchSlot:
             raise BusError(f"no RAM at {address:#x}")
         self.ram[address : address + len(data)] = data
 
+    def fill(self, address: int, data: bytes) -> None:
+        """The driver's own write."""
+        self.ram[address : address + len(data)] = data
+
     def interrupt(self, level: bool) -> None:
         self.level = level
 
@@ -81,18 +85,18 @@ class NicBench:
         self[reg.CTRL] |= reg.CTRL_SLU
         self[reg.RDBAL], self[reg.RDBAH], self[reg.RDLEN] = RX_RING, 0, 16 * RING
         for i in range(RING):
-            self.slot.write(RX_RING + 16 * i, struct.pack("<QQ", RX_BUFFERS + i * 0x4000, 0))
+            self.slot.fill(RX_RING + 16 * i, struct.pack("<QQ", RX_BUFFERS + i * 0x4000, 0))
         self[reg.RDH], self[reg.RDT] = 0, descriptors
         self[reg.RCTL] = control | reg.RCTL_EN
 
     def put(self, index: int, address: int, low: int, high: int = 0) -> None:
         """A transmit descriptor."""
-        self.slot.write(TX_RING + 16 * index, struct.pack("<QII", address, low, high))
+        self.slot.fill(TX_RING + 16 * index, struct.pack("<QII", address, low, high))
 
     def transmit(self, packet: bytes, command: int = EOP | IFCS | RS, cso: int = 0, high: int = 0) -> None:
         """One legacy descriptor at the tail."""
         index = self[reg.TDT]
-        self.slot.write(TX_BUFFERS, packet)
+        self.slot.fill(TX_BUFFERS, packet)
         self.put(index, TX_BUFFERS, len(packet) | cso << 16 | command << 24, high)
         self[reg.TDT] = (index + 1) % RING
 

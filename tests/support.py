@@ -186,6 +186,7 @@ NATIVE_METAL, PORTABLE_METAL = Where(BareMetal), Where(BareMetal, True)
 NATIVE_HW, PORTABLE_HW = Where(HwAssist), Where(HwAssist, True)
 NATIVE_SHADOW, PORTABLE_SHADOW = Where(HwShadow), Where(HwShadow, True)
 NATIVE_TRAP, PORTABLE_TRAP = Where(TrapAndEmulate), Where(TrapAndEmulate, True)
+NATIVE = (NATIVE_METAL, NATIVE_HW, NATIVE_SHADOW, NATIVE_TRAP)
 EVERYWHERE = [
     pytest.param(NATIVE_METAL, id="metal-native"),
     pytest.param(PORTABLE_METAL, id="metal-portable"),

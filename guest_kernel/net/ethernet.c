@@ -6,7 +6,7 @@
 
 u8 net_frame[FRAME_MAX];
 
-#define PATIENCE 10000000ul /* some tens of milliseconds */
+#define PATIENCE 1000000ul /* some milliseconds */
 
 static struct nic *nic;
 static volatile bool interrupted; /* the card has something for us */

@@ -1,6 +1,9 @@
 """What a page fault means when the guest's tables are shadowed: the fault's four kinds.
 
 The guest's own, a device's register, a write to a traced table, or a hidden one: the shadow lacks what the guest has.
+
+Simplified: an event or a PUSHF that the CPU itself performs with its stack in a table of a higher level which maps that
+stack, or the running code, ends the guest with a line; no kernel has such a stack.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from hv.silicon.x86_64.paging import ADDRESS
 from hv.x86_64.board import Board
 from hv.x86_64.decode import access_of
 from modes.shadow.pager import PF_FETCH, PF_WRITE, Pager, Walk
+from modes.shadow.registers import GuestFault
 
 # These push a frame or the flags, in which a trap flag that is ours would show.
 NOT_TO_BE_STEPPED = frozenset(
@@ -80,7 +84,11 @@ class FaultHandler:
 
     def _make_room(self, cpu: Cpu, walk: Walk, table: int) -> None:
         """What was a table is a stack now: forget it, unless it really is in use."""
-        if any(step.table == table for step in walk.steps + self.pager.walk(cpu.rip).steps):
+        try:
+            steps = walk.steps + self.pager.walk(cpu.rip).steps
+        except GuestFault:  # code that is still in a TLB
+            steps = walk.steps
+        if any(step.table == table for step in steps):
             raise Shutdown(f"a stack lies in the page table at {table:#x}, which is in use, at RIP {cpu.rip:#x}")
         self.pager.forget_table(table)
 

@@ -49,3 +49,9 @@ def test_rows_with_the_same_cpu_have_the_same_numbers(usual: str, run_hv: RunHv)
     nitro, hvm, metal, aws_metal = json.loads(done.stdout)["rows"]
     assert nitro["ops"] == hvm["ops"]
     assert metal["ops"] == aws_metal["ops"]
+
+
+def test_shadow_tables_depend_on_no_order_of_sets(run_hv: RunHv) -> None:
+    document = ("table", "--rows", "nitro", "--set", "cpu=hw-shadow", "--iterations", "1", "--json", "-")
+    first, second = (run_hv(*document, env={"PYTHONHASHSEED": seed}).stdout for seed in ("1", "4242"))
+    assert first == second

@@ -159,6 +159,17 @@ def test_over_shadow_tables_hypervisor_code_runs_only_inside_counted_exits(row: 
         assert bool(witness.inside) == bool(counted)
 
 
+@pytest.mark.parametrize("op", ["tx", "rx", "rr", "tx_burst"])
+@pytest.mark.parametrize("row", ["emulated", "nitro+net=VS"])
+def test_an_emulated_card_and_its_wire_act_only_inside_counted_exits(row: str, op: str) -> None:
+    with watching(row) as (runner, witness):
+        runner.run(OPS[f"net.{op}"])
+        assert witness.windows == 2
+        assert witness.doors == witness.opened > 0
+        assert witness.outside == []
+        assert any("wire.py" in name for name in witness.inside)
+
+
 def test_the_witness_sees_a_stranger_on_metal() -> None:
     """So that the tests above can fail: a port that is answered from here."""
     with watching("metal") as (runner, witness):

@@ -1,4 +1,4 @@
-"""Runs fuzzers in turns for a time: python -m tests.fuzz [NAME...] --seconds N --seed S [--cases N]
+"""Runs fuzzers for a time that they share evenly: python -m tests.fuzz [NAME...] --seconds N --seed S [--cases N]
 
 Prints each fuzzer's first seed, how many cases it had and what they reached. A failing case is printed with the command
 that runs it alone; the others go on, and the exit status is 1.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import itertools
 import pkgutil
 import sys
 import time
@@ -29,16 +28,19 @@ class Fuzzer:
         self.case: Callable[[int], Iterable[str]] = module.case
         self.reached: Counter[str] = Counter()
         self.cases = self.failures = 0
+        self.seconds = 0.0
 
     def run(self, seed: int) -> None:
         """One case."""
         self.cases += 1
+        start = time.monotonic()
         try:
             self.reached.update(self.case(seed))
         except Exception:  # noqa: BLE001 - a fuzzer's case may fail in any way
             self.failures += 1
             print(f"\n{self.name}: seed {seed} FAILED; again: python -m tests.fuzz {self.name} --seed {seed} --cases 1")
             traceback.print_exc(file=sys.stdout)
+        self.seconds += time.monotonic() - start
 
     def __str__(self) -> str:
         reached = ", ".join(f"{name} {count}" for name, count in sorted(self.reached.items()))
@@ -55,11 +57,12 @@ def main() -> int:
     fuzzers = [Fuzzer(name) for name in options.names or NAMES]
     print(f"seed {options.seed}: {', '.join(fuzzer.name for fuzzer in fuzzers)}", flush=True)
     end = time.monotonic() + options.seconds
-    for number in itertools.count():
-        if number == options.cases or (options.cases is None and time.monotonic() >= end):
+    while time.monotonic() < end or options.cases is not None:
+        waiting = [fuzzer for fuzzer in fuzzers if fuzzer.cases != options.cases]
+        if not waiting:
             break
-        for fuzzer in fuzzers:
-            fuzzer.run(options.seed + number)
+        fuzzer = min(waiting, key=lambda fuzzer: fuzzer.seconds)
+        fuzzer.run(options.seed + fuzzer.cases)
     for fuzzer in fuzzers:
         print(fuzzer)
     return int(any(fuzzer.failures for fuzzer in fuzzers))

@@ -7,21 +7,8 @@ from collections.abc import Iterable
 
 from hv.silicon.x86_64.machine import Ended, Idle
 from hv.silicon.x86_64.svm import Vmcb
-from tests.support import (
-    CODE,
-    DATA,
-    GDT,
-    NATIVE_HW,
-    NATIVE_METAL,
-    NATIVE_SHADOW,
-    NATIVE_TRAP,
-    PML4,
-    PT,
-    RawGuest,
-    Where,
-)
+from tests.support import CODE, DATA, GDT, NATIVE, PML4, PT, RawGuest, Where
 
-NATIVE = (NATIVE_METAL, NATIVE_HW, NATIVE_SHADOW, NATIVE_TRAP)
 PLACES = (DATA, CODE, 0xFEE0_0000, 0xFEC0_0000, 0x40_0000, 0xFFFF_8000_0000_0000, 0, 0x1000, PT, PML4)
 FIRST = 1 << 20  # the suite has the first few hundred
 

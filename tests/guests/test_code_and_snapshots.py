@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from hv.silicon.x86_64.machine import Ended, Idle, Paused
 from tests.guests.test_time import busy, facts, uninterrupted
-from tests.support import CODE, DATA, EVERYWHERE, NATIVE_HW, NATIVE_METAL, PD, RawGuest, Where
+from tests.support import CODE, DATA, EVERYWHERE, NATIVE, PD, UNDER_TRAP, RawGuest, Where
 
-everywhere = pytest.mark.parametrize("where", EVERYWHERE)
+everywhere = pytest.mark.parametrize("where", EVERYWHERE + UNDER_TRAP)
 
 
 @everywhere
@@ -51,7 +51,7 @@ def restored(where: Where, at: int, *, other: bool) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("where", [NATIVE_METAL, NATIVE_HW], ids=["metal", "hw-assist"])
+@pytest.mark.parametrize("where", NATIVE, ids=["metal", "hw-assist", "hw-shadow", "trap"])
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(at=st.integers(0, 120_000_000), other=st.booleans())
 def test_a_restored_machine_ends_as_one_that_never_stopped(where: Where, at: int, other: bool) -> None:

@@ -12,11 +12,12 @@ from hv.silicon.x86_64.machine import Ended, Idle
 from modes.full_emulation.mode import TrapAndEmulate
 from modes.hw_assist.shadow import HwShadow
 from modes.shadow import pager
-from tests.fuzz.random_bytes import NATIVE, run_random_bytes
+from tests.fuzz.random_bytes import run_random_bytes
 from tests.support import (
     CODE,
     DATA,
     EVERYWHERE,
+    NATIVE,
     NATIVE_METAL,
     PD,
     PDPT,

@@ -16,16 +16,22 @@ from tests.support import (
     CODE,
     DATA,
     EVERYWHERE,
+    NATIVE,
     NATIVE_HW,
     NATIVE_METAL,
+    NATIVE_SHADOW,
+    NATIVE_TRAP,
     PORTABLE_HW,
     PORTABLE_METAL,
+    PORTABLE_SHADOW,
+    PORTABLE_TRAP,
+    UNDER_TRAP,
     RawGuest,
     Where,
     costs,
 )
 
-everywhere = pytest.mark.parametrize("where", EVERYWHERE)
+everywhere = pytest.mark.parametrize("where", EVERYWHERE + UNDER_TRAP)
 
 # code -> instructions, without the HLT at the end
 COUNTS = {
@@ -261,6 +267,8 @@ def test_the_busy_guest_ends(where: Where) -> None:
 def test_native_and_portable_agree_on_the_busy_guest() -> None:
     assert uninterrupted(NATIVE_METAL) == uninterrupted(PORTABLE_METAL)
     assert uninterrupted(NATIVE_HW) == uninterrupted(PORTABLE_HW)
+    assert uninterrupted(NATIVE_SHADOW) == uninterrupted(PORTABLE_SHADOW)
+    assert uninterrupted(NATIVE_TRAP) == uninterrupted(PORTABLE_TRAP)
 
 
 def cut(where: Where, cycles: list[int]) -> dict[str, Any]:
@@ -279,7 +287,7 @@ def cut(where: Where, cycles: list[int]) -> dict[str, Any]:
     raise AssertionError("the guest does not come to its end")
 
 
-@pytest.mark.parametrize("where", [NATIVE_METAL, NATIVE_HW])
+@pytest.mark.parametrize("where", NATIVE, ids=["metal", "hw-assist", "hw-shadow", "trap"])
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(cycles=st.lists(st.integers(1, 3_000_000), min_size=1, max_size=8))
 def test_how_a_run_is_cut_into_slices_leaves_no_trace(where: Where, cycles: list[int]) -> None:

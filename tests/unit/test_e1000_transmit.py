@@ -94,7 +94,7 @@ def test_a_frame_takes_its_time_on_the_line(bench: NicBench) -> None:
 
 
 def test_the_fifo_takes_only_so_much_before_it_has_left(bench: NicBench) -> None:
-    bench.slot.write(TX_BUFFERS, frame_to(OTHER, bytes(1486)))
+    bench.slot.fill(TX_BUFFERS, frame_to(OTHER, bytes(1486)))
     for i in range(15):
         bench.put(i, TX_BUFFERS, 1500 | (EOP | IFCS | RS) << 24)
     bench[reg.TDT] = 15
@@ -107,7 +107,7 @@ def test_the_fifo_takes_only_so_much_before_it_has_left(bench: NicBench) -> None
 
 def test_a_packet_may_have_many_descriptors(bench: NicBench) -> None:
     frame = frame_to(OTHER, bytes(range(200)))
-    bench.slot.write(TX_BUFFERS, frame)
+    bench.slot.fill(TX_BUFFERS, frame)
     for i, (at, size) in enumerate([(0, 1), (1, 0), (1, 99), (100, 114)]):
         bench.put(i, TX_BUFFERS + at, size | (IFCS | (EOP | RS if i == 3 else 0)) << 24)
     bench[reg.TDT] = 4
@@ -201,12 +201,12 @@ def put_context(bench: NicBench, *, tcp: bool, tse: bool = False, payload: int =
         "<BBHBBHIBBH", ETHERNET, ETHERNET + 10, ETHERNET + IP - 1, ETHERNET + IP, at, 0,
         payload | (DEXT | (TSE if tse else 0) | TUCMD_IP | (TUCMD_TCP if tcp else 0)) << 24, 0, header, mss,
     )  # fmt: skip
-    bench.slot.write(TX_RING + 16 * bench[reg.TDT], raw)
+    bench.slot.fill(TX_RING + 16 * bench[reg.TDT], raw)
 
 
 def send_data(bench: NicBench, packet: bytes, pieces: list[int], command: int) -> None:
     """A context is at the tail; data descriptors of these sizes follow, the last with the rest."""
-    bench.slot.write(TX_BUFFERS, packet)
+    bench.slot.fill(TX_BUFFERS, packet)
     index, at = bench[reg.TDT] + 1, 0
     sizes = [*pieces, len(packet) - sum(pieces)]
     for i, size in enumerate(sizes):

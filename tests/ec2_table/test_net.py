@@ -1,0 +1,142 @@
+"""The column net with the emulated card: what each packet exits for, equal results, ping, captures, snapshots."""
+
+from __future__ import annotations
+
+import functools
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hv.costs import load
+from hv.loader import default_guest, load_guest
+from hv.measure import OpResult, RowRunner, Settings
+from hv.mode import find_modes
+from hv.ops import OPS
+from tests.conftest import RunHv
+from tests.ec2_table.measuring import measure_table, row_named
+
+ROWS = ("nitro+net=VS", "nitro+cpu=hw-shadow+net=VS", "emulated")
+OPERATIONS = ("tx", "rx", "rr", "tx_burst")
+# Accesses to the card and to the local APIC for each packet, whoever runs the CPU: the doorbell; the interrupt's cause
+# read; its end; buffers given back. An echo is one packet out and one in. In a burst, the first three a burst of 32.
+ACCESSES = {"tx": 3, "rx": 3, "rr": 6}
+ARRIVALS = {"tx": 0, "rx": 1, "rr": 1}  # that a running CPU is interrupted for
+
+
+@functools.cache
+def measure(row: str, op: str, *, iterations: int = 10, seed: int = 0, portable: bool = False) -> OpResult:
+    table = measure_table(row, f"net.{op}", iterations=iterations, seed=seed, portable=portable)
+    result = table.rows[0].ops[f"net.{op}"]
+    assert isinstance(result, OpResult)
+    return result
+
+
+@pytest.mark.parametrize("op", ACCESSES)
+@pytest.mark.parametrize("row", ROWS)
+def test_a_packet_exits_for_each_access_and_for_its_arrival(row: str, op: str) -> None:
+    exits = measure(row, op).exits
+    assert exits["mmio"] == 10 * ACCESSES[op]
+    assert exits.get("external_interrupt", 0) == 10 * ARRIVALS[op]
+
+
+@pytest.mark.parametrize("op", ACCESSES)
+def test_under_hw_assist_that_is_all(op: str) -> None:
+    assert measure("nitro+net=VS", op).exits_per_op == ACCESSES[op] + ARRIVALS[op]
+
+
+@pytest.mark.parametrize("op", ACCESSES)
+def test_the_deprivileged_kernel_also_exits_for_the_return_from_each_interrupt(op: str) -> None:
+    interrupts = {"tx": 1, "rx": 1, "rr": 2}[op]
+    result = measure("emulated", op)
+    assert result.exits["iret"] == 10 * interrupts
+    assert result.exits_per_op == ACCESSES[op] + ARRIVALS[op] + interrupts
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_burst_shares_its_exits(row: str) -> None:
+    assert measure(row, "tx_burst", iterations=64).exits["mmio"] == 6
+
+
+@pytest.mark.parametrize("op", OPERATIONS)
+def test_the_result_is_the_same_in_every_row_and_another_for_another_seed(op: str) -> None:
+    results = {measure(row, op).result for row in ROWS}
+    assert len(results) == 1
+    assert measure("nitro+net=VS", op, seed=1).result not in results
+
+
+def test_no_two_operations_have_the_same_result() -> None:
+    assert len({measure("emulated", op).result for op in OPERATIONS}) == len(OPERATIONS)
+
+
+@pytest.mark.parametrize("op", OPERATIONS)
+def test_the_path_without_microcode_has_the_same_numbers(op: str) -> None:
+    row = "nitro+net=VS"
+    assert measure(row, op, iterations=2, portable=True) == measure(row, op, iterations=2)
+
+
+def test_an_echo_takes_the_wire_s_time() -> None:
+    """Four frames' times on a line, two latencies and the peer's turnaround are the least that it can take."""
+    wire, tsc_hz = load().wire, load().timing.tsc_hz
+    frame = (42 + 64 + 24) * 8 * tsc_hz // 10**9
+    least = 4 * frame + (2 * wire.latency + wire.turnaround) // 1000
+    assert least < measure("nitro+net=VS", "rr").cycles_per_op < 1.2 * least
+
+
+@pytest.fixture
+def runner() -> Iterator[RowRunner]:
+    runner = RowRunner(row_named("nitro+net=VS"), find_modes(), Settings(load_guest(default_guest()), load(), 5))
+    yield runner
+    runner.close()
+
+
+def test_a_snapshot_between_two_packets_changes_nothing(runner: RowRunner) -> None:
+    """The machine is stopped every few packets, put away and taken up again."""
+    whole = runner.run(OPS["net.rx"])
+    vm = runner.vm
+    vm.restore(runner.prompt)
+    vm.console.feed(b"bench net.rx 5 0\n")
+    text, pauses = "", 0
+    while "result=" not in text:
+        vm.run(vm.now + 30_000_000)
+        text += vm.console.take()
+        vm.restore(vm.snapshot())
+        pauses += 1
+    assert pauses > 10
+    assert re.search(r"result=(\w{16})", text)[1] == whole.result.result  # type: ignore[index,union-attr]
+    assert vm.machine.probe.windows[1].time == whole.time  # type: ignore[union-attr]
+
+
+# --- the console ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", [("nitro", "--set", "net=VS"), ("emulated",)])
+def test_ping_is_answered_and_every_frame_is_captured(row: tuple[str, ...], run_hv: RunHv, tmp_path: Path) -> None:
+    capture = tmp_path / "x.pcap"
+    done = run_hv("run", *row, "-c", "ping 10.0.2.2 3", "--pcap", str(capture))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.findall(r"10\.0\.2\.2: sequence (\d): answer after \d+ cycles", done.stdout) == ["1", "2", "3"]
+    data, at, kinds = capture.read_bytes(), 24, []
+    while at < len(data):
+        length = struct.unpack_from("<I", data, at + 8)[0]
+        frame = data[at + 16 : at + 16 + length]
+        kinds.append("arp" if frame[12:14] == b"\x08\x06" else {8: "ask", 0: "answer"}[frame[34]])
+        at += 16 + length
+    assert kinds == ["arp", "arp", *["ask", "answer"] * 3]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [("10.0.2.77 1", "nobody has this address"), ("10.0.2", "usage"), ("1.2.3.256", "usage"), ("", "usage")],
+)
+def test_a_ping_that_cannot_be_says_so(words: str, said: str, run_hv: RunHv) -> None:
+    assert said in run_hv("run", "nitro", "--set", "net=VS", "-c", f"ping {words}").stdout
+
+
+def test_without_a_card_ping_says_so_and_a_capture_is_refused(run_hv: RunHv, tmp_path: Path) -> None:
+    assert "no network card" in run_hv("run", "metal", "-c", "ping 10.0.2.2").stdout
+    done = run_hv("run", "metal", "--pcap", str(tmp_path / "x.pcap"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("hv: --pcap: row metal has no network card")
