@@ -67,7 +67,8 @@ class Vm:
         self.board: Pc = self.machine.build_board(self.console.sink) if owns_it else Board(self)
         self._objects = {kind: kind(self) for kind in dict.fromkeys(kinds.values())}
         self.mode = self._objects[cpu]
-        self.machine.dma_written = self.mode.memory_written
+        if not owns_it:
+            self.machine.dma_written = self.mode.memory_written
         self.physical_interrupts: dict[int, Callable[[], None]] = {}  # who handles those of cards, by vector
         self.image = guest  # what is in memory when the CPU starts; the boot column may put a firmware there
         for column, kind in kinds.items():
