@@ -34,7 +34,9 @@ DRIVES = {
 
 
 def build_drive(vm: Vm, column: str) -> NvmePhysical:
-    """The card of a column, with one namespace, which no controller sees yet."""
-    drive, outside, costs = DRIVES[column], vm.outside, vm.costs
-    medium, times = (outside.local, costs.local) if column == "local" else (outside.remote, costs.remote)
-    return NvmePhysical(drive.device, Subsystem(drive.model, AMAZON, {1: medium}, times, costs.timing.card_read))
+    """The card of a column, with a namespace for each guest, from 1, which no controller sees yet."""
+    drive, costs = DRIVES[column], vm.costs
+    media = [outside.local if column == "local" else outside.remote for outside in vm.neighbours.outsides]
+    times = costs.local if column == "local" else costs.remote
+    namespaces = dict(enumerate(media, 1))
+    return NvmePhysical(drive.device, Subsystem(drive.model, AMAZON, namespaces, times, costs.timing.card_read))

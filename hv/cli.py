@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Annotated, TextIO
@@ -32,6 +32,7 @@ from hv.host.outside import Outside
 from hv.loader import default_guest, load_guest
 from hv.measure import NotThere, RowRunner, Settings, run_table
 from hv.mode import Mode, find_modes
+from hv.neighbours import MOST_GUESTS, Neighbours
 from hv.ops import OPS, find_op, select
 from hv.silicon.x86_64.engine import interrupt
 from hv.silicon.x86_64.layout import SiliconError
@@ -288,6 +289,7 @@ def stat(
 def run(
     row: str, /, *, set: Set = None, m: Annotated[int, Parameter(name="-m", converter=_whole)] = DEFAULT_MIB,
     smp: Annotated[int, Parameter(name="-smp", converter=_whole)] = 1,
+    guests: Annotated[int, Parameter(converter=_whole)] = 1,
     command: Annotated[str | None, Parameter(name="-c")] = None, pcap: Path | None = None,
     drive: Annotated[Path | None, Parameter(name="-drive")] = None,
     nbd: Annotated[str | None, Parameter(name="-nbd")] = None,
@@ -303,6 +305,8 @@ def run(
         Memory in MiB.
     smp
         Number of CPUs.
+    guests
+        So many guests side by side, which share the row's cards, each with a function of its own; takes -c.
     command
         Type this line, print what the guest answers, and power off.
     pcap
@@ -319,7 +323,7 @@ def run(
         Another guest ELF file.
     """
     from hv.host.disks import local_disk, remote_disk
-    from hv.session import Session, say
+    from hv.session import Session, run_command, say
 
     installed = find_modes()
     chosen = machine_modes(customize(find_row(row), set or [], installed), installed)
@@ -336,9 +340,20 @@ def run(
         local=local_disk(drive, say) if "local" in chosen else None,
         remote=remote_disk(nbd, say) if "remote" in chosen else None,
     )
-    vm = Vm(chosen, guest, load(cost_model), mib=m, smp=smp, portable=portable, outside=outside)
-    with closing(vm):
-        return Session(vm, command).run()
+    if guests == 1:
+        vm = Vm(chosen, guest, load(cost_model), mib=m, smp=smp, portable=portable, outside=outside)
+        with closing(vm):
+            return Session(vm, command).run()
+    if not 1 <= guests <= MOST_GUESTS or command is None:
+        raise HvError(f"--guests takes 1 to {MOST_GUESTS}, and needs -c COMMAND when there are several")
+    neighbours = Neighbours([outside, *(Outside() for _ in range(guests - 1))])  # the others' disks are in memory
+    with ExitStack() as stack:
+        for own in neighbours.outsides:
+            vm = Vm(
+                chosen, guest, load(cost_model), mib=m, smp=smp, portable=portable, outside=own, neighbours=neighbours
+            )
+            stack.enter_context(closing(vm))
+        return run_command(neighbours, command)
 
 
 @app.command

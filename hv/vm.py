@@ -14,6 +14,7 @@ from hv.host.console import Console
 from hv.host.outside import Outside
 from hv.ledger import Ledger, LedgerState
 from hv.loader import Guest
+from hv.neighbours import Neighbours
 from hv.silicon.x86_64.cpu import NEVER
 from hv.silicon.x86_64.machine import Idle, Machine, Outcome, Snapshot
 from hv.silicon.x86_64.pc import Pc
@@ -49,6 +50,7 @@ class Vm:
     def __init__(
         self, modes: type[Mode] | Mapping[str, type[Mode]], guest: Guest, costs: CostModel, *, mib: int = DEFAULT_MIB,
         smp: int = 1, portable: bool = False, outside: Outside | None = None,
+        neighbours: Neighbours | None = None,
     ) -> None:  # fmt: skip
         kinds = {"cpu": modes} if isinstance(modes, type) else dict(modes)
         cpu = kinds["cpu"]
@@ -59,6 +61,8 @@ class Vm:
         self.work = {reason: costs.work_of(reason) for reason in sorted(reasons)}
         self.switch = costs.switch
         self.outside = outside or Outside()
+        self.neighbours = neighbours or Neighbours([self.outside])
+        self.number = self.neighbours.join(self)
         self.machine = Machine(costs.timing, mib * MIB, ram_base=cpu.ram_base, cpus=smp, portable=portable)
         self.ledger = Ledger(self.machine.probe)
         self.vcpus = [Vcpu(self, cpu) for cpu in self.machine.cpus]

@@ -47,7 +47,6 @@ class Sriov(Mode):
         self.pool = HypervisorMemory(vm.machine.memory, CARDS_POOL_BASE, CARDS_POOL_SIZE)
         self.tables = IommuTables(self.pool, self.root.iommu)
         self.domain = self._guest_memory()
-        self.owners: dict[str, NvmeOwner] = {}
         self.given: dict[str, AssignedFunction] = {}
         self.vectors = FIRST_VECTOR
 
@@ -59,22 +58,34 @@ class Sriov(Mode):
         return domain
 
     def equip(self, column: str) -> None:
-        drive, card = DRIVES[column], build_drive(self.vm, column)
-        place = drive.slot << 3
-        self.root.plug(card, drive.slot)
-        window = WINDOWS + WINDOW_STEP * drive.slot
-        self.owners[column] = owner = NvmeOwner(card, place, window, self.root, self.pool, self.tables)
-        vf = card.virtual_functions[0]
+        """The card of a column is the first guest's to plug in; each guest gets a function and a namespace of it."""
+        vm, drive = self.vm, DRIVES[column]
+        shared, number, first = vm.neighbours, vm.number, drive.slot << 3
+        if number == 0:
+            shared.drives[column] = card = build_drive(vm, column)
+            self.root.plug(card, drive.slot)
+            window = WINDOWS + WINDOW_STEP * drive.slot
+            shared.owners[column] = NvmeOwner(card, first, window, self.root, self.pool, self.tables)
+        card = shared.drives[column]
+        vf = card.virtual_functions[number]
         assert isinstance(vf, NvmeVirtual)
-        owner.give(vf, 1)
-        self.given[column] = self.assign(vf, place + card.virtual.first, drive.slot, AMAZON, drive.device)
+        place = first + card.virtual.first + card.virtual.stride * number
+        if number > 0:
+            self.root.adopt(vf, place)
+        self.owner(column).give(vf, number + 1)
+        self.given[column] = self.assign(vf, place, drive.slot, AMAZON, drive.device)
+
+    def owner(self, column: str) -> NvmeOwner:
+        """Who drives the physical function of a column's card."""
+        owner: NvmeOwner = self.vm.neighbours.owners[column]
+        return owner
 
     def take_away(self, column: str) -> None:
         """Take a drive away from the guest, whatever it is doing with it."""
         function = self.given[column]
         vf = function.physical
         assert isinstance(vf, NvmeVirtual)
-        self.owners[column].take_away(vf)
+        self.owner(column).take_away(vf)
         self.tables.block(function.place)
         function.revoke()
 
@@ -101,11 +112,12 @@ class Sriov(Mode):
         self.vm.mode.forget_mapping(address, size)
 
     def state(self) -> SriovState:
-        owners = {column: (owner.tail, owner.head, owner.phase) for column, owner in self.owners.items()}
+        mine = {column: self.owner(column) for column in self.given if self.vm.number == 0}
+        owners = {column: (owner.tail, owner.head, owner.phase) for column, owner in mine.items()}
         return SriovState(self.pool.used, owners)
 
     def set_state(self, state: SriovState) -> None:
         self.pool.used = state.used
         for column, (tail, head, phase) in state.owners.items():
-            owner = self.owners[column]
+            owner = self.owner(column)
             owner.tail, owner.head, owner.phase = tail, head, phase

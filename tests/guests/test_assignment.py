@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from hv.host.console import Console
 from hv.host.outside import Outside
 from hv.host.store import MemoryStore
 from hv.loader import Guest, Segment
+from hv.neighbours import Neighbours
 from hv.silicon.iommu import Fault
 from hv.silicon.memory import BusError
 from hv.silicon.pci import BAR0
@@ -60,11 +60,12 @@ class Ram:
 class SpinningGuest:
     """A guest whose CPU counts at COUNT and shows at SHOWN a number that is in its code. It stands in for a Host."""
 
-    def __init__(self) -> None:
+    def __init__(self, neighbours: Neighbours | None = None, outside: Outside | None = None) -> None:
         code = assemble(f".code32\n1: incl {COUNT}\n movl $1, {SHOWN}\n jmp 1b", CODE)
         guest = Guest(Path("spinning"), "", CODE, [Segment(CODE, len(code.data), code.data)], {}, b"")
-        self.outside = Outside(Console(), local=MemoryStore(4096), remote=None)
-        self.vm = Vm({"cpu": HwAssist, "local": Sriov, "remote": Sriov}, guest, costs(), mib=16, outside=self.outside)
+        self.outside = outside or Outside(local=MemoryStore(4096))
+        modes = {"cpu": HwAssist, "local": Sriov, "remote": Sriov}
+        self.vm = Vm(modes, guest, costs(), mib=16, outside=self.outside, neighbours=neighbours)
         self.ram = Ram(self.vm)
         for place, window in WINDOW.items():
             self.configure(place, BAR0, window)

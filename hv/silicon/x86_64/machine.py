@@ -286,6 +286,13 @@ class Machine:
             self._run_one(cpu, now, budget)
         return self.ended
 
+    def sleep(self, until: int) -> None:
+        """All CPUs wait, as run() has just said: let time pass for them."""
+        for cpu in self.cpus:
+            if cpu.loaded and cpu.halted:
+                self._load(cpu)
+                cpu.charge(max(0, until - cpu.now))
+
     def _next_cpu(self) -> Cpu | None:
         """The CPU whose next instant comes first; a waiting CPU's is its next event."""
         best: Cpu | None = None

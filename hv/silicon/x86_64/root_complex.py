@@ -69,10 +69,14 @@ class RootComplex:
     def plug(self, function: Function, device: int) -> None:
         """Put a card into slot `device`."""
         for distance, card in ((0, function), *function.followers):
-            place = (device << 3) + distance
-            self.pci.plug(card, place, CardSlot(self, place, len(self.functions)))
-            self.functions.append(card)
-            self._due.append(NEVER)
+            self.adopt(card, (device << 3) + distance)
+
+    def adopt(self, function: Function, place: int) -> None:
+        """Let a function belong here. One that was in another machine's root complex reaches this machine's memory."""
+        self.pci.plug(function, place, CardSlot(self, place, len(self.functions)))
+        self.functions.append(function)
+        self._due.append(NEVER)
+        self.pci.remap()
 
     def address(self, bus_address: int) -> int:
         """The physical address at which a CPU finds what is at a bus address of a card."""
