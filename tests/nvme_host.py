@@ -19,7 +19,7 @@ from hv.silicon.timing import DiskTimes
 RAM = 1 << 20
 TIMES = DiskTimes(read=1000, write=2000, flush=3000, sector=10, reset=5000)
 SECTORS = 2048
-PF, VF1, VF2 = 0x20, 0x21, 0x22
+PF, VF1 = 0x20, 0x21
 VF_MEMORY = 0x2_0000  # what is below is out of reach of virtual functions
 READY = 1
 ENABLE = 1 | 6 << 16 | 4 << 20

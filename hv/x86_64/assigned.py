@@ -22,10 +22,10 @@ MESSAGES = 0xFEE0_0000  # where interrupt messages go
 
 
 class AssignedState(msgspec.Struct):
-    """The guest's MSI-X table, and where window 0 was when pages of it were mapped last."""
+    """The guest's MSI-X table, and where the windows were when pages of them were mapped last."""
 
     msix: MsixState
-    window: int | None = None
+    mapped: dict[int, int] = {}
     gone: bool = False
 
 
@@ -63,7 +63,7 @@ class AssignedFunction(ExpressFunction):
             real = self.physical.bar_address(number)
             if real is None or self._kept(number, offset):
                 return None
-            self.state.window = base
+            self.state.mapped[number] = base
             return self.root.address(real) + offset
         return None
 
@@ -102,10 +102,10 @@ class AssignedFunction(ExpressFunction):
         self._forget_moved()
 
     def _forget_moved(self) -> None:
-        old = self.state.window
-        if old is not None and self.bar_address(0) != old:
-            self.forget(old, self.header.bars[0].size)
-            self.state.window = None
+        for number, old in sorted(self.state.mapped.items()):
+            if self.bar_address(number) != old:
+                self.forget(old, self.header.bars[number].size)
+                del self.state.mapped[number]
 
     def reset(self) -> None:
         """The guest has reset its function: the real one is reset too."""

@@ -19,13 +19,14 @@ from hv.silicon.iommu import Fault
 from hv.silicon.memory import BusError
 from hv.silicon.pci import BAR0
 from hv.silicon.x86_64.engine import BUS_BASE, PRIVATE_BASE
-from hv.silicon.x86_64.machine import Paused
+from hv.silicon.x86_64.machine import Ended, Idle, Paused
 from hv.silicon.x86_64.pc import NEVER
 from hv.vm import Vm
 from hv.x86_64.assigned import AssignedFunction
 from hv.x86_64.board import Board
 from hv.x86_64.pool import CARDS_POOL_BASE, POOL_BASE
 from modes.hw_assist.mode import HwAssist
+from modes.hw_assist.shadow import HwShadow
 from modes.sriov.mode import Sriov
 from tests.nvme_host import Driver
 from tests.support import assemble, costs
@@ -277,3 +278,36 @@ def test_the_window_follows_its_base_address_and_never_covers_an_apic(guest: Spi
     assert board.assigned_page(0xFE80_0000) == physical
     guest.configure(LOCAL, BAR0, 0xFEE0_0000)
     assert board.assigned_page(0xFEE0_0000) is None
+
+
+def test_code_in_a_cards_registers_ends_the_guest_in_order() -> None:
+    """Mapped or not: the first touch is a read, the second a jump."""
+    for touch in ("", f"movl {WINDOW[LOCAL] + 0x1C:#x}, %eax"):
+        code = assemble(f".code32\n{touch}\n mov ${WINDOW[LOCAL]:#x}, %eax\n jmp *%eax", CODE).data
+        guest = Guest(Path("jumping"), "", CODE, [Segment(CODE, len(code), code)], {}, b"")
+        vm = Vm({"cpu": HwAssist, "local": Sriov}, guest, costs(), mib=16)
+        card = vm.board.pci.functions[LOCAL]
+        vm.board.pci.config_write(card, BAR0, 4, WINDOW[LOCAL])
+        vm.board.pci.config_write(card, 4, 2, 6)
+        outcome = vm.run(vm.now + 10_000_000_000)
+        assert isinstance(outcome, Ended)
+        assert outcome.cause == "crash"
+        assert "\n" not in outcome.report
+        vm.close()
+
+
+def test_registers_are_reached_without_exits_after_the_first_touch() -> None:
+    window = WINDOW[LOCAL]
+    code = assemble(
+        f".code32\n mov $100, %ecx\n1: movl {window + 8:#x}, %eax\n loop 1b\n mov %eax, {COUNT}\n cli\n hlt", CODE
+    ).data
+    guest = Guest(Path("reading"), "", CODE, [Segment(CODE, len(code), code)], {}, b"")
+    for mode, exits in ((HwAssist, {"npf": 3, "hlt": 1}), (HwShadow, {"mmio": 100, "hlt": 1, "shadow_page_fault": 2})):
+        vm = Vm({"cpu": mode, "local": Sriov}, guest, costs(), mib=16)
+        card = vm.board.pci.functions[LOCAL]
+        vm.board.pci.config_write(card, BAR0, 4, window)
+        vm.board.pci.config_write(card, 4, 2, 6)
+        assert isinstance(vm.run(), Idle)
+        assert vm.machine.memory.read(vm.machine.ram_base + COUNT, 4) == struct.pack("<I", 0x0001_0400)
+        assert vm.ledger.totals() == exits
+        vm.close()

@@ -6,7 +6,7 @@ from enum import IntEnum
 
 PAGE = 0x1000
 # Controller registers (3.1).
-CAP, VS, INTMS, INTMC, CC, CSTS, NSSR, AQA, ASQ, ACQ = 0x00, 0x08, 0x0C, 0x10, 0x14, 0x1C, 0x20, 0x24, 0x28, 0x30
+CAP, VS, INTMS, INTMC, CC, CSTS, AQA, ASQ, ACQ = 0x00, 0x08, 0x0C, 0x10, 0x14, 0x1C, 0x24, 0x28, 0x30
 DOORBELLS = 0x1000  # 4 bytes each: tail of submission queue 0, head of completion queue 0, tail of 1, ...
 VERSION = 0x0001_0400
 # CC (3.1.5).
@@ -76,7 +76,6 @@ class Status(IntEnum):
     INVALID_LOG_PAGE = 0x109
     INVALID_QUEUE_DELETION = 0x10C
     NOT_SAVEABLE = 0x10D
-    NOT_CHANGEABLE = 0x10E
     NO_CAPACITY = 0x115
     ALREADY_ATTACHED = 0x118
     NOT_ATTACHED = 0x11A
