@@ -37,7 +37,7 @@ from hv.ops import OPS, find_op, select
 from hv.silicon.x86_64.engine import interrupt
 from hv.silicon.x86_64.layout import SiliconError
 from hv.table import COLUMNS, ROWS, SHORT, Row, customize, find_row, machine_modes, missing_mode
-from hv.vm import DEFAULT_MIB, Vm
+from hv.vm import DEFAULT_MIB, Vm, check_size
 
 WELCOME = """hv, the teaching hypervisor: one guest kernel under every virtualization technique, its exits counted.
 
@@ -330,6 +330,7 @@ def run(
     if not 1 <= smp <= 8:
         raise HvError(f"-smp takes 1 to 8 CPUs, not {smp}")
     guest = load_guest(kernel or default_guest())
+    check_size(guest, m)  # before anything is said of disks
     if pcap is not None and "net" not in chosen:
         raise HvError(f"--pcap: row {row} has no network card yet", 1)
     for option, given, column in (("-drive", drive, "local"), ("-nbd", nbd, "remote")):

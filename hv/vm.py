@@ -54,7 +54,7 @@ class Vm:
     ) -> None:  # fmt: skip
         kinds = {"cpu": modes} if isinstance(modes, type) else dict(modes)
         cpu = kinds["cpu"]
-        _check_size(guest, mib)
+        check_size(guest, mib)
         self_test(costs.timing, portable=portable)
         self.guest, self.costs = guest, costs
         reasons = {"shutdown"}.union(*(kind.reasons for kind in kinds.values()))
@@ -141,7 +141,7 @@ class Vm:
         self.machine.close()
 
 
-def _check_size(guest: Guest, mib: int) -> None:
+def check_size(guest: Guest, mib: int) -> None:
     """Refuse a memory size that the guest does not fit in, or that the host does not have."""
     if mib < SMALLEST_MIB or mib % 2:
         raise HvError(f"-m takes an even number of MiB, {SMALLEST_MIB} or more, not {mib}")
