@@ -1,7 +1,7 @@
-"""Build the guest kernel: `python guest_kernel/build.py OUT`.
+"""Build the guest: the kernel and the firmware. `python guest_kernel/build.py FOLDER` makes kernel.elf, firmware.bin.
 
 The same sources give the same bytes in every folder and at every time. Needs the package ziglang, no system compiler.
-Objects are named k__* (kernel) and u__* (user program); arch/x86_64/kernel.ld sorts them by these names.
+Objects are named k__* (kernel), u__* (user program), f__* (firmware); arch/x86_64/kernel.ld sorts by these names.
 """
 
 import os
@@ -26,17 +26,26 @@ COMPILE = [
 ]
 KERNEL_ONLY = ["-mcmodel=kernel"]
 USER_ONLY = ["-fno-builtin"]  # there is no memcpy on the user's side
+FIRMWARE_TARGET = ["-target", "x86-freestanding-none"]
+FIRMWARE_COMPILE = [option for option in COMPILE if not option.startswith(("-I", "-mno-red-zone", "-mno-80387", "-g"))]
+FIRMWARE_LINK = ["-nostdlib", "-static", "-Wl,-T,firmware/firmware.ld", "-Wl,-e,reset", "-Wl,--build-id=none"]
+OPTIONS = {
+    "kernel": (TARGET, [*COMPILE, *KERNEL_ONLY]),
+    "user": (TARGET, [*COMPILE, *USER_ONLY]),
+    "firmware": (FIRMWARE_TARGET, FIRMWARE_COMPILE),
+}
 LINK = ["-nostdlib", "-static", f"-Wl,-T,{ARCH}/kernel.ld", "-Wl,-e,pvh_entry", "-Wl,--build-id=none"]
 
 
-def zig_cc(arguments: list[str], environment: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "ziglang", "cc", *TARGET, *arguments]
+def zig(arguments: list[str], environment: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "ziglang", *arguments]
     done = subprocess.run(command, cwd=HERE, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
 
 
-def build_kernel(out: Path) -> None:
+def build_guest(out: Path) -> None:
+    """Make out/kernel.elf and out/firmware.bin."""
     with tempfile.TemporaryDirectory(prefix="guest-kernel-") as temporary:
         folder = Path(temporary)
         environment = dict(os.environ)
@@ -48,25 +57,29 @@ def build_kernel(out: Path) -> None:
         folders_hidden = [f"-ffile-prefix-map={path}={name}" for path, name in hidden.items()]
 
         def compile_one(source: Path) -> str:
-            user = "user" in source.parts
-            target = folder / f"{'u' if user else 'k'}__{'_'.join(source.parts)}.o"
-            extra = USER_ONLY if user else KERNEL_ONLY
-            zig_cc([*COMPILE, *extra, *folders_hidden, "-c", str(source), "-o", str(target)], environment)
+            kind = next((part for part in ("firmware", "user") if part in source.parts), "kernel")
+            target = folder / f"{kind[0]}__{'_'.join(source.parts)}.o"
+            machine, options = OPTIONS[kind]
+            zig(["cc", *machine, *options, *folders_hidden, "-c", str(source), "-o", str(target)], environment)
             return str(target)
 
         sources = sorted(path.relative_to(HERE) for path in HERE.rglob("*.[cS]"))
         with ThreadPoolExecutor() as pool:
             objects = list(pool.map(compile_one, sources))
-        linked = folder / "kernel.elf"
-        zig_cc([*LINK, *objects, "-o", str(linked)], environment)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(linked, out)
+        firmware = [name for name in objects if Path(name).name.startswith("f__")]
+        kernel = [name for name in objects if name not in firmware]
+        zig(["cc", *TARGET, *LINK, *kernel, "-o", str(folder / "kernel.elf")], environment)
+        zig(["cc", *FIRMWARE_TARGET, *FIRMWARE_LINK, *firmware, "-o", str(folder / "firmware.elf")], environment)
+        zig(["objcopy", "-O", "binary", str(folder / "firmware.elf"), str(folder / "firmware.bin")], environment)
+        out.mkdir(parents=True, exist_ok=True)
+        for name in ("kernel.elf", "firmware.bin"):
+            shutil.move(folder / name, out / name)
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python guest_kernel/build.py OUT")
+        sys.exit("usage: python guest_kernel/build.py FOLDER")
     try:
-        build_kernel(Path(sys.argv[1]).absolute())
+        build_guest(Path(sys.argv[1]).absolute())
     except RuntimeError as error:
         sys.exit(str(error))

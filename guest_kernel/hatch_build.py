@@ -1,4 +1,4 @@
-"""Builds what the wheel ships in hv/_built: the guest kernel (kernel.elf) and the microcode (a library of the host).
+"""Builds what the wheel ships in hv/_built: the guest (kernel.elf, firmware.bin) and the microcode (a host library).
 
 Hatchling runs it for every wheel and editable install. `python guest_kernel/hatch_build.py` runs it by hand, which is
 what make does when a source has changed. Same sources, same bytes, in every folder and at every time.
@@ -21,7 +21,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # hatchling loads this file by its path
 
-from guest_kernel.build import build_kernel  # noqa: E402
+from guest_kernel.build import build_guest  # noqa: E402
 
 BUILT = ROOT / "hv" / "_built"
 MICROCODE = "hv/silicon/x86_64/microcode.c"
@@ -74,7 +74,7 @@ def build() -> Host | None:
     BUILT.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="new-", dir=BUILT) as temporary:
         new = Path(temporary)
-        build_kernel(new / "kernel.elf")
+        build_guest(new)
         if here:
             build_microcode(new / here.library, here.zig_target)
         names = {path.name for path in new.iterdir()}

@@ -3,6 +3,7 @@
 Guest speed: the same user-mode loop under each mode and on bare Unicorn, which is stopped every so many instructions by
 its own `count=`. An exit: CPUID under hw-assist, and CLI at ring 3, against a Python hook of Unicorn that does nothing.
 A doorbell: the way from the guest's store to the drive and the drive's looks at its queue. Nothing exits there.
+Translated code: the kernel's compute loop from the translation cache, against the same loop at its own address.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ from hv.silicon.pci import BAR0, COMMAND, COMMAND_MASTER, COMMAND_MEMORY
 from hv.silicon.x86_64.bare import bare_loop, empty_hook
 from hv.silicon.x86_64.pc import NEVER
 from hv.silicon.x86_64.state import RAX
-from hv.table import find_row
+from hv.table import customize, find_row
 from hv.vm import Vm
 from hv.x86_64.assigned import AssignedFunction
 
 CODE, QUEUES, WINDOW = 0x10_0000, 0x20_0000, 0xFE00_0000  # guest-physical: of the guest that rings doorbells
 ROUNDS = 5  # the best of so many is taken
 SLICE = 100_000
+TRAPPED = "emulated+cpu=trap-and-emulate"
 
 
 class Ratio(msgspec.Struct):
@@ -71,10 +73,13 @@ class Bench:
         cpuid = self._seconds_per_op("nitro", "cpu.cpuid") - self._seconds_per_op("nitro", "cpu.irq_mask")
         out.append(Ratio("a CPUID exit under hw-assist / an empty Python hook", cpuid / empty, "hooks", 10, True))
         # The loops differ by the two instructions that trap.
-        pair = self._seconds_per_op("emulated", "cpu.irq_mask") - self._seconds_per_op("emulated", "cpu.callret")
+        pair = self._seconds_per_op(TRAPPED, "cpu.irq_mask") - self._seconds_per_op(TRAPPED, "cpu.callret")
         out.append(Ratio("a trapped CLI, deprivileged / an empty Python hook", pair / 2 / empty, "hooks", 20, True))
         out.append(Ratio("a doorbell of a drive that the guest was given / an empty Python hook",
                          self._doorbell(20_000) / empty, "hooks", 8, True))  # fmt: skip
+        progress("translated code")
+        direct, translated = (self._seconds_per_op(row, "cpu.compute") for row in (TRAPPED, "emulated"))
+        out.append(Ratio("kernel code, translated / run directly", direct / translated, "x", 0.7, False))
         progress("the table")
         started = time.perf_counter()
         run_table([find_row("nitro"), find_row("metal")], list(OPS.values()), self.modes, self.settings)
@@ -130,7 +135,8 @@ class Bench:
 
     def _seconds_per_op(self, row: str, op: str, count: int = 10_000) -> float:
         """Host seconds for one operation."""
-        runner = RowRunner(find_row(row), self.modes, self.settings)
+        name, *changes = row.split("+")
+        runner = RowRunner(customize(find_row(name), changes, self.modes), self.modes, self.settings)
         vm = runner.vm
 
         def once() -> float:

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Annotated, TextIO
@@ -21,6 +22,7 @@ import msgspec
 from cyclopts import App, Parameter
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
@@ -288,11 +290,11 @@ def stat(
 @app.command
 def run(
     row: str, /, *, set: Set = None, m: Annotated[int, Parameter(name="-m", converter=_whole)] = DEFAULT_MIB,
-    smp: Annotated[int, Parameter(name="-smp", converter=_whole)] = 1,
+    smp: Annotated[int | None, Parameter(name="-smp", converter=_whole)] = None,
     guests: Annotated[int, Parameter(converter=_whole)] = 1,
     command: Annotated[str | None, Parameter(name="-c")] = None, pcap: Path | None = None,
     drive: Annotated[Path | None, Parameter(name="-drive")] = None,
-    nbd: Annotated[str | None, Parameter(name="-nbd")] = None,
+    nbd: Annotated[str | None, Parameter(name="-nbd")] = None, show_translation: str | None = None,
     cost_model: str = DEFAULT, portable: Annotated[bool, Parameter(negative="")] = False, kernel: Path | None = None,
 ) -> int:  # fmt: skip
     """Boot a row and give the guest's console. Ctrl-] leaves; the end of piped input powers the guest off.
@@ -304,7 +306,7 @@ def run(
     m
         Memory in MiB.
     smp
-        Number of CPUs.
+        Number of CPUs: 2, or as many as the row can have.
     guests
         So many guests side by side, which share the row's cards, each with a function of its own; takes -c.
     command
@@ -315,6 +317,8 @@ def run(
         The local disk: a raw image. Default: a small one in $XDG_DATA_HOME/hv (~/.local/share/hv), made on first use.
     nbd
         The remote disk: nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH. Default: a small one, likewise.
+    show_translation
+        Print a function of the guest's kernel beside its translation, when the session is over.
     cost_model
         A built-in cost model, or a TOML file.
     portable
@@ -323,12 +327,10 @@ def run(
         Another guest ELF file.
     """
     from hv.host.disks import local_disk, remote_disk
-    from hv.session import Session, run_command, say
+    from hv.session import Session, say
 
     installed = find_modes()
     chosen = machine_modes(customize(find_row(row), set or [], installed), installed)
-    if not 1 <= smp <= 8:
-        raise HvError(f"-smp takes 1 to 8 CPUs, not {smp}")
     guest = load_guest(kernel or default_guest())
     check_size(guest, m)  # before anything is said of disks
     if pcap is not None and "net" not in chosen:
@@ -341,20 +343,43 @@ def run(
         local=local_disk(drive, say) if "local" in chosen else None,
         remote=remote_disk(nbd, say) if "remote" in chosen else None,
     )
-    if guests == 1:
-        vm = Vm(chosen, guest, load(cost_model), mib=m, smp=smp, portable=portable, outside=outside)
-        with closing(vm):
-            return Session(vm, command).run()
+    if guests != 1:
+        return _several(
+            guests, command, partial(Vm, chosen, guest, load(cost_model), mib=m, smp=smp, portable=portable), outside
+        )
+    vm = Vm(chosen, guest, load(cost_model), mib=m, smp=smp, portable=portable, outside=outside)
+    with closing(vm):
+        status = Session(vm, command).run()
+        if show_translation is not None:
+            _show_translation(vm, show_translation)
+        return status
+
+
+def _several(guests: int, command: str | None, build: Callable[..., Vm], outside: Outside) -> int:
+    """Guests side by side. The disks of all but the first are in memory."""
+    from hv.session import run_command
+
     if not 1 <= guests <= MOST_GUESTS or command is None:
         raise HvError(f"--guests takes 1 to {MOST_GUESTS}, and needs -c COMMAND when there are several")
-    neighbours = Neighbours([outside, *(Outside() for _ in range(guests - 1))])  # the others' disks are in memory
+    neighbours = Neighbours([outside, *(Outside() for _ in range(guests - 1))])
     with ExitStack() as stack:
         for own in neighbours.outsides:
-            vm = Vm(
-                chosen, guest, load(cost_model), mib=m, smp=smp, portable=portable, outside=own, neighbours=neighbours
-            )
-            stack.enter_context(closing(vm))
+            stack.enter_context(closing(build(outside=own, neighbours=neighbours)))
         return run_command(neighbours, command)
+
+
+def _show_translation(vm: Vm, function: str) -> None:
+    from hv.crash import Symbols
+
+    extent = Symbols(vm.guest).extent(function)
+    if extent is None:
+        raise HvError(f"--show-translation: the guest has no function {function!r}")
+    lines = vm.mode.translation(*extent)
+    if lines is None:
+        raise HvError(f"--show-translation: mode {vm.mode.id} translates nothing; full-emulation does", 1)
+    if not lines:
+        raise HvError(f"--show-translation: {function} has not run, so it has no translation", 1)
+    _list([f"guest: {function}", "translation"], [[escape(guest), escape("\n".join(code))] for guest, code in lines])
 
 
 @app.command

@@ -48,6 +48,14 @@ class Symbols:
         where = self._line(address)
         return f"{address:#x} {name}+{address - start:#x}" + (f" ({where})" if where else "")
 
+    def extent(self, function: str) -> tuple[int, int] | None:
+        """First address of a function, and the one behind it."""
+        for at, (start, size, name) in enumerate(self.functions):
+            if name == function:
+                following = [other for other, _, _ in self.functions[at:] if other > start]
+                return start, start + size if size else (following[0] if following else start + 0x1000)
+        return None
+
     def _line(self, address: int) -> str:
         at = bisect.bisect_right(self.lines, (address, "\U0010ffff", 0)) - 1
         if at < 0 or not self.lines[at][1]:
@@ -79,7 +87,7 @@ def _lines(elf: ELFFile) -> list[tuple[int, str, int]]:
 
 def _registers(vm: Vm) -> dict[str, int]:
     """Name and value as the guest believes them to be, from wherever they are now."""
-    cpu = vm.machine.cpus[0]
+    cpu = vm.machine.running
     values = dict(zip(REGISTERS, cpu.state.regs, strict=True))
     told = vm.mode.guest_registers(cpu)
     vmcb = cpu.vmcb

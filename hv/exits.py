@@ -40,8 +40,10 @@ REASONS: dict[str, Reason] = {
         Reason("invlpg", "VMEXIT_INVLPG, #GP", "INVLPG, #GP", "the guest flushed a shadowed page from the TLB"),
         Reason("ioio", "VMEXIT_IOIO", "I/O instruction", "an access to an emulated port"),
         Reason("iret", "#GP of IRET", "#GP of IRET", "a deprivileged kernel returned from a trap"),
+        Reason("lookup_miss", "call-out", "call-out", "translated code jumped to what its table of targets lacks"),
         Reason("mmio", "VMEXIT_NPF, #PF", "EPT misconfiguration", "an access to the registers of an emulated device"),
         Reason("msr", "VMEXIT_MSR", "RDMSR, WRMSR", "a model-specific register that the hypervisor keeps"),
+        Reason("nmi_window", "VMEXIT_IRET", "NMI-window exiting", "the guest's handler of an NMI is over"),
         Reason("npf", "VMEXIT_NPF", "EPT violation", "the first touch of a guest-physical page: it is backed now"),
         Reason("page_table_write", "#PF of a write", "#PF of a write", "a write to a page table that is shadowed"),
         Reason("popf", "address breakpoint", "address breakpoint", "POPF, which does not trap by itself"),
@@ -57,6 +59,9 @@ REASONS: dict[str, Reason] = {
         Reason("syscall_bounce", "#UD of SYSCALL", "#UD of SYSCALL", "a system call, for the guest's kernel"),
         Reason("sysret", "#UD of SYSRET", "#UD of SYSRET", "a deprivileged kernel returned from a system call"),
         Reason("witness", "address breakpoint", "address breakpoint", "the naive variant looked at an instruction"),
+        Reason("table_callout", "call-out", "call-out", "a store that keeps hitting page tables, translated again"),
+        Reason("translate", "call-out", "call-out", "translated code came to a jump that was not linked"),
+        Reason("untranslated", "call-out", "call-out", "one instruction that runs at its own address"),
         Reason("vmmcall", "VMEXIT_VMMCALL", "VMCALL", "a hypercall"),
     )
 }

@@ -16,6 +16,7 @@ from elftools.elf.segments import NoteSegment
 from hv.errors import HvError
 
 PVH_NOTE: tuple[object, ...] = (18,)  # XEN_ELFNOTE_PHYS32_ENTRY (Xen public headers, elfnote.h)
+ROM, RESET_VECTOR = 0xF_0000, 0xF_FFF0
 LOWEST, HIGHEST = 0x10_0000, 1 << 30  # where a kernel may be loaded
 
 
@@ -51,6 +52,16 @@ class Guest(msgspec.Struct, frozen=True):
 def default_guest() -> Path:
     """The kernel that was built with this hv."""
     return Path(__file__).parent / "_built" / "kernel.elf"
+
+
+def load_firmware() -> Guest:
+    """The firmware that was built with this hv: 64 KiB below 1 MiB, entered at the reset vector."""
+    path = default_guest().with_name("firmware.bin")
+    try:
+        image = path.read_bytes()
+    except OSError as error:
+        raise HvError(f"firmware {path}: {error.strerror}; make builds it", 1) from None
+    return Guest(path, hashlib.sha256(image).hexdigest(), RESET_VECTOR, [Segment(ROM, len(image), image)], {}, image)
 
 
 def load_guest(path: Path) -> Guest:

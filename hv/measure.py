@@ -2,7 +2,7 @@
 
 A row is booted once. Each operation then starts from a snapshot taken at the shell's prompt, so that its numbers do
 not depend on which others were run before it. The guest runs every operation in two rounds; the second is counted,
-with `cold` the first.
+with `cold` the first. Those of the boot column run once, and boot.boot is the boot itself.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hv.errors import HvError
 from hv.ledger import Tally
 from hv.loader import Guest
 from hv.mode import Mode
-from hv.ops import Op
+from hv.ops import BOOT, Op
 from hv.silicon.timing import MILLI
 from hv.silicon.x86_64.machine import Ended, Idle
 from hv.table import COLUMNS, Row, machine_modes
@@ -125,9 +125,10 @@ class RowRunner:
                 f"row {self.row.id} has no {op.column} column yet: it needs mode {self.row.modes[op.column]}", 1
             )
         s, vm = self.settings, self.vm
+        n = 1 if op.once else s.iterations
         vm.restore(self.prompt)
-        first = len(vm.machine.probe.windows)
-        vm.console.feed(f"bench {op.id} {s.iterations} {s.seed}\n".encode())
+        first = 0 if op.id == BOOT else len(vm.machine.probe.windows)
+        vm.console.feed(f"bench {op.id} {n} {s.seed}\n".encode())
         self._check(vm.run(vm.now + LIMIT), op.id)
         text = vm.console.take()
         absent = ABSENT.search(text)
@@ -135,12 +136,12 @@ class RowRunner:
             return NotThere(absent[2])
         match = RESULT.search(text)
         windows = vm.machine.probe.windows[first:]
-        if match is None or match[1] != op.id or len(windows) != 2:
+        if match is None or match[1] != op.id or len(windows) != (1 if op.once else 2):
             said = [line.strip() for line in text.splitlines() if line.startswith("bench:")]
             raise HvError(f"row {self.row.id}: {op.id} gave no result: {said[0] if said else text.strip()!r}", 1)
-        index = 0 if s.cold else 1
+        index = 0 if s.cold or op.once else 1
         tallies = vm.ledger.tallies(2 * (first + index) + 1)
-        window, n = windows[index], s.iterations
+        window = windows[index]
         exits = {reason: tally.count for reason, tally in tallies.items()}
         result = OpResult(
             iterations=n,

@@ -41,6 +41,7 @@ class Mode:
     cells: ClassVar[Mapping[str, str]]
     reasons: ClassVar[frozenset[str]] = frozenset()  # every reason that it may count
     ram_base: ClassVar[int] = 0  # host-physical address of the guest's RAM
+    most_cpus: ClassVar[int] = 1  # how many CPUs it can start and run
 
     def __init__(self, vm: Vm) -> None:
         self.vm = vm
@@ -68,6 +69,14 @@ class Mode:
     def guest_registers(self, cpu: Cpu) -> Mapping[str, int]:
         """Registers that the guest believes to have other values than the CPU holds, by name; for a report."""
         return {}
+
+    def translation(self, start: int, end: int) -> list[tuple[str, list[str]]] | None:
+        """The guest's instructions at [start, end), each with those that run instead. None: its own are what runs."""
+        return None
+
+    def notes(self) -> list[str]:
+        """What there is to say of the mode's own work at the end of a session, a line each."""
+        return []
 
     def state(self) -> Any:
         """What the mode remembers, as plain records, for a snapshot."""

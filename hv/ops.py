@@ -8,13 +8,16 @@ import msgspec
 
 from hv.errors import HvError
 
+BOOT = "boot.boot"  # its window opens at reset
+
 
 class Op(msgspec.Struct, frozen=True):
-    """`headline`: the one that stands for its column in the table's grid."""
+    """`headline`: the one that stands for its column in the table's grid. `once`: one cold run, never repeated."""
 
     id: str
     meaning: str
     headline: bool = False
+    once: bool = False
 
     @property
     def column(self) -> str:
@@ -50,6 +53,14 @@ OPS: dict[str, Op] = {
         Op("remote.write4k", "4 KiB written to the remote disk"),
         Op("remote.read_qd32", "4 KiB read, of 32 that are asked for together"),
         Op("remote.flush", "the disk's cache written to its medium"),
+        Op("interrupts.timer_tick", "arm the timer, take its interrupt, end it", headline=True),
+        Op("interrupts.device_irq", "from one interrupt of a device to the next"),
+        Op("interrupts.ipi", "an interrupt to another CPU, and its answer"),
+        Op("interrupts.eoi", "end of interrupt, with none in service"),
+        Op("interrupts.hlt_wake", "arm the timer, halt, be woken"),
+        Op(BOOT, "from reset to the kernel's first process", headline=True, once=True),
+        Op("boot.pci_scan", "find the PCI functions", once=True),
+        Op("boot.timer_calibration", "measure the clocks against the 8254", once=True),
     )
 }
 

@@ -32,6 +32,7 @@ def grid(rows: list[Row], table: TableResult, unbuilt: dict[str, str], width: in
     drawn = Table(
         title="AWS EC2 Virtualization Types (B. Gregg, 2017), with the exits of one operation a column",
         caption=_legend(headlines, unbuilt), box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left",
+        pad_edge=False, collapse_padding=width < WITH_DRIVERS,  # 80 columns are just enough
     )  # fmt: skip
     drawn.add_column("row", no_wrap=True)
     drawn.add_column("tech", no_wrap=True)
@@ -93,9 +94,11 @@ def stat(row: str, op: Op, measured: Measured, cold: bool) -> RenderableType:
     result, tallies = measured.result, measured.tallies
     inside = sum(tally.time for tally in tallies.values())
     total = sum(tally.count for tally in tallies.values())
+    rounds = f"{'first' if cold else 'second'} round of {result.iterations} iterations"
+    how = "one cold run" if op.once else rounds
     drawn = Table(
         box=box.SIMPLE_HEAD, title=f"{op.id} on {row}: {op.meaning}", title_justify="left", caption_justify="left",
-        caption=f"{'first' if cold else 'second'} round of {result.iterations} iterations\nan operation: exits "
+        caption=f"{how}\nan operation: exits "
         f"{number(result.exits_per_op)}, cycles {number(result.cycles_per_op)}, in exits "
         f"{percent(inside, measured.time)}",
     )  # fmt: skip

@@ -67,7 +67,7 @@ class Session:
         self.command = command
         self.input = None if command is not None else sys.stdin.fileno()
         self.terminal = self.input if self.input is not None and os.isatty(self.input) else None
-        self.windows = 0
+        self.windows = vm.machine.probe.window  # 1: the boot's own, which nobody asked for
 
     def run(self) -> int:
         """Run to the end. Returns the exit status of hv."""
@@ -117,21 +117,23 @@ class Session:
                 self.vm.console.feed(data)
 
     def _report_windows(self) -> None:
-        """After an operation: what it exited for."""
+        """After an operation: what it exited for, in its last round."""
         windows = self.vm.machine.probe.windows
-        for index in range(self.windows | 1, len(windows), 2):
-            tallies = self.vm.ledger.tallies(2 * index + 1)
+        if len(windows) > self.windows:
+            tallies = self.vm.ledger.tallies(2 * len(windows) - 1)
             total = sum(tally.count for tally in tallies.values())
             parts = ", ".join(f"{reason} {tally.count}" for reason, tally in tallies.items()) or "none"
-            cycles = number(windows[index].time / MILLI)
+            cycles = number(windows[-1].time / MILLI)
             line = f"[hv: {total} exits in {cycles} cycles: {parts}]"
             sys.stdout.buffer.write((line + "\r\n" if self.terminal is not None else line + "\n").encode())
-        self.windows = len(windows)
+        self.windows = max(self.windows, len(windows))
 
     def _finish(self, ended: Ended | None) -> int:
         if self.terminal is not None:
             sys.stdout.write("\n")
         if ended is None or ended.cause == "power-off":
+            for note in self.vm.mode.notes():
+                print(f"[hv: {note}]")
             return 0
         print(f"hv: {ended.report}", file=sys.stderr)
         print(report(self.vm), file=sys.stderr)

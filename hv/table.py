@@ -33,8 +33,7 @@ LETTERS = {
 
 # The mode that stands for a letter in a column unless --set names another one.
 DEFAULT_MODES: dict[str, dict[str, str]] = {
-    # The binary translator, full-emulation, takes over from trap-and-emulate when it is there.
-    "cpu": {"VS": "trap-and-emulate", "P": "paravirt", "VH": "hw-assist", "H": "bare-metal"},
+    "cpu": {"VS": "full-emulation", "P": "paravirt", "VH": "hw-assist", "H": "bare-metal"},
     "net": {"VS": "full-emulation", "P": "paravirt", "VH": "sriov", "H": "bare-metal"},
     "local": {"VS": "full-emulation", "P": "paravirt", "VH": "sriov", "H": "bare-metal"},
     "remote": {"VS": "full-emulation", "P": "paravirt", "VH": "sriov", "H": "bare-metal"},
@@ -99,6 +98,10 @@ IMPOSSIBLE: tuple[tuple[Callable[[Mapping[str, str]], bool], str], ...] = (
     (
         lambda c: c["cpu"] == "P" and c["boot"] != "P",
         "a paravirtualized CPU cannot run a PC's firmware (boot=P)",
+    ),
+    (
+        lambda c: c["cpu"] == "P" and "VS" in (c["net"], c["local"], c["remote"]),
+        "Xen emulates no devices for a paravirtualized domain (P or VH)",
     ),
     (
         lambda c: c["boot"] == "P" and c["cpu"] != "P",

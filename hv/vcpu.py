@@ -38,12 +38,15 @@ class Vcpu:
             vm.machine.end("crash", str(crash))
         after = m.extra + vm.work[reason]
         m.extra = after
-        ledger.count(self.index, reason, after - before + vm.switch)
+        ledger.count(self.index, reason, after - before + self.cpu.switch)
         ledger.open = False
 
     def wake(self) -> None:
         """The CPU waits in its HLT exit, and something has come. That exit is still open; this is no new one."""
         self.ledger.open = True
-        self.vm.take_interrupts(self.index)
-        self.vm.mode.wake(self)
+        try:
+            self.vm.take_interrupts(self.index)
+            self.vm.mode.wake(self)
+        except Shutdown as crash:
+            self.vm.machine.end("crash", str(crash))
         self.ledger.open = False

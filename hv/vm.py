@@ -13,14 +13,16 @@ from hv.errors import HvError
 from hv.host.console import Console
 from hv.host.outside import Outside
 from hv.ledger import Ledger, LedgerState
-from hv.loader import Guest
+from hv.loader import Guest, load_firmware
 from hv.neighbours import Neighbours
+from hv.silicon.fw_cfg import ITEM_CPUS, ITEM_KERNEL_DATA, ITEM_KERNEL_SIZE, ITEM_RAM_SIZE
 from hv.silicon.x86_64.cpu import NEVER
-from hv.silicon.x86_64.machine import Idle, Machine, Outcome, Snapshot
+from hv.silicon.x86_64.machine import HOLE, Idle, Machine, Outcome, Snapshot
 from hv.silicon.x86_64.pc import Pc
 from hv.silicon.x86_64.selftest import self_test
 from hv.vcpu import Vcpu
 from hv.x86_64.board import Board
+from hv.x86_64.mp_table import write_mp_table
 from hv.x86_64.pvh import write_start_info
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 DEFAULT_MIB, SMALLEST_MIB = 64, 16
+DEFAULT_CPUS = 2
 
 
 class VmSnapshot(msgspec.Struct):
@@ -49,26 +52,30 @@ class Vm:
 
     def __init__(
         self, modes: type[Mode] | Mapping[str, type[Mode]], guest: Guest, costs: CostModel, *, mib: int = DEFAULT_MIB,
-        smp: int = 1, portable: bool = False, outside: Outside | None = None,
+        smp: int | None = None, portable: bool = False, outside: Outside | None = None,
         neighbours: Neighbours | None = None,
     ) -> None:  # fmt: skip
         kinds = {"cpu": modes} if isinstance(modes, type) else dict(modes)
         cpu = kinds["cpu"]
         check_size(guest, mib)
+        cpus = min(DEFAULT_CPUS, cpu.most_cpus) if smp is None else smp
+        if not 1 <= cpus <= cpu.most_cpus:
+            raise HvError(f"-smp takes 1 to {cpu.most_cpus} CPUs under {cpu.id}, not {cpus}")
         self_test(costs.timing, portable=portable)
         self.guest, self.costs = guest, costs
         reasons = {"shutdown"}.union(*(kind.reasons for kind in kinds.values()))
         self.work = {reason: costs.work_of(reason) for reason in sorted(reasons)}
-        self.switch = costs.switch
         self.outside = outside or Outside()
         self.neighbours = neighbours or Neighbours([self.outside])
         self.number = self.neighbours.join(self)
-        self.machine = Machine(costs.timing, mib * MIB, ram_base=cpu.ram_base, cpus=smp, portable=portable)
+        self.machine = Machine(costs.timing, mib * MIB, ram_base=cpu.ram_base, cpus=cpus, portable=portable)
         self.ledger = Ledger(self.machine.probe)
         self.vcpus = [Vcpu(self, cpu) for cpu in self.machine.cpus]
         # Who owns the hardware finds the silicon's board, everybody else one that stands behind exits.
         owns_it = cpu.cells.get("cpu") == "H"
         self.board: Pc = self.machine.build_board(self.console.sink) if owns_it else Board(self)
+        low = min(mib * MIB, HOLE)
+        self.board.cmos.describe(low, mib * MIB - low, cpus)
         self._objects = {kind: kind(self) for kind in dict.fromkeys(kinds.values())}
         self.mode = self._objects[cpu]
         if not owns_it:
@@ -81,8 +88,22 @@ class Vm:
         for segment in self.image.segments:
             self.write(segment.address, segment.data)
         self.start_info = write_start_info(self.write, mib * MIB, "") if self.image is guest else 0
+        if self.image is guest:
+            write_mp_table(self.write, cpus)
         self.mode.start(self.image)
         self.machine.watch_marks(*guest.marks())
+
+    def boot_firmware(self) -> None:
+        """Let a firmware start the CPU and find the kernel, as on a PC. What happens until it is up is an operation."""
+        image = self.guest.image
+        self.image = load_firmware()
+        self.board.fw_cfg.items |= {
+            ITEM_RAM_SIZE: self.machine.ram_size.to_bytes(8, "little"),
+            ITEM_CPUS: len(self.vcpus).to_bytes(2, "little"),
+            ITEM_KERNEL_SIZE: len(image).to_bytes(4, "little"),
+            ITEM_KERNEL_DATA: image,
+        }
+        self.machine.probe.open()
 
     @property
     def console(self) -> Console:

@@ -17,9 +17,12 @@ class BareMetal(Mode):
     id = "bare-metal"
     summary = "the guest owns the hardware; nothing exits"
     cells = {"cpu": "H", "local": "H", "remote": "H", "interrupts": "H", "boot": "H"}
+    most_cpus = 8
 
     def equip(self, column: str) -> None:
-        if column in DRIVES:
+        if column == "boot":
+            self.vm.boot_firmware()
+        elif column in DRIVES:
             card = build_drive(self.vm, column)
             self.vm.board.plug(card, DRIVES[column].slot)
             card.subsystem.attach(1, PRIMARY)

@@ -35,6 +35,7 @@ from hv.silicon.x86_64.svm import Vmcb
 from hv.vm import Vm
 from modes.bare_metal import BareMetal
 from modes.full_emulation.mode import TrapAndEmulate
+from modes.full_emulation.translator.mode import FullEmulation
 from modes.hw_assist.mode import HwAssist
 from modes.hw_assist.shadow import HwShadow
 
@@ -82,6 +83,7 @@ RAM_MIB = 16
 PML4, PDPT, PD, PT, CHIPS, GDT, IDT, TSS = 0x1000, 0x2000, 0x3000, 0x4000, 0x5000, 0x6000, 0x7000, 0x8000
 HANDLERS, CODE = 0x1_0000, 0x1_4000
 STACK, STACK_OF_RING_0, STACK_OF_IST_1, USER_STACK = 0x3_0000, 0x3_2000, 0x3_4000, 0x3_6000  # their tops
+OTHER_STACK = 0x3_8000  # of a second CPU
 DATA, LOG, LOG_NEXT = 0x4_0000, 0x5_0000, 0x4_F000
 NOT_MAPPED = 0x40_0000  # a linear address without a page
 LAPIC, IOAPIC = 0xFEE0_0000, 0xFEC0_0000  # mapped where they are
@@ -115,6 +117,65 @@ PRELUDE = f"""
     cli
     hlt
 .endm
+"""
+
+# For guests with two CPUs: `start_other` wakes the second, which begins at the label `other`, at ring 0 in 64-bit mode.
+START_OTHER = """
+.macro start_other
+    lapic 0xF0, 0x1FF
+    movl $0x1000000, 0x310(%rbp)
+    movl $0x4500, 0x300(%rbp)
+    movl $0x4615, 0x300(%rbp)
+.endm
+"""
+TRAMPOLINE = f"""
+.org 0x1000 /* the page that start_other names */
+.code16
+trampoline:
+    cli
+    mov %cs, %ax
+    mov %ax, %ds
+    lgdtl trampoline_table - trampoline
+    mov %cr0, %eax
+    or $1, %al
+    mov %eax, %cr0
+    ljmpl $0x08, $protected
+.balign 8
+trampoline_gdt: .quad 0, 0x00CF9B000000FFFF, 0x00CF93000000FFFF
+trampoline_table: .word 23
+    .long trampoline_gdt
+kernel_table: .word 0x3F
+    .long {GDT}
+.code32
+protected:
+    mov $0x10, %eax
+    mov %eax, %ds
+    mov %eax, %es
+    mov %eax, %ss
+    mov $0x620, %eax
+    mov %eax, %cr4
+    mov ${PML4}, %eax
+    mov %eax, %cr3
+    mov $0xC0000080, %ecx
+    xor %edx, %edx
+    mov $0xD01, %eax
+    wrmsr
+    mov $0x80010033, %eax
+    mov %eax, %cr0
+    lgdt kernel_table
+    ljmp $0x08, $long_mode
+kernel_interrupts: .word 0xFFF
+    .quad {IDT}
+.code64
+long_mode:
+    mov $0x10, %eax
+    mov %eax, %ds
+    mov %eax, %es
+    mov %eax, %ss
+    mov ${OTHER_STACK}, %esp
+    lidt kernel_interrupts
+    lapic 0xF0, 0x1FF
+    jmp other
 """
 
 
@@ -186,7 +247,8 @@ NATIVE_METAL, PORTABLE_METAL = Where(BareMetal), Where(BareMetal, True)
 NATIVE_HW, PORTABLE_HW = Where(HwAssist), Where(HwAssist, True)
 NATIVE_SHADOW, PORTABLE_SHADOW = Where(HwShadow), Where(HwShadow, True)
 NATIVE_TRAP, PORTABLE_TRAP = Where(TrapAndEmulate), Where(TrapAndEmulate, True)
-NATIVE = (NATIVE_METAL, NATIVE_HW, NATIVE_SHADOW, NATIVE_TRAP)
+NATIVE_TRANSLATED, PORTABLE_TRANSLATED = Where(FullEmulation), Where(FullEmulation, True)
+NATIVE = (NATIVE_METAL, NATIVE_HW, NATIVE_SHADOW, NATIVE_TRAP, NATIVE_TRANSLATED)
 EVERYWHERE = [
     pytest.param(NATIVE_METAL, id="metal-native"),
     pytest.param(PORTABLE_METAL, id="metal-portable"),
@@ -197,10 +259,16 @@ EVERYWHERE = [
 ]
 UNDER_HW = EVERYWHERE[2:4]
 UNDER_SHADOW = EVERYWHERE[4:]
-UNDER_TRAP = [
+TRAPPED = [  # deprivileged, but nothing is executed that is not the guest's
     pytest.param(NATIVE_TRAP, id="trap-native"),
     pytest.param(PORTABLE_TRAP, id="trap-portable"),
 ]
+UNDER_TRAP = [
+    *TRAPPED,
+    pytest.param(NATIVE_TRANSLATED, id="translated-native"),
+    pytest.param(PORTABLE_TRANSLATED, id="translated-portable"),
+]
+WITH_TWO_CPUS = EVERYWHERE[:4] + UNDER_TRAP
 
 
 def gate(handler: int, *, dpl: int = 0, kind: int = 0xE, ist: int = 0, present: bool = True) -> bytes:
@@ -264,6 +332,11 @@ def costs() -> CostModel:
     return load()
 
 
+def two_cpus(code: str) -> str:
+    """The code of a guest with two CPUs."""
+    return START_OTHER + code + TRAMPOLINE
+
+
 class RawGuest:
     """A guest of a few instructions. `code` is assembly text, or bytes that are put at CODE.
 
@@ -272,7 +345,7 @@ class RawGuest:
 
     def __init__(
         self, code: str | bytes, where: Where, *, gates: Mapping[int, tuple[str, Mapping[str, int]]] | None = None,
-        memory: Mapping[int, bytes] | None = None, prepare: Callable[[Vmcb], None] | None = None,
+        memory: Mapping[int, bytes] | None = None, prepare: Callable[[Vmcb], None] | None = None, cpus: int = 1,
     ) -> None:  # fmt: skip
         self.code = assemble(PRELUDE + code, CODE) if isinstance(code, str) else Code(code, {})
         parts = [*raw_memory(), (CODE, self.code.data)]
@@ -283,7 +356,9 @@ class RawGuest:
         segments = [Segment(at, len(data), data) for at, data in parts]
         guest = Guest(Path("raw"), "", CODE, segments, {}, b"")
         self.console = Console()
-        self.vm = Vm(where.mode, guest, costs(), mib=RAM_MIB, portable=where.portable, outside=Outside(self.console))
+        self.vm = Vm(
+            where.mode, guest, costs(), mib=RAM_MIB, smp=cpus, portable=where.portable, outside=Outside(self.console)
+        )
         self.machine = self.vm.machine
         self.cpu = self.machine.cpus[0]
         self.vmcb = self.cpu.vmcb

@@ -169,10 +169,10 @@ static void fill_rings(void)
 
 struct nic *e1000_find(void)
 {
-    pci_function card = pci_find(VENDOR_INTEL, DEVICE_82540EM);
-    if (!card)
+    const struct pci_function *card = pci_find(VENDOR_INTEL, DEVICE_82540EM);
+    if (!card || !pci_bar(card, 0))
         return NULL;
-    pci_enable(card, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+    pci_enable(card);
     registers = arch_map_device(pci_bar(card, 0), 0x20000);
 
     set(IMC, 0xFFFFFFFF);
@@ -197,7 +197,7 @@ struct nic *e1000_find(void)
     nic.name = "82540EM";
     nic.send = e1000_send;
     nic.poll = e1000_poll;
-    arch_irq_connect(pci_irq(card), e1000_interrupt);
+    arch_irq_connect(card->line, true, e1000_interrupt);
     get(ICR); /* what happened before now */
     set(IMS, CAUSE_SENT | CAUSE_RECEIVED);
     return &nic;

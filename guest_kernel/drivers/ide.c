@@ -10,8 +10,6 @@
 
 #define VENDOR_INTEL 0x8086
 #define DEVICE_PIIX3_IDE 0x7010
-#define IDE_TIMING 0x40             /* 16 bits a channel */
-#define TIMING_DECODE 0x80008000u   /* both channels answer */
 #define BUS_MASTER_BAR 4
 
 /* The command block. */
@@ -271,24 +269,14 @@ static bool identify(struct ide *ide)
 }
 
 /* A table of one region, in a page of its own. */
-static void find_bus_master(struct ide *ide, pci_function controller, u32 channel)
+static void find_bus_master(struct ide *ide, const struct pci_function *controller, u32 channel)
 {
-    u64 page = frame_alloc();
-    ide->master = (u16)((pci_read(controller, PCI_BAR(BUS_MASTER_BAR)) & 0xFFFC) + 8 * channel);
-    if (!page || page >> 32)
+    u64 page = frame_alloc(), masters = pci_bar(controller, BUS_MASTER_BAR);
+    if (!masters || !page || page >> 32)
         return;
+    ide->master = (u16)(masters + 8 * channel);
     ide->table_address = page;
     ide->table = phys_to_virt(page);
-}
-
-/* Where there was no firmware: lets the channels answer and gives the bus masters a place. */
-static void enable(pci_function controller)
-{
-    if (!(pci_read(controller, PCI_BAR(BUS_MASTER_BAR)) & 0xFFFC))
-        pci_write(controller, PCI_BAR(BUS_MASTER_BAR), 0xC000);
-    pci_write(controller, IDE_TIMING, pci_read(controller, IDE_TIMING) | TIMING_DECODE);
-    u32 on = PCI_COMMAND_IO | PCI_COMMAND_MASTER;
-    pci_write(controller, PCI_COMMAND, (pci_read(controller, PCI_COMMAND) & 0xFFFF) | on);
 }
 
 struct disk *ide_find(enum disk_place place)
@@ -299,10 +287,10 @@ struct disk *ide_find(enum disk_place place)
         void (*interrupt)(void);
     } legacy[DISK_PLACES] = {{0x1F0, 0x3F6, 14, interrupt_local}, {0x170, 0x376, 15, interrupt_remote}};
 
-    pci_function controller = pci_find(VENDOR_INTEL, DEVICE_PIIX3_IDE);
+    const struct pci_function *controller = pci_find(VENDOR_INTEL, DEVICE_PIIX3_IDE);
     if (!controller)
         return NULL;
-    enable(controller);
+    pci_enable(controller);
     struct ide *ide = &channels[place];
     ide->command = legacy[place].command;
     ide->control = legacy[place].control;
@@ -313,7 +301,7 @@ struct disk *ide_find(enum disk_place place)
     find_bus_master(ide, controller, place);
     if (!reset(ide) || !identify(ide) || !set_up(ide))
         return NULL;
-    arch_irq_connect(legacy[place].line, legacy[place].interrupt);
+    arch_irq_connect(legacy[place].line, false, legacy[place].interrupt);
     ide->disk.model = ide->model;
     ide->disk.depth = 1;
     ide->disk.start = ide_start;

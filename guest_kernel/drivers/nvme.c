@@ -61,7 +61,7 @@ struct queue {
 
 struct nvme {
     struct disk disk; /* first: a struct disk of ours is a struct nvme */
-    pci_function function;
+    const struct pci_function *function;
     u8 *registers;
     u32 doorbell_shift; /* log2 of the distance of doorbells, in bytes */
     u32 namespace;
@@ -264,7 +264,7 @@ struct disk *nvme_find(enum disk_place place)
     nvme->function = pci_find(VENDOR_AMAZON, known[place].device);
     if (!nvme->function)
         return NULL;
-    pci_enable(nvme->function, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+    pci_enable(nvme->function);
     nvme->registers = arch_map_device(pci_bar(nvme->function, 0), REGISTERS_SIZE);
     nvme->doorbell_shift = 2 + (get(nvme, CAPABILITIES_HIGH) & 0xF);
     if (!start(nvme) || !ask(nvme))

@@ -1,20 +1,21 @@
-/* PCI by configuration mechanism #1: an address goes to one port, data through another.
-   Simplified: bus 0 only, memory windows of 32 bits. The firmware gives cards their places; where there was none, the
-   kernel gives places to those that it drives. */
+/* PCI configuration by mechanism #1, ports 0xCF8 and 0xCFC. The firmware has placed and routed everything.
+   Simplified: one bus. */
 #include "pci.h"
 
 #include "arch.h"
+#include "syscall.h"
 
 #define CONFIG_ADDRESS 0xCF8
-#define CONFIG_ENABLE 0x80000000u
 #define CONFIG_DATA 0xCFC
+#define CONFIG_ENABLE 0x80000000u
 
-#define SLOTS 32
-#define FUNCTIONS 8
-#define VENDOR_NONE 0xFFFF
-#define HEADER_TYPE 0x0E            /* in the upper half of the word at 0x0C */
-#define HEADER_MULTIFUNCTION 0x80u
-#define BAR_ADDRESS 0xFFFFFFF0u
+#define VENDOR 0x00
+#define CLASS 0x08 /* revision in bits 0 to 7 */
+#define HEADER 0x0C
+#define MULTIFUNCTION 0x800000
+#define BAR_IO 1
+#define BAR_64 4
+#define INTERRUPT 0x3C
 
 #define CAPABILITIES 0x34
 #define CAPABILITY_MSIX 0x11
@@ -22,81 +23,93 @@
 #define MSIX_TABLE 4                /* where the table is: window in bits 2:0, offset above */
 #define MSIX_ENTRY 16               /* bytes: address, data, mask */
 
-/* For machines without firmware. */
-#define WINDOW_START 0xFE000000u
-#define ISA_BRIDGE (1u << 11)       /* 00:01.0 */
-#define PIRQ_ROUTE 0x60             /* a byte for each of its four wires */
-#define SPARE_IRQ 11
+#define DEVICES 32
+#define NOBODY 0xFFFFFFFF
 
-u32 pci_read(pci_function function, u32 offset)
+static struct pci_function functions[PCI_MOST_FUNCTIONS];
+static u32 count;
+
+static u32 config_select(u32 device, u32 function, u32 offset)
 {
-    arch_io_write32(CONFIG_ADDRESS, CONFIG_ENABLE | function | (offset & ~3u));
-    return arch_io_read32(CONFIG_DATA);
+    arch_io_write32(CONFIG_ADDRESS, CONFIG_ENABLE | device << 11 | function << 8 | offset);
+    return CONFIG_DATA;
 }
 
-void pci_write(pci_function function, u32 offset, u32 value)
+u32 pci_read(const struct pci_function *f, u32 offset)
 {
-    arch_io_write32(CONFIG_ADDRESS, CONFIG_ENABLE | function | (offset & ~3u));
-    arch_io_write32(CONFIG_DATA, value);
+    return arch_io_read32(config_select(f->device, f->function, offset));
 }
 
-/* The first function with this name; 0 if there is none. */
-pci_function pci_find(u16 vendor, u16 device)
+void pci_write(const struct pci_function *f, u32 offset, u32 value)
 {
-    for (u32 slot = 1; slot < SLOTS; slot++) {
-        u32 functions = 1;
-        for (u32 number = 0; number < functions; number++) {
-            pci_function function = slot << 11 | number << 8;
-            u32 name = pci_read(function, 0);
-            if ((u16)name == VENDOR_NONE)
+    arch_io_write32(config_select(f->device, f->function, offset), value);
+}
+
+/* Looks at one place; false if nobody is there. */
+static bool look(struct pci_function *f)
+{
+    u32 id = pci_read(f, VENDOR);
+    if (id == NOBODY)
+        return false;
+    u32 interrupt = pci_read(f, INTERRUPT);
+    f->vendor = (u16)id;
+    f->id = (u16)(id >> 16);
+    f->class = pci_read(f, CLASS) >> 8;
+    f->line = (u8)interrupt;
+    f->pin = (u8)(interrupt >> 8);
+    return true;
+}
+
+u32 pci_scan(void)
+{
+    count = 0;
+    for (u32 device = 0; device < DEVICES; device++) {
+        u32 last = 0;
+        for (u32 function = 0; function <= last && count < PCI_MOST_FUNCTIONS; function++) {
+            struct pci_function *f = &functions[count];
+            f->device = (u8)device;
+            f->function = (u8)function;
+            if (!look(f))
                 continue;
-            if (name == ((u32)device << 16 | vendor))
-                return function;
-            if (number == 0 && (pci_read(function, HEADER_TYPE) >> 16 & HEADER_MULTIFUNCTION))
-                functions = FUNCTIONS;
+            if (function == 0 && pci_read(f, HEADER) & MULTIFUNCTION)
+                last = 7;
+            count++;
         }
     }
-    return 0;
+    return count;
 }
 
-/* Gives the card a place and an interrupt, as firmware would. */
-static void assign(pci_function function)
+const struct pci_function *pci_function(u32 n) { return n < count ? &functions[n] : NULL; }
+
+const struct pci_function *pci_find(u16 vendor, u16 id)
 {
-    static u32 next = WINDOW_START;
-    pci_write(function, PCI_BAR(0), 0xFFFFFFFF);
-    u32 size = ~(pci_read(function, PCI_BAR(0)) & BAR_ADDRESS) + 1;
-    next = (u32)round_up(next, size);
-    pci_write(function, PCI_BAR(0), next);
-    next += size;
-
-    u32 pin = pci_read(function, PCI_INTERRUPT_LINE) >> 8 & 0xFF;
-    if (!pin)
-        return;
-    u32 wire = (pin - 1 + (function >> 11) - 1) % 4;
-    u32 route = pci_read(ISA_BRIDGE, PIRQ_ROUTE) & ~(0xFFu << 8 * wire);
-    pci_write(ISA_BRIDGE, PIRQ_ROUTE, route | SPARE_IRQ << 8 * wire);
-    pci_write(function, PCI_INTERRUPT_LINE, SPARE_IRQ);
+    for (u32 i = 0; i < count; i++)
+        if (functions[i].vendor == vendor && functions[i].id == id)
+            return &functions[i];
+    return NULL;
 }
 
-/* Lets the card answer, and read and write memory by itself, as far as `command` says. */
-void pci_enable(pci_function function, u32 command)
+u64 pci_bar(const struct pci_function *f, u32 n)
 {
-    if (!pci_bar(function, 0))
-        assign(function);
-    pci_write(function, PCI_COMMAND, (pci_read(function, PCI_COMMAND) & 0xFFFF) | command);
+    u32 low = pci_read(f, PCI_BAR(n));
+    if (low & BAR_IO)
+        return low & ~3u;
+    u64 high = low & BAR_64 ? pci_read(f, PCI_BAR(n + 1)) : 0;
+    return high << 32 | (low & ~15u);
 }
 
-/* Where a memory window is. */
-u64 pci_bar(pci_function function, u32 number) { return pci_read(function, PCI_BAR(number)) & BAR_ADDRESS; }
-
-u32 pci_irq(pci_function function) { return pci_read(function, PCI_INTERRUPT_LINE) & 0xFF; }
+void pci_enable(const struct pci_function *f)
+{
+    u32 command = pci_read(f, PCI_COMMAND) & 0xFFFF; /* zeros leave the status bits above as they are */
+    pci_write(f, PCI_COMMAND, command | PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+}
 
 /* The offset of a capability; 0: the card does not have it. */
-static u32 find_capability(pci_function function, u8 id)
+static u32 find_capability(const struct pci_function *f, u8 id)
 {
-    u32 at = pci_read(function, CAPABILITIES) & 0xFC;
+    u32 at = pci_read(f, CAPABILITIES) & 0xFC;
     for (u32 looks = 0; at && looks < 48; looks++) {
-        u32 head = pci_read(function, at);
+        u32 head = pci_read(f, at);
         if ((u8)head == id)
             return at;
         at = head >> 8 & 0xFC;
@@ -105,18 +118,18 @@ static u32 find_capability(pci_function function, u8 id)
 }
 
 /* MSI-X: lets the card send `data` to `address` for its interrupt number `vector`. */
-bool pci_message_enable(pci_function function, u32 vector, u64 address, u32 data)
+bool pci_message_enable(const struct pci_function *f, u32 vector, u64 address, u32 data)
 {
-    u32 capability = find_capability(function, CAPABILITY_MSIX);
-    if (!capability || vector > (pci_read(function, capability) >> 16 & 0x7FF))
+    u32 capability = find_capability(f, CAPABILITY_MSIX);
+    if (!capability || vector > (pci_read(f, capability) >> 16 & 0x7FF))
         return false;
-    u32 table = pci_read(function, capability + MSIX_TABLE);
-    u64 entry = pci_bar(function, table & 7) + (table & ~7u) + vector * MSIX_ENTRY;
+    u32 table = pci_read(f, capability + MSIX_TABLE);
+    u64 entry = pci_bar(f, table & 7) + (table & ~7u) + vector * MSIX_ENTRY;
     u8 *registers = (u8 *)arch_map_device(entry & ~(PAGE_SIZE - 1), PAGE_SIZE) + entry % PAGE_SIZE;
     arch_register_write(registers, (u32)address);
     arch_register_write(registers + 4, (u32)(address >> 32));
     arch_register_write(registers + 8, data);
     arch_register_write(registers + 12, 0);
-    pci_write(function, capability, pci_read(function, capability) | MSIX_ENABLE);
+    pci_write(f, capability, pci_read(f, capability) | MSIX_ENABLE);
     return true;
 }

@@ -6,6 +6,7 @@
 #include "console.h"
 
 #define BASE 0x3F8 /* COM1 */
+#define LINE 4
 
 #define DATA (BASE + 0)             /* read: received byte; write: byte to send */
 #define INTERRUPT_ENABLE (BASE + 1)
@@ -36,6 +37,8 @@ void uart_init(void)
     arch_io_write(FIFO_CONTROL, FIFO_ENABLE);
     arch_io_write(MODEM_CONTROL, MODEM_DTR_RTS | MODEM_OUT2);
 }
+
+void uart_connect(void) { arch_irq_connect(LINE, false, uart_interrupt); }
 
 /* Bytes that wait when this is switched on raise the interrupt at once. */
 void uart_listen(bool on) { arch_io_write(INTERRUPT_ENABLE, on ? ENABLE_RECEIVE : 0); }

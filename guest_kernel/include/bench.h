@@ -23,6 +23,7 @@ enum kernel_operation {
     BENCH_IN,
     BENCH_CR8WR,
     BENCH_PTEMOD,
+    BENCH_IPI,
     BENCH_NET_TX,
     BENCH_NET_RX,
     BENCH_NET_RR,
@@ -35,6 +36,13 @@ enum kernel_operation {
     BENCH_REMOTE_WRITE4K,
     BENCH_REMOTE_READ_QD32,
     BENCH_REMOTE_FLUSH,
+    BENCH_TIMER_TICK,
+    BENCH_DEVICE_IRQ,
+    BENCH_EOI,
+    BENCH_HLT_WAKE,
+    BENCH_BOOT,
+    BENCH_PCI_SCAN,
+    BENCH_TIMER_CALIBRATION,
     BENCH_KERNEL_OPERATIONS, /* how many */
 };
 
@@ -42,4 +50,5 @@ struct bench_report {
     u64 cycles; /* between the marks */
     u64 hits;   /* occurrences of the probe: N + 1, or the round was not whole; 0 for a kernel operation */
     u64 digest; /* of a kernel operation's payload */
+    char absent[64]; /* why this machine has no such operation; empty if it has */
 };

@@ -4,6 +4,7 @@
 #include "types.h"
 
 void console_init(void);
+void console_connect(void); /* once interrupts can come */
 void console_listen(bool on);
 void console_receive(char c);
 i64 console_read(u64 buffer, u64 length);

@@ -14,27 +14,21 @@ static inline void probe(enum probe point)
         probe_hit();
 }
 
-/* For the operations in kernel/bench/. */
+/* The end mark itself (arch/<isa>/marks.S). Without a begin it ends what began at reset. */
+void hv_mark_end(void);
+
+/* For the operations in kernel/bench/: one round each, prepare, begin, N times, end, and then the digest of what it
+   did. */
 void measure_begin(void);
 void measure_end(void);
-u64 run_kernel_operation(enum kernel_operation operation, u64 iterations, u64 seed);
-
-/* The operations of kernel/bench/net.c: a round of one, which returns the digest of its payload. */
-u64 net_tx(u64 iterations, u64 seed);
-u64 net_rx(u64 iterations, u64 seed);
-u64 net_rr(u64 iterations, u64 seed);
-u64 net_tx_burst(u64 iterations, u64 seed);
-
-/* And those of kernel/bench/disk.c. */
-bool disk_bench_ready(u64 place);
-u64 local_read4k(u64 iterations, u64 seed);
-u64 local_write4k(u64 iterations, u64 seed);
-u64 local_read_qd32(u64 iterations, u64 seed);
-u64 local_flush(u64 iterations, u64 seed);
-u64 remote_read4k(u64 iterations, u64 seed);
-u64 remote_write4k(u64 iterations, u64 seed);
-u64 remote_read_qd32(u64 iterations, u64 seed);
-u64 remote_flush(u64 iterations, u64 seed);
+u64 measure_absent(const char *why); /* this machine has no such thing */
+typedef u64 kernel_operation_round(u64 iterations, u64 seed);
+kernel_operation_round bench_compute, bench_callret, bench_cpuid, bench_irq_mask, bench_in, bench_cr8wr, bench_ptemod;
+kernel_operation_round net_tx, net_rx, net_rr, net_tx_burst;
+kernel_operation_round bench_timer_tick, bench_device_irq, bench_eoi, bench_hlt_wake, bench_ipi;
+kernel_operation_round bench_boot, bench_pci_scan, bench_timer_calibration;
+kernel_operation_round local_read4k, local_write4k, local_read_qd32, local_flush;
+kernel_operation_round remote_read4k, remote_write4k, remote_read_qd32, remote_flush;
 
 /* The system calls. */
 i64 bench_open(void);

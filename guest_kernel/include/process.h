@@ -2,10 +2,12 @@
 #pragma once
 
 #include "arch.h"
+#include "cpus.h"
 #include "types.h"
 #include "vm.h"
 
 #define NAME_LENGTH 16
+#define KERNEL_STACK_SIZE (2 * PAGE_SIZE)
 
 enum process_state { UNUSED, RUNNABLE, RUNNING, SLEEPING, ZOMBIE };
 
@@ -22,14 +24,6 @@ struct process {
     u64 recovery;             /* SYS_ON_FAULT */
     const void *waits_for;    /* while SLEEPING */
     struct process *next;     /* in the run queue */
-};
-
-/* What a CPU knows about itself. The entry code uses the first three by their offset. */
-struct cpu {
-    struct cpu *self;
-    u64 kernel_stack; /* top of the running process's kernel stack */
-    u64 user_stack;   /* scratch of the system call entry */
-    struct process *current;
 };
 
 void process_init(void);

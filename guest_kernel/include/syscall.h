@@ -18,6 +18,8 @@ enum syscall_number {
     SYS_ON_FAULT,     /* (address): where this process goes on after a fault; 0 = it is killed */
     SYS_PS,           /* (): prints the process table */
     SYS_MEMORY,       /* (struct memory_info *) */
+    SYS_CPUS,         /* (print) -> how many CPUs run; prints them all if `print` */
+    SYS_SHOOTDOWN,    /* (): tests that another CPU notices when a page is replaced */
     SYS_POWEROFF,     /* () */
     SYS_CRASH,        /* (how): a kernel panic on purpose */
     SYS_PING,         /* (IPv4 address, sequence number) -> cycles until the answer */

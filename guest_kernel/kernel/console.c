@@ -13,6 +13,7 @@ static char ring[RING_SIZE];
 static u32 ring_in, ring_out; /* counted on for ever; in - out bytes wait */
 
 void console_init(void) { uart_init(); }
+void console_connect(void) { uart_connect(); }
 void console_listen(bool on) { uart_listen(on); }
 
 void console_receive(char c)

@@ -9,7 +9,6 @@
 #include "syscall.h"
 
 #define MAX_PROCESSES 64
-#define KERNEL_STACK_SIZE (2 * PAGE_SIZE)
 
 /* The page below each stack is unmapped, so that an overflow faults instead of writing into a neighbour. */
 struct kernel_stack {

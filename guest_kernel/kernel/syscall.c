@@ -97,6 +97,10 @@ i64 syscall(u64 number, u64 a, u64 b, u64 c)
         return 0;
     case SYS_MEMORY:
         return sys_memory(a);
+    case SYS_CPUS:
+        return cpus_count(a);
+    case SYS_SHOOTDOWN:
+        return cpus_test_shootdown();
     case SYS_POWEROFF:
         for (u64 place = 0; place < DISK_PLACES; place++)
             block_flush(place);

@@ -4,6 +4,7 @@
 #include "vm.h"
 
 #include "bench.h"
+#include "cpus.h"
 #include "frames.h"
 #include "kernel_bench.h"
 #include "string.h"
@@ -46,12 +47,12 @@ static void release_pages(struct space *space, const struct region *region)
 
 static void flush(const struct space *space, const struct region *region)
 {
-    if (region->end - region->start >= FLUSH_ALL_FROM * PAGE_SIZE) {
+    if (region->end - region->start >= FLUSH_ALL_FROM * PAGE_SIZE)
         arch_flush_all(space->root);
-        return;
-    }
-    for (u64 address = region->start; address < region->end; address += PAGE_SIZE)
-        arch_flush_page(address);
+    else
+        for (u64 address = region->start; address < region->end; address += PAGE_SIZE)
+            arch_flush_page(address);
+    cpus_flush(space->root);
 }
 
 static bool map_image(struct space *space, u64 start, u64 end, u32 prot)
@@ -116,6 +117,7 @@ bool vm_fork(struct space *child, struct space *parent)
             done = fork_page(child, slot, at, r->shared);
     }
     arch_flush_all(parent->root); /* the parent's pages that became read-only */
+    cpus_flush(parent->root);
     if (!done)
         vm_destroy(child);
     return done;

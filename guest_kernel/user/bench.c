@@ -11,7 +11,6 @@
 #define DEFAULT_ITERATIONS 100
 
 struct round {
-    const char *name; /* of the operation */
     u64 iterations;
     u64 seed;
     bool warm_up;
@@ -47,10 +46,7 @@ static u64 digest_pages(const u64 *pages, u64 count)
 static u64 kernel_round(const struct round *round)
 {
     struct bench_report report;
-    if (system_call(SYS_BENCH_KERNEL, round->kernel_operation, round->iterations, round->seed) == -ENODEV) {
-        print("bench %s na: this machine has no device for it\n", round->name);
-        exit(0);
-    }
+    system_call(SYS_BENCH_KERNEL, round->kernel_operation, round->iterations, round->seed);
     system_call(SYS_BENCH_REPORT, (u64)&report, 0, 0);
     return report.digest;
 }
@@ -191,33 +187,42 @@ static const struct operation {
     const char *name;
     u64 (*run_round)(const struct round *round); /* returns the digest of its payload */
     enum kernel_operation kernel_operation;
+    bool once; /* one cold round, of one iteration */
 } operations[] = {
-    {"cpu.compute", kernel_round, BENCH_COMPUTE},
-    {"cpu.syscall", syscall_round, 0},
-    {"cpu.page_fault", page_fault_round, 0},
-    {"cpu.protection_fault", protection_fault_round, 0},
-    {"cpu.mmap_unmap", mmap_unmap_round, 0},
-    {"cpu.context_switch", context_switch_round, 0},
-    {"cpu.fork_exit", fork_exit_round, 0},
-    {"cpu.cpuid", kernel_round, BENCH_CPUID},
-    {"cpu.irq_mask", kernel_round, BENCH_IRQ_MASK},
-    {"cpu.in", kernel_round, BENCH_IN},
-    {"cpu.cr8wr", kernel_round, BENCH_CR8WR},
-    {"cpu.callret", kernel_round, BENCH_CALLRET},
-    {"cpu.divzero", divzero_round, 0},
-    {"cpu.ptemod", kernel_round, BENCH_PTEMOD},
-    {"net.tx", kernel_round, BENCH_NET_TX},
-    {"net.rx", kernel_round, BENCH_NET_RX},
-    {"net.rr", kernel_round, BENCH_NET_RR},
-    {"net.tx_burst", kernel_round, BENCH_NET_TX_BURST},
-    {"local.read4k", kernel_round, BENCH_LOCAL_READ4K},
-    {"local.write4k", kernel_round, BENCH_LOCAL_WRITE4K},
-    {"local.read_qd32", kernel_round, BENCH_LOCAL_READ_QD32},
-    {"local.flush", kernel_round, BENCH_LOCAL_FLUSH},
-    {"remote.read4k", kernel_round, BENCH_REMOTE_READ4K},
-    {"remote.write4k", kernel_round, BENCH_REMOTE_WRITE4K},
-    {"remote.read_qd32", kernel_round, BENCH_REMOTE_READ_QD32},
-    {"remote.flush", kernel_round, BENCH_REMOTE_FLUSH},
+    {"cpu.compute", kernel_round, BENCH_COMPUTE, false},
+    {"cpu.syscall", syscall_round, 0, false},
+    {"cpu.page_fault", page_fault_round, 0, false},
+    {"cpu.protection_fault", protection_fault_round, 0, false},
+    {"cpu.mmap_unmap", mmap_unmap_round, 0, false},
+    {"cpu.context_switch", context_switch_round, 0, false},
+    {"cpu.fork_exit", fork_exit_round, 0, false},
+    {"cpu.cpuid", kernel_round, BENCH_CPUID, false},
+    {"cpu.irq_mask", kernel_round, BENCH_IRQ_MASK, false},
+    {"cpu.in", kernel_round, BENCH_IN, false},
+    {"cpu.cr8wr", kernel_round, BENCH_CR8WR, false},
+    {"cpu.callret", kernel_round, BENCH_CALLRET, false},
+    {"cpu.divzero", divzero_round, 0, false},
+    {"cpu.ptemod", kernel_round, BENCH_PTEMOD, false},
+    {"net.tx", kernel_round, BENCH_NET_TX, false},
+    {"net.rx", kernel_round, BENCH_NET_RX, false},
+    {"net.rr", kernel_round, BENCH_NET_RR, false},
+    {"net.tx_burst", kernel_round, BENCH_NET_TX_BURST, false},
+    {"local.read4k", kernel_round, BENCH_LOCAL_READ4K, false},
+    {"local.write4k", kernel_round, BENCH_LOCAL_WRITE4K, false},
+    {"local.read_qd32", kernel_round, BENCH_LOCAL_READ_QD32, false},
+    {"local.flush", kernel_round, BENCH_LOCAL_FLUSH, false},
+    {"remote.read4k", kernel_round, BENCH_REMOTE_READ4K, false},
+    {"remote.write4k", kernel_round, BENCH_REMOTE_WRITE4K, false},
+    {"remote.read_qd32", kernel_round, BENCH_REMOTE_READ_QD32, false},
+    {"remote.flush", kernel_round, BENCH_REMOTE_FLUSH, false},
+    {"interrupts.timer_tick", kernel_round, BENCH_TIMER_TICK, false},
+    {"interrupts.device_irq", kernel_round, BENCH_DEVICE_IRQ, false},
+    {"interrupts.ipi", kernel_round, BENCH_IPI, false},
+    {"interrupts.eoi", kernel_round, BENCH_EOI, false},
+    {"interrupts.hlt_wake", kernel_round, BENCH_HLT_WAKE, false},
+    {"boot.boot", kernel_round, BENCH_BOOT, true},
+    {"boot.pci_scan", kernel_round, BENCH_PCI_SCAN, true},
+    {"boot.timer_calibration", kernel_round, BENCH_TIMER_CALIBRATION, true},
 };
 
 #define OPERATIONS (sizeof operations / sizeof *operations)
@@ -227,6 +232,14 @@ static const struct operation *find_operation(const char *name)
     for (u64 i = 0; i < OPERATIONS; i++)
         if (same_text(operations[i].name, name))
             return &operations[i];
+    return NULL;
+}
+
+/* Why this machine cannot do an operation, or NULL. */
+static const char *missing_for(const struct operation *operation)
+{
+    if (operation->kernel_operation == BENCH_IPI && system_call(SYS_CPUS, false, 0, 0) < 2)
+        return "it has one CPU";
     return NULL;
 }
 
@@ -242,15 +255,20 @@ static void run(const struct operation *operation, u64 iterations, u64 seed)
     struct round round;
     struct bench_report report;
     u64 digest = 0;
-    round.name = operation->name;
+    if (operation->once)
+        iterations = 1;
     round.iterations = iterations;
     round.seed = digest_add(digest_text(DIGEST_START, operation->name), seed); /* no two operations work on the same */
     round.kernel_operation = operation->kernel_operation;
-    for (int i = 0; i < 2; i++) {
+    for (int i = operation->once; i < 2; i++) {
         round.warm_up = i == 0;
         digest = operation->run_round(&round);
         system_call(SYS_BENCH_REPORT, (u64)&report, 0, 0);
         digest = digest_add(digest, report.hits);
+    }
+    if (report.absent[0]) {
+        print("bench %s na: %s\n", operation->name, report.absent);
+        return;
     }
     print("bench %s iterations=%lu cycles=%lu result=%016lx\n", operation->name, iterations, report.cycles, digest);
 }
@@ -275,6 +293,8 @@ void bench_command(int count, char *words[])
         print("bench: N is a number from 1 to %u, not %s\n", MAX_ITERATIONS, words[2]);
     } else if (count > 3 && !parse_number(words[3], &seed)) {
         print("bench: SEED is a decimal number of 64 bits, not %s\n", words[3]);
+    } else if (missing_for(operation)) {
+        print("bench %s na: %s\n", operation->name, missing_for(operation));
     } else if (system_call(SYS_BENCH_OPEN, 0, 0, 0) < 0) {
         print("bench: other processes are running\n");
     } else {

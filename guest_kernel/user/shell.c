@@ -87,6 +87,19 @@ static void mem_command(int count, char *words[])
     print("%lu KiB, %lu KiB free, of which %lu KiB never used\n", info.total * 4, info.free * 4, info.fresh * 4);
 }
 
+static void cpus_command(int count, char *words[])
+{
+    (void)count, (void)words;
+    system_call(SYS_CPUS, true, 0, 0);
+}
+
+static void shootdown_command(int count, char *words[])
+{
+    (void)count, (void)words;
+    i64 result = system_call(SYS_SHOOTDOWN, 0, 0, 0);
+    print("shootdown: %s\n", !result ? "it works" : result == -ENODEV ? "this machine has one CPU" : "it does not work");
+}
+
 /* An address in its usual form; false if it is none. */
 static bool parse_address(const char *text, u64 *address)
 {
@@ -275,6 +288,8 @@ static const struct command {
     {"help", help_command, "this list"},
     {"ps", ps_command, "the processes"},
     {"mem", mem_command, "physical memory"},
+    {"cpus", cpus_command, "the CPUs"},
+    {"shootdown", shootdown_command, "replace a page that another CPU looks at"},
     {"bench", bench_command, "NAME [N [SEED]]: measure an operation; alone: list them"},
     {"ping", ping_command, "ADDRESS [COUNT]: ask a host for an echo"},
     {"disks", disks_command, "[local|remote dma|pio]: list them, or choose who moves the data"},

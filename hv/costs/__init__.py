@@ -36,6 +36,7 @@ class CostModel(msgspec.Struct, frozen=True):
     name: str  # a built-in model's name, or the name of the file that was given
     timing: Timing
     run_loop: int  # the hypervisor's work at every exit
+    translation: int  # a binary translator's work for one instruction of the guest
     work: dict[str, int]  # and its work for one reason; "default" for the others
     local: DiskTimes  # the disk in the machine
     remote: DiskTimes  # the one behind a network
@@ -44,7 +45,7 @@ class CostModel(msgspec.Struct, frozen=True):
 
     @property
     def switch(self) -> int:
-        """From the guest to the hypervisor and back."""
+        """From a guest under hardware assistance to the hypervisor and back."""
         return self.timing.vmexit + self.timing.vmentry
 
     def work_of(self, reason: str) -> int:
@@ -89,6 +90,7 @@ _Local, _Remote, _Wire = (
 class _File(msgspec.Struct, forbid_unknown_fields=True):
     timing: _Timing  # type: ignore[valid-type]
     run_loop: _Cycles
+    translation: _Cycles
     work: dict[str, _Cycles]
     local: _Local  # type: ignore[valid-type]
     remote: _Remote  # type: ignore[valid-type]
@@ -98,6 +100,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
         for name in Timing.__struct_fields__:
             yield f"timing.{name}", getattr(self.timing, name)
         yield "run_loop", self.run_loop
+        yield "translation", self.translation
         for reason, work in sorted(self.work.items()):
             yield f"work.{reason}", work
         for part, times in OUTSIDE.items():
@@ -139,7 +142,10 @@ def _model(name: str, file: _File) -> CostModel:
         for part, times in OUTSIDE.items()
     }
     sources = {key: entry.source for key, entry in file.entries()}
-    return CostModel(name=name, timing=timing, run_loop=numbers["run_loop"], work=work, sources=sources, **outside)  # type: ignore[arg-type]
+    return CostModel(
+        name=name, timing=timing, run_loop=numbers["run_loop"], translation=numbers["translation"], work=work,
+        sources=sources, **outside,  # type: ignore[arg-type]
+    )  # fmt: skip
 
 
 def _number(key: str, entry: _Cycles | _Rate | _References) -> int:

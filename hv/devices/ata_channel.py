@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from hv.devices.ata_drive import COMMAND, DATA, DEV, DEVICE, DIAGNOSTIC, READY, Drive, DriveState
+from hv.devices.ata_drive import Drive
+from hv.devices.ata_state import COMMAND, DATA, DEV, DEVICE, DIAGNOSTIC, READY, DriveState
 
 NO_IEN, SRST, HOB = 0x02, 0x04, 0x80  # device control register
 NO_CABLE = 0x7F  # nobody drives the bus; a resistor pulls DD7 down (ATA/ATAPI-5, 4.2)

@@ -11,38 +11,48 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-import msgspec
-
-from hv.devices.ata_identify import (
-    DEFAULT_GEOMETRY,
-    MODES,
-    MOST_CYLINDERS,
-    MOST_MULTIPLE,
-    MULTIWORD_DMA,
-    PIO_FLOW,
-    Geometry,
-    identify,
+from hv.devices.ata_address import read_address, show_address
+from hv.devices.ata_identify import DEFAULT_GEOMETRY, MODES, MOST_MULTIPLE, PIO_FLOW, Geometry, identify
+from hv.devices.ata_state import (
+    ABRT,
+    ACTIVE,
+    BSY,
+    COMMAND,
+    COUNT,
+    DATA_IN,
+    DATA_OUT,
+    DEVICE,
+    DF,
+    DIAGNOSTIC,
+    DMA,
+    DRDY,
+    DRQ,
+    DSC,
+    ERR,
+    EXTENDED,
+    FEATURE,
+    FETCHING,
+    FLUSHES,
+    HEAD,
+    MULTIPLES,
+    PASSED,
+    POWER,
+    READS,
+    READY,
+    RESETTING,
+    SECTOR_READS,
+    SLEEP,
+    STORING,
+    UNC,
+    VERIFIES,
+    WORKING,
+    WRITES,
+    DriveState,
 )
 from hv.host.store import SECTOR, Store, StoreError
 from hv.silicon.timing import DiskTimes
 
-# Command block registers by offset; reading 1 gives the error register, reading 7 the status.
-DATA, FEATURE, COUNT, LBA_LOW, LBA_MID, LBA_HIGH, DEVICE, COMMAND = range(8)
-BSY, DRDY, DF, DSC, DRQ, ERR = 0x80, 0x40, 0x20, 0x10, 0x08, 0x01  # status
-UNC, IDNF, ABRT = 0x40, 0x10, 0x04  # error
-PASSED = 0x01  # the diagnostic code in the error register after a reset
-LBA, DEV, HEAD = 0x40, 0x10, 0x0F  # device register
 CHUNK = 128  # sectors that go by DMA in one step
-ACTIVE, IDLE, STANDBY, SLEEP = 0xFF, 0x80, 0x00, -1  # power modes, as CHECK POWER MODE reports them
-
-# What the drive does now.
-READY = "ready"  # waits for a command
-WORKING = "working"  # until `due`, then the command is complete
-DATA_IN, DATA_OUT = "data in", "data out"  # the host has a block to fetch, or to bring
-FETCHING = "fetching"  # until `due`, then the next block is there
-STORING = "storing"  # until `due`, then the block that came is written
-DMA = "dma"  # moves a chunk at `due`, or waits for the bus master
-RESETTING = "resetting"  # until `due`, or while the host holds SRST
 
 
 class BusMaster(Protocol):
@@ -56,31 +66,6 @@ class BusMaster(Protocol):
 
     def pull(self, size: int) -> bytes:
         """Data from memory. Fewer bytes than asked for: it has stopped."""
-
-
-class DriveState(msgspec.Struct):
-    """Everything that the drive remembers."""
-
-    registers: list[int] = msgspec.field(default_factory=lambda: [0] * 7)  # as last written; 0 is not used
-    previous: list[int] = msgspec.field(default_factory=lambda: [0] * 7)  # and before: high halves of 48-bit commands
-    error: int = PASSED
-    status: int = DRDY | DSC
-    phase: str = READY
-    due: int | None = None
-    irq: bool = False
-    command: int = 0
-    sector: int = 0  # next to be transferred
-    left: int = 0  # sectors still to be transferred, the buffer's included
-    block: int = 1  # sectors a data block
-    buffer: bytearray = msgspec.field(default_factory=bytearray)
-    at: int = 0  # how far the buffer has been fetched or filled
-    multiple: int = 0
-    mode: int = MULTIWORD_DMA
-    geometry: Geometry = DEFAULT_GEOMETRY
-    write_cache: bool = True
-    look_ahead: bool = True
-    keep_settings: bool = False  # over a soft reset (SET FEATURES 66h)
-    power: int = ACTIVE
 
 
 class Drive:
@@ -214,7 +199,7 @@ class Drive:
         """The store cannot: UNC when reading, else ABRT and a write fault. The registers name the sector."""
         s = self.state
         reading = s.command in READS
-        self._show_address(max(error.sector, 0))
+        show_address(s, max(error.sector, 0))
         self._fail(UNC if reading else ABRT, 0 if reading else DF)
 
     def _complete(self) -> None:
@@ -236,52 +221,17 @@ class Drive:
 
     def _start_address(self) -> bool:
         """First sector and count of the command into `sector` and `left`. False: refused, and the host told so."""
-        s, r, high = self.state, self.state.registers, self.state.previous
-        low = r[LBA_LOW] | r[LBA_MID] << 8 | r[LBA_HIGH] << 16
-        s.left = r[COUNT] or 256
-        if s.command in EXTENDED:
-            if not r[DEVICE] & LBA:
-                self._fail(ABRT)
-                return False
-            sector = low | (high[LBA_LOW] | high[LBA_MID] << 8 | high[LBA_HIGH] << 16) << 24
-            s.left = (r[COUNT] | high[COUNT] << 8) or 65536
-        elif r[DEVICE] & LBA:
-            sector = low | (r[DEVICE] & HEAD) << 24
-        else:
-            g, cylinder = s.geometry, low >> 8
-            if not (0 < r[LBA_LOW] <= g.sectors and r[DEVICE] & HEAD < g.heads and cylinder < MOST_CYLINDERS + 1):
-                self._fail(IDNF)
-                return False
-            sector = (cylinder * g.heads + (r[DEVICE] & HEAD)) * g.sectors + r[LBA_LOW] - 1
-        if sector + s.left > self.store.sectors:
-            self._show_address(max(sector, self.store.sectors))
-            self._fail(IDNF)
-            return False
-        s.sector = sector
-        return True
-
-    def _show_address(self, sector: int) -> None:
-        """Put a sector's address where the host reads it, in the form in which the command gave its own."""
-        s, r = self.state, self.state.registers
-        if s.command in EXTENDED:
-            for i, register in enumerate((LBA_LOW, LBA_MID, LBA_HIGH)):
-                r[register], s.previous[register] = sector >> 8 * i & 0xFF, sector >> 8 * i + 24 & 0xFF
-            return
-        if r[DEVICE] & LBA:
-            low, head = sector & 0xFF_FFFF, sector >> 24 & HEAD
-        else:
-            track, place = divmod(sector, s.geometry.sectors)
-            cylinder, head = divmod(track, s.geometry.heads)
-            low = place + 1 | (cylinder & 0xFFFF) << 8
-        r[LBA_LOW], r[LBA_MID], r[LBA_HIGH] = low & 0xFF, low >> 8 & 0xFF, low >> 16 & 0xFF
-        r[DEVICE] = r[DEVICE] & ~HEAD | head
+        error = read_address(self.state, self.store.sectors)
+        if error:
+            self._fail(error)
+        return not error
 
     def _advance_sectors(self, count: int) -> None:
         """So many are done. The registers show the last one and how many are missing (8.27)."""
         s = self.state
         s.sector += count
         s.left -= count
-        self._show_address(s.sector - 1)
+        show_address(s, s.sector - 1)
         s.registers[COUNT] = s.left & 0xFF
         if s.command in EXTENDED:
             s.previous[COUNT] = s.left >> 8 & 0xFF
@@ -528,15 +478,6 @@ class Drive:
 
 
 # Commands by code (8.1, and 8.1 of ATA/ATAPI-6). What is not here is aborted.
-DIAGNOSTIC = 0x90
-SECTOR_READS = frozenset((0x20, 0x21, 0x24, 0xC4, 0x29))
-EXTENDED = frozenset((0x24, 0x25, 0x29, 0x34, 0x35, 0x39, 0x42))
-MULTIPLES = frozenset((0xC4, 0x29, 0xC5, 0x39))
-VERIFIES = frozenset((0x40, 0x41, 0x42))
-READS = SECTOR_READS | VERIFIES | {0xC8, 0xC9, 0x25}
-WRITES = frozenset((0x30, 0x31, 0x34, 0xC5, 0x39, 0xCA, 0xCB, 0x35))
-FLUSHES = frozenset((0xE7, 0xEA, 0xEF))
-POWER = {0xE0: STANDBY, 0xE1: IDLE, 0xE2: STANDBY, 0xE3: IDLE, 0xE6: SLEEP}
 COMMANDS: dict[int, Callable[[Drive], None]] = {
     0x00: Drive.nop,
     **dict.fromkeys(range(0x10, 0x20), Drive.do_nothing),  # RECALIBRATE

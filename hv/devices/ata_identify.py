@@ -9,7 +9,7 @@ HEADS, SECTORS_PER_TRACK, MOST_CYLINDERS = 16, 63, 16383  # the translation at p
 MOST_LBA28 = (1 << 28) - 1
 
 # Transfer modes as SET FEATURES 03h names them (8.37.10): kind in bits 7-3, mode in bits 2-0.
-PIO_DEFAULT, PIO_FLOW, MULTIWORD_DMA, ULTRA_DMA = 0x00, 0x08, 0x20, 0x40
+PIO_FLOW, MULTIWORD_DMA, ULTRA_DMA = 0x08, 0x20, 0x40
 MODES: dict[int, int] = {PIO_FLOW: 5, MULTIWORD_DMA: 3, ULTRA_DMA: 6}  # how many of each kind the drive has
 
 

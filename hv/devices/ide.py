@@ -13,7 +13,8 @@ from typing import NamedTuple
 import msgspec
 
 from hv.devices.ata_channel import Channel, ChannelState, ControlBlock
-from hv.devices.ata_drive import Drive, DriveState
+from hv.devices.ata_drive import Drive
+from hv.devices.ata_state import DriveState
 from hv.devices.ide_bus_master import BusMaster, BusMasterState
 from hv.host.store import Store
 from hv.silicon.bus import PortBus

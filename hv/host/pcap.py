@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hv.errors import HvError
+from hv.silicon.cmos import FIRST_DATE
 
-EPOCH = 1511913600  # 2017-11-29 00:00 UTC, the day of the article that the table is from
+EPOCH = int(FIRST_DATE.timestamp())  # at which the machine's own clock starts too
 MAGIC, VERSION, LONGEST, ETHERNET = 0xA1B23C4D, (2, 4), 0x4_0000, 1
 NS = 10**9
 

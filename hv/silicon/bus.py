@@ -70,6 +70,10 @@ class PortBus:
             for port in range(other.base, other.base + other.size):
                 self._at.setdefault(port, other)
 
+    def claimed(self, port: int) -> bool:
+        """Is there a chip at this address?"""
+        return port in self._at
+
     def read(self, port: int, size: int) -> int:
         claimed = self._at.get(port)
         if claimed is None:

@@ -226,7 +226,7 @@ class ElcrPort:
 
     def port_read(self, offset: int, size: int) -> int:
         both = self.pair.read_elcr(0) | self.pair.read_elcr(1) << 8
-        return both >> 8 * offset | (1 << 8 * size) - 1 & ~(0xFFFF >> 8 * offset)
+        return (both >> 8 * offset | ~(0xFFFF >> 8 * offset)) & (1 << 8 * size) - 1
 
     def port_write(self, offset: int, size: int, value: int) -> None:
         for chip in range(offset, min(offset + size, 2)):

@@ -41,6 +41,10 @@ class Probe:
     def windows(self) -> list[Window]:
         return self.state.windows
 
+    def open(self) -> None:
+        """Begin a window at reset, which the guest's first end mark closes."""
+        self.state.begin, self.state.window = Window(0, 0, {}), 1
+
     def hit(self, which: int, retired: int, time: int, assists: Counter[str]) -> None:
         """The CPU stands in front of a mark: 1 begin, 2 end. An end without a begin does not count."""
         s = self.state

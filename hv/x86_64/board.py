@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import capstone
+
 from hv.silicon.x86_64.cpu import Cpu, Shutdown
 from hv.silicon.x86_64.lapic import TPR
-from hv.silicon.x86_64.pc import IOAPIC_BASE, LAPIC_BASE, Pc
+from hv.silicon.x86_64.pc import IOAPIC_BASE, LAPIC_BASE, NEVER, Pc
 from hv.x86_64.assigned import AssignedFunction
-from hv.x86_64.decode import Access, finish_read
+from hv.x86_64.mmio import Emulation, Translate
 
 if TYPE_CHECKING:
     from hv.vm import Vm
@@ -23,10 +25,26 @@ class Board(Pc):
 
     def __init__(self, vm: Vm) -> None:
         machine = vm.machine
+        self.vm = vm
         super().__init__(
             machine.timing, len(machine.cpus), machine, lambda: vm.now, vm.console.sink, machine.end
         )  # fmt: skip
-        self.vm = vm
+
+    def here(self) -> int:
+        """The CPU that has made the exit. What comes from outside comes to CPU 0."""
+        return self.vm.machine.running.index if self.vm.ledger.open else 0
+
+    def sent(self, targets: list[int]) -> None:
+        """The physical CPUs of the vCPUs that a message goes to are interrupted, so that they look."""
+        for target in targets:
+            self.vm.machine.kick(self.vm.machine.cpus[target])
+
+    def reschedule(self) -> None:
+        """CPU 0's timer is the devices' timer, also when another CPU has set one of them going."""
+        super().reschedule()
+        cpu = self.vm.machine.cpus[0]
+        if cpu is not self.vm.machine.running and self.deadline != NEVER:
+            cpu.host_timer = self.deadline if cpu.host_timer is None else min(cpu.host_timer, self.deadline)
 
     def drive(self, irq: int, level: bool) -> None:
         super().drive(irq, level)
@@ -44,24 +62,19 @@ class Board(Pc):
                     return page
         return None
 
-    def access(self, cpu: Cpu, gpa: int, access: Access | None) -> None:
+    def access(self, cpu: Cpu, gpa: int, instruction: capstone.CsInsn | None, translate: Translate) -> None:
         """Perform an access outside RAM: a device's registers, or nobody (reads give all ones, writes are lost).
 
-        `access` is what the decoder made of the instruction at RIP; None when it is none that it knows.
+        `instruction` is the one at RIP, None when the access is not its own; `translate` knows the guest's tables.
         """
-        if access is None:
+        lapic = self.lapics[cpu.index]
+        lapic.set_priority_class(cpu.tpr)
+        if instruction is None or not Emulation(cpu, self, gpa, instruction, translate).run():
             chip = gpa & ~0xFFF in (LAPIC_BASE, IOAPIC_BASE) or self.mmio.claims(gpa)
             what = "a device's registers" if chip else "where there is no memory"
             raise Shutdown(
                 f"access to guest-physical {gpa:#x}, {what}, by an instruction that hv does not emulate, at RIP "
                 f"{cpu.state.eip:#x} (CR3 {cpu.state.cr[3]:#x})"
             )
-        lapic = self.lapics[cpu.index]
-        lapic.set_priority_class(cpu.tpr)
-        if not access.is_write:
-            finish_read(cpu, access, self.mmio_read(cpu.index, gpa, access.size))
-        else:
-            self.mmio_write(cpu.index, gpa, access.size, access.value)
-            if gpa == LAPIC_BASE + TPR:
-                cpu.tpr = lapic.state.tpr >> 4
-        cpu.skip(access.length)
+        if gpa == LAPIC_BASE + TPR:
+            cpu.tpr = lapic.state.tpr >> 4

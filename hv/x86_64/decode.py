@@ -1,9 +1,4 @@
-"""Decodes the instruction that touched an emulated device register, and performs its register side.
-
-After a nested page fault the hypervisor knows the address, but not the size, the direction or the register: it reads
-the instruction at RIP, as KVM does. Only the forms are accepted that compilers use for device registers: MOV in all
-directions and sizes, MOVZX, MOVSX, and the read-modify-write forms ADD, SUB, AND, OR, XOR, TEST, CMP, XCHG are not.
-"""
+"""Instructions as a hypervisor sees them: decoded by capstone, their registers and addresses those of a CPU."""
 
 from __future__ import annotations
 
@@ -19,16 +14,13 @@ from hv.silicon.x86_64.state import HF_CS64, REGISTERS
 MASKS = {1: 0xFF, 2: 0xFFFF, 4: 0xFFFF_FFFF, 8: 0xFFFF_FFFF_FFFF_FFFF}
 
 
-class Access(msgspec.Struct, frozen=True):
-    """One memory access of an instruction of `length` bytes at linear `address`."""
+class Store(msgspec.Struct, frozen=True):
+    """A plain store: an instruction of `length` bytes that writes `value` to linear `address`."""
 
     length: int
     size: int
     address: int
-    is_write: bool
-    value: int = 0  # for a write
-    register: str = ""  # for a read: where the value goes
-    signed: bool = False
+    value: int
 
 
 @functools.cache
@@ -68,42 +60,27 @@ def write_register(cpu: Cpu, name: str, value: int) -> None:
     cpu.regs[number] = cpu.regs[number] & ~mask | (value & MASKS[size]) << shift
 
 
-def decode_access(cpu: Cpu) -> Access | None:
-    """The access of the instruction at RIP, or None when it is no plain move from or to memory."""
-    return access_of(cpu, decode(cpu.instruction_bytes(), bool(cpu.state.hflags & HF_CS64)))
-
-
 def decode(code: bytes, is_64: bool) -> capstone.CsInsn | None:
     """The instruction that `code` begins with."""
     return next(_decoder(capstone.CS_MODE_64 if is_64 else capstone.CS_MODE_32).disasm(code, 0, 1), None)
 
 
-def access_of(cpu: Cpu, instruction: capstone.CsInsn | None) -> Access | None:
-    """The access of an instruction at RIP, or None when it is no plain move from or to memory."""
-    if instruction is None or instruction.id not in _MOVES or len(instruction.operands) != 2:
+def store_of(cpu: Cpu, instruction: capstone.CsInsn | None) -> Store | None:
+    """What an instruction at RIP stores, or None when it is no MOV from a register or a constant to memory."""
+    if instruction is None or instruction.id not in (x86.X86_INS_MOV, x86.X86_INS_MOVABS):
         return None
     target, source = instruction.operands
-    if x86.X86_OP_MEM not in (target.type, source.type):
+    if target.type != x86.X86_OP_MEM:
         return None
-    memory, other = (target, source) if target.type == x86.X86_OP_MEM else (source, target)
-    if other.type == x86.X86_OP_REG and instruction.reg_name(other.reg) not in _register_table():
+    if source.type == x86.X86_OP_REG and instruction.reg_name(source.reg) not in _register_table():
         return None  # a segment register, for one
-    address = address_of(cpu, instruction, memory)
-    if memory is source:
-        return Access(
-            instruction.size, memory.size, address, is_write=False,
-            register=instruction.reg_name(target.reg), signed=instruction.id in _SIGNED,
-        )  # fmt: skip
     value = source.imm if source.type == x86.X86_OP_IMM else read_register(cpu, instruction.reg_name(source.reg))
-    return Access(instruction.size, memory.size, address, is_write=True, value=value & MASKS[memory.size])
-
-
-_MOVES = frozenset((x86.X86_INS_MOV, x86.X86_INS_MOVABS, x86.X86_INS_MOVZX, x86.X86_INS_MOVSX, x86.X86_INS_MOVSXD))
-_SIGNED = frozenset((x86.X86_INS_MOVSX, x86.X86_INS_MOVSXD))
+    size = target.size
+    return Store(instruction.size, size, address_of(cpu, instruction, target), value & MASKS[size])
 
 
 def address_of(cpu: Cpu, instruction: capstone.CsInsn, operand: x86.X86Op) -> int:
-    """The linear address of a memory operand; only FS and GS have a base in 64-bit mode."""
+    """The linear address of a memory operand. Segments are flat but for FS and GS."""
     mem = operand.mem
     address: int = mem.disp
     if mem.base:
@@ -113,12 +90,4 @@ def address_of(cpu: Cpu, instruction: capstone.CsInsn, operand: x86.X86Op) -> in
         address += read_register(cpu, instruction.reg_name(mem.index)) * mem.scale
     if mem.segment in (x86.X86_REG_FS, x86.X86_REG_GS):
         address += cpu.state.segs[4 if mem.segment == x86.X86_REG_FS else 5].base
-    return address & MASKS[8]
-
-
-def finish_read(cpu: Cpu, access: Access, value: int) -> None:
-    """Put what the device answered where the instruction wants it."""
-    value &= MASKS[access.size]
-    if access.signed and value >> 8 * access.size - 1:
-        value -= 1 << 8 * access.size
-    write_register(cpu, access.register, value)
+    return address & MASKS[8 if cpu.state.hflags & HF_CS64 else 4]

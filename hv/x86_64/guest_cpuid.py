@@ -14,7 +14,7 @@ def answer_cpuid(cpu: Cpu) -> None:
     """Put the answer to the leaf in EAX into the registers."""
     regs = cpu.regs
     leaf = regs[RAX] & 0xFFFF_FFFF
-    eax, ebx, ecx, edx = cpuid(leaf, cpu.index, cpu.timing)
+    eax, ebx, ecx, edx = cpuid(leaf, cpu.index, cpu.timing, cpu.cpus, regs[RCX] & 0xFFFF_FFFF)
     if leaf == 1:
         ecx |= HYPERVISOR_BIT
     elif leaf == 0x8000_0001:

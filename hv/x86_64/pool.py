@@ -6,7 +6,7 @@ from hv.silicon.memory import Memory, Region, anonymous
 from hv.silicon.x86_64.cpu import Shutdown
 
 POOL_BASE = 0xFC_0000_0000
-POOL_SIZE = 32 << 20
+POOL_SIZE = 64 << 20
 
 
 CARDS_POOL_BASE = POOL_BASE + POOL_SIZE  # and more of it for those that drive cards

@@ -2,15 +2,15 @@
 
 Read in this order: mode.py (the exits), state.py (the virtual CPU), pager.py and modes/shadow (memory), scan.py (the
 instructions that do not trap), emulate.py (the ones that do), reflect.py (what the guest gets back), core.py (what
-these share). devices.py is the rest of the machine.
+these share). translator/ has the kernel run from a translation cache. devices.py is the rest of the machine.
 """
 
-from modes.full_emulation.devices import EmulatedDevices
 from modes.full_emulation.mode import TrapAndEmulate
 from modes.full_emulation.naive import TrapAndEmulateNaive
+from modes.full_emulation.translator.mode import FullEmulation
 
-DEVICES = EmulatedDevices
-MODE = TrapAndEmulate
+MODE = FullEmulation
+TRAP = TrapAndEmulate
 NAIVE = TrapAndEmulateNaive
 
-__all__ = ["DEVICES", "MODE", "NAIVE"]
+__all__ = ["MODE", "NAIVE", "TRAP"]

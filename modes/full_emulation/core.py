@@ -20,6 +20,7 @@ from modes.shadow.registers import GuestFault
 SS_VECTOR, GP = 12, 13
 RING_3_CODE_64, RING_3_CODE_32, RING_3_DATA = 0xAFB, 0xCFB, 0xCF3
 REAL_CR0, REAL_CR4, REAL_EFER = 0x8001_0011, 0x24, 0xD00  # PG WP ET PE; PAE TSD; NXE LMA LME, and no SYSCALL
+CR4_TSD = 1 << 2
 
 
 class Core:
@@ -29,6 +30,8 @@ class Core:
         self.cpu, self.vmcb, self.v, self.pager = cpu, vmcb, v, pager
         self.root = 0  # what the real CPU has
         self.stepping = False  # TF is set in the real CPU, by us
+        self.trap = False  # TF as the guest's kernel has it
+        self.passes_tsc = False  # RDTSC is the real CPU's, unless the guest forbids it to its user
 
     # --- the real CPU -----------------------------------------------------------------------------------------
 
@@ -37,12 +40,13 @@ class Core:
         v, vmcb, cpu = self.v, self.vmcb, self.cpu
         code = RING_3_CODE_64 if v.long_code else RING_3_CODE_32
         cr0, cr4 = REAL_CR0 | v.cr0 & CR0_REAL, REAL_CR4 | v.cr4 & CR4_REAL
+        if self.passes_tsc and not (v.cr4 & CR4_TSD and v.cpl):
+            cr4 &= ~CR4_TSD
         if (self.code, self.cr0, self.cr4) != (code, cr0, cr4):
             cpu.leave()
             self.code, self.cr0, self.cr4 = code, cr0, cr4
             vmcb.cs.attrib, vmcb.cr0, vmcb.cr4 = code, cr0, cr4
         self.load_root()
-        cpu.masked = not v.interrupts
 
     code = cr0 = cr4 = 0
 
@@ -81,7 +85,7 @@ class Core:
     @flags.setter
     def flags(self, value: int) -> None:
         v = self.v
-        v.interrupts, v.iopl = bool(value & FLAG_IF), value >> 12 & 3
+        v.interrupts, v.iopl, self.trap = bool(value & FLAG_IF), value >> 12 & 3, bool(value & FLAG_TF)
         self.cpu.rflags = value & ~FLAG_IOPL | FLAG_IF | 2
 
     # --- linear memory ----------------------------------------------------------------------------------------

@@ -21,8 +21,8 @@ NIC_ADDRESS = bytes.fromhex("026876000001")  # locally administered; "hv" in it
 
 
 class EmulatedDevices(Mode):
-    id = "full-emulation"
-    summary = "the chips of a PC in software, register by register"
+    """The part of full-emulation (translator/mode.py) that is not the CPU."""
+
     cells = {"net": "VS", "local": "VS", "remote": "VS", "interrupts": "VS", "boot": "VS"}
 
     def __init__(self, vm: Vm) -> None:
@@ -37,6 +37,8 @@ class EmulatedDevices(Mode):
             self._controller().attach(0, 0, vm.outside.local, vm.costs.local, "hv local disk")
         elif column == "remote":
             self._controller().attach(1, 0, vm.outside.remote, vm.costs.remote, "hv remote disk")
+        elif column == "boot":
+            vm.boot_firmware()
 
     def _controller(self) -> Ide:
         """The PIIX3's IDE function, beside its ISA bridge. Both disks are behind it, each on a channel of its own."""

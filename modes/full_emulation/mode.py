@@ -2,11 +2,15 @@
 
 Every exception, `int n`, SYSCALL (it is switched off, so it faults) and privileged instruction of the guest vectors to
 the hypervisor: an exit. What becomes of it is decided here; emulate.py executes instructions, reflect.py gives the
-guest what is the guest's, modes/shadow keeps the page tables.
+guest what is the guest's, modes/shadow keeps the page tables, real_mode.py starts the other CPUs.
+
+All vCPUs walk the same shadow tables. Whatever changes there is seen by a CPU that does not run now when its turn
+comes: the silicon empties a CPU's TLB then.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,7 +18,9 @@ import msgspec
 from hv.loader import Guest
 from hv.mode import Mode
 from hv.silicon.x86_64 import svm
-from hv.silicon.x86_64.cpu import Cpu, Exit, Shutdown
+from hv.silicon.x86_64.cpu import NMI, Cpu, Exit, Shutdown
+from hv.silicon.x86_64.lapic import Lapic
+from hv.silicon.x86_64.startup import startup_state, take_startup
 from hv.silicon.x86_64.state import RBX
 from hv.silicon.x86_64.svm import Vmcb, intercepts
 from hv.vcpu import Vcpu
@@ -26,6 +32,7 @@ from hv.x86_64.pvh import first_state
 from modes.full_emulation.core import Core
 from modes.full_emulation.emulate import HANDLERS, Emulator
 from modes.full_emulation.pager import Ring3Pager
+from modes.full_emulation.real_mode import run_real_mode
 from modes.full_emulation.reflect import DB, GP, PF, UD, deliver, software_interrupt, system_call
 from modes.full_emulation.scan import candidates
 from modes.full_emulation.state import CS, FLAG_TF, SS, VirtualCpu
@@ -40,15 +47,30 @@ EVERY_EXCEPTION = 0xFFFF_FFFF
 MOST_DECODED = 4096
 
 
+class VcpuState(msgspec.Struct):
+    """What it remembers of one vCPU: `real` is what the real CPU under it has."""
+
+    v: VirtualCpu
+    real: tuple[int, int, int, int, bool, bool]
+    after_step: tuple[str, int] | None
+
+
+class Seat(msgspec.Struct):
+    """What works for one vCPU."""
+
+    core: Core
+    emulator: Emulator
+    faults: FaultHandler
+
+
 class TrapAndEmulateState(msgspec.Struct):
     """What the mode remembers besides its memory."""
 
-    v: VirtualCpu
+    vcpus: list[VcpuState]
+    turn: int
     pager: PagerState
     breakpoints: dict[int, frozenset[int]]
     used: int
-    real: tuple[int, int, int, int, bool, bool]
-    after_step: tuple[str, int] | None
 
 
 class TrapAndEmulate(Mode):
@@ -60,37 +82,63 @@ class TrapAndEmulate(Mode):
         "guest_page_fault hlt int_bounce invlpg ioio iret mmio msr page_table_write popf privileged pushf rdtsc "
         "segment shadow_page_fault single_step sti swapgs syscall_bounce sysret".split()
     )
+    most_cpus = 8
     ram_base = 0x4_0000_0000
 
     def __init__(self, vm: Vm) -> None:
         super().__init__(vm)
-        self.pool = HypervisorMemory(vm.machine.memory)
         assert isinstance(vm.board, Board)
         self.board = vm.board
         self.breakpoints = vm.machine.engine.breakpoints
         self.decoded: dict[tuple[int, int], capstone.CsInsn | None] = {}
 
     def start(self, guest: Guest) -> None:
+        self._build()
+        first = Vmcb()
+        first_state(first, guest.entry)
+        self.core.cpu.load(self.core.vmcb, on_metal=False, deprivileged=True)
+        self.adopt(first)
+        self.vm.machine.engine.state.regs[RBX] = self.vm.start_info
+
+    def _build(self) -> None:
+        """The hypervisor's memory and everything that this mode has in it."""
         machine = self.vm.machine
-        page = self.pool.alloc()
-        region, at = machine.memory.find(page, 0x1000)
+        self.pool = HypervisorMemory(machine.memory)
+        self.pager = Ring3Pager(machine, self.pool, VirtualCpu())
+        self.pager.code_lost, self.pager.scan = self.decoded.clear, self._scan
+        self.pager.flush, self.pager.dropped = self._flush, self._load_other_roots
+        self.seats = [self._make_seat(cpu) for cpu in machine.cpus]
+        self._sit(0)
+
+    def _make_seat(self, cpu: Cpu) -> Seat:
+        region, at = self.pool.memory.find(self.pool.alloc(), 0x1000)
         vmcb = Vmcb.from_buffer(region.data, at)
         vmcb.intercept_exceptions = EVERY_EXCEPTION
         vmcb.intercept = intercepts(svm.SWINT, svm.SHUTDOWN, svm.INTR)
         vmcb.asid, vmcb.int_ctl = 1, svm.V_INTR_MASKING
-        cpu = machine.cpus[0]
-        self.v = VirtualCpu()
-        self.pager = Ring3Pager(machine, self.pool, self.v)
-        self.core = Core(cpu, vmcb, self.v, self.pager)
-        self.pager.flush, self.pager.code_lost, self.pager.scan = self.core.flush, self.decoded.clear, self._scan
-        self.emulator = Emulator(self.core, self.board)
-        self.faults = FaultHandler(self.pager, self.board, self._instruction, self._step)
-        self.core.first_vmcb()
-        first = Vmcb()
-        first_state(first, guest.entry)
-        cpu.load(vmcb, on_metal=False, deprivileged=True)
-        self.adopt(first)
-        machine.engine.state.regs[RBX] = self.vm.start_info
+        core = Core(cpu, vmcb, VirtualCpu(), self.pager)
+        core.first_vmcb()
+        cpu.masked = functools.partial(self.masked, cpu.index)
+        faults = FaultHandler(self.pager, self.board, self._instruction, self._step)
+        return Seat(core, Emulator(core, self.board), faults)
+
+    def _sit(self, index: int) -> None:
+        """From now on it is about this vCPU."""
+        self.turn, seat = index, self.seats[index]
+        self.core, self.emulator, self.faults = seat.core, seat.emulator, seat.faults
+        self.v = self.pager.v = seat.core.v
+
+    def _flush(self) -> None:
+        self.core.flush()
+
+    def _load_other_roots(self) -> None:
+        """All shadow tables are gone: no CPU may walk them any longer."""
+        for index, seat in enumerate(self.seats):
+            if index != self.turn and not seat.core.cpu.waits:
+                seat.core.root = 0
+                self.pager.v = seat.core.v
+                seat.core.load_root()
+        self.pager.v = self.v
 
     def adopt(self, first: Vmcb) -> None:
         """The guest's first state, as a VMCB would describe it."""
@@ -101,23 +149,31 @@ class TrapAndEmulate(Mode):
         self.core.flags = first.rflags
         self.core.sync()
 
+    def masked(self, index: int) -> bool:
+        """Does the guest believe that interrupts are off on this vCPU?"""
+        return not self.seats[index].core.v.interrupts
+
     def state(self) -> TrapAndEmulateState:
-        core = self.core
-        real = core.root, core.code, core.cr0, core.cr4, core.stepping, core.cpu.masked
-        return TrapAndEmulateState(
-            self.v, self.pager.s, dict(self.breakpoints.marked), self.pool.used, real, self.faults.after_step,
-        )  # fmt: skip
+        vcpus = []
+        for seat in self.seats:
+            core = seat.core
+            real = core.root, core.code, core.cr0, core.cr4, core.stepping, core.trap
+            vcpus.append(VcpuState(core.v, real, seat.faults.after_step))
+        return TrapAndEmulateState(vcpus, self.turn, self.pager.s, dict(self.breakpoints.marked), self.pool.used)
 
     def set_state(self, state: TrapAndEmulateState) -> None:
-        core = self.core
-        self.v = core.v = self.pager.v = state.v
-        self.pager.s, self.pool.used, self.faults.after_step = state.pager, state.used, state.after_step
-        core.root, core.code, core.cr0, core.cr4, core.stepping, core.cpu.masked = state.real
+        for seat, saved in zip(self.seats, state.vcpus, strict=True):
+            core = seat.core
+            core.v, seat.faults.after_step = saved.v, saved.after_step
+            core.root, core.code, core.cr0, core.cr4, core.stepping, core.trap = saved.real
+        self._sit(state.turn)
+        self.pager.s, self.pool.used = state.pager, state.used
         self.breakpoints.restore(state.breakpoints)
         self.decoded.clear()
 
     def guest_registers(self, cpu: Cpu) -> dict[str, int]:
-        v, flags = self.v, self.core.flags
+        core = self.seats[cpu.index].core
+        v, flags = core.v, core.flags
         return {"rflags": flags, "cr0": v.cr0, "cr2": v.cr2, "cr3": v.cr3, "cr4": v.cr4, "efer": v.efer,
                 "cs": v.selectors[CS], "ss": v.selectors[SS], "cpl": v.cpl}  # fmt: skip
 
@@ -125,6 +181,8 @@ class TrapAndEmulate(Mode):
 
     def handle(self, vcpu: Vcpu, exit: Exit) -> str:
         cpu = vcpu.cpu
+        if vcpu.index != self.turn:
+            self._sit(vcpu.index)
         if exit.code == svm.INTR:
             reason = "external_interrupt"
         else:
@@ -133,44 +191,50 @@ class TrapAndEmulate(Mode):
                 self.v.shadow = -1
             reason = self._sort(cpu, exit, stepped=stepped)
         self._interrupt(cpu)
-        self.core.sync()
+        if not cpu.waits:
+            self.core.sync()
         return reason
 
     def memory_written(self, address: int, size: int) -> None:
         self.pager.written_outside(address, size)
 
     def wake(self, vcpu: Vcpu) -> None:
+        self._sit(vcpu.index)
         self._interrupt(vcpu.cpu)
-        self.core.sync()
+        if not vcpu.cpu.waits:
+            self.core.sync()
 
     def _sort(self, cpu: Cpu, exit: Exit, *, stepped: bool) -> str:
-        vector = exit.code - svm.EXCEPTION
         try:
-            if vector == PF:
-                return self._page_fault(cpu, exit)
-            if exit.code == svm.BREAKPOINT:
-                return self._breakpoint(cpu)
-            if exit.code == svm.SWINT:
-                return self._software_interrupt(cpu)
-            if vector == DB and stepped and not cpu.rflags & FLAG_TF:
-                return "single_step"
-            if not 0 <= vector < 32:
-                raise Shutdown(f"exit {exit.code:#x} that nobody asked for")
-            if vector in (GP, UD):
-                instruction = self._instruction(cpu)
-                if instruction is not None:
-                    if instruction.mnemonic == "syscall":
-                        system_call(self.core, instruction.size)
-                        return "syscall_bounce"
-                    reason = self.emulator.run(instruction)
-                    if reason is not None:
-                        return reason
-            deliver(self.core, vector, exit.info1)
+            return self._event(cpu, exit, stepped=stepped)
         except GuestFault as fault:
             if fault.address is not None:
                 self.v.cr2 = fault.address
             deliver(self.core, fault.vector, fault.error)
             return "guest_page_fault" if fault.vector == PF else "exception_bounce"
+
+    def _event(self, cpu: Cpu, exit: Exit, *, stepped: bool) -> str:
+        vector = exit.code - svm.EXCEPTION
+        if vector == PF:
+            return self._page_fault(cpu, exit)
+        if exit.code == svm.BREAKPOINT:
+            return self._breakpoint(cpu)
+        if exit.code == svm.SWINT:
+            return self._software_interrupt(cpu)
+        if vector == DB and stepped and not cpu.rflags & FLAG_TF:
+            return "single_step"
+        if not 0 <= vector < 32:
+            raise Shutdown(f"exit {exit.code:#x} that nobody asked for")
+        if vector in (GP, UD):
+            instruction = self._instruction(cpu)
+            if instruction is not None:
+                if instruction.mnemonic == "syscall":
+                    system_call(self.core, instruction.size)
+                    return "syscall_bounce"
+                reason = self.emulator.run(instruction)
+                if reason is not None:
+                    return reason
+        deliver(self.core, vector, exit.info1)
         return "exception_bounce"
 
     def _instruction(self, cpu: Cpu) -> capstone.CsInsn | None:
@@ -230,12 +294,17 @@ class TrapAndEmulate(Mode):
     def _interrupt(self, cpu: Cpu) -> None:
         """Deliver the interrupt that the local APIC has, if the guest takes it now."""
         board, v = self.board, self.v
-        lapic = board.lapics[0]
-        when = board.next_event(0)
+        lapic = board.lapics[cpu.index]
+        board.bus.receive(cpu.index, cpu.now)
+        if lapic.signalled:
+            self._signal(cpu, lapic)
+        if cpu.waits:
+            return
+        when = board.next_event(cpu.index)
         if not lapic.state.irr and not lapic.state.extint and not cpu.halted and when > cpu.now:
             cpu.host_timer = when
             return
-        board.advance(cpu.now)
+        board.receive(cpu.index, cpu.now)
         lapic.advance(cpu.now)
         lapic.set_priority_class(cpu.tpr)
         if lapic.interrupts and v.interrupts:
@@ -245,4 +314,25 @@ class TrapAndEmulate(Mode):
                 cpu.halted = False
                 deliver(self.core, lapic.accept(), external=True)
         asleep = cpu.halted and not v.interrupts  # HLT with interrupts off: no interrupt will wake it
-        cpu.host_timer = None if asleep else board.next_event(0)
+        cpu.host_timer = None if asleep else board.next_event(cpu.index)
+
+    def _signal(self, cpu: Cpu, lapic: Lapic) -> None:
+        """INIT, a start-up message, an NMI."""
+
+        def start(page: int) -> None:
+            core, first = self.core, Vmcb()
+            startup_state(first, page)
+            core.first_vmcb()
+            cpu.load(core.vmcb, on_metal=False, deprivileged=True)
+            cpu.start_over()
+            core.root = core.code = 0
+            core.stepping = self.v.in_nmi = False
+            self.faults.stepped()
+            self.adopt(first)
+            run_real_mode(core)
+
+        take_startup(cpu, lapic, start)
+        if lapic.state.nmi and not cpu.waits and not self.v.in_nmi:
+            lapic.state.nmi = cpu.halted = False
+            deliver(self.core, NMI, external=True)
+            self.v.in_nmi = True

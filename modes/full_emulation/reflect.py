@@ -154,8 +154,9 @@ def system_return(core: Core, *, wide: bool) -> None:
 
 
 def interrupt_return(core: Core, size: int) -> None:
-    """IRET with operands of `size` bytes (APM vol. 3). Nothing has changed when this raises GuestFault."""
+    """IRET with operands of `size` bytes (APM vol. 3). Nothing but `in_nmi` has changed when this raises GuestFault."""
     v, cpu = core.v, core.cpu
+    v.in_nmi = False
     flags = core.flags
     if flags & FLAG_NT:
         raise GuestFault(GP)

@@ -32,6 +32,7 @@ class VirtualCpu(PagingRegisters):
     shadow: int = -1  # RIP of the instruction before which no interrupt may come (after STI, MOV SS)
     selectors: list[int] = msgspec.field(default_factory=lambda: [0] * 6)
     long_code: bool = False  # CS.L
+    in_nmi: bool = False  # until IRET no other NMI comes
     gdt: tuple[int, int] = (0, 0)  # base, limit
     idt: tuple[int, int] = (0, 0)
     ldt: tuple[int, int, int] = (0, 0, 0)  # selector, base, limit

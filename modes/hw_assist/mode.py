@@ -1,7 +1,8 @@
 """The hw-assist mode: start a guest under SVM, handle its exits, deliver its interrupts.
 
-Simplified: one vCPU runs (more are parked until there is a start-up IPI); MSR and port permission maps intercept
-everything that is not a plain register of the guest.
+Each vCPU has a VMCB; the nested tables and the permission maps they share. Simplified: the permission maps intercept
+everything that is not a plain register of the guest; an NMI that waits for the end of another comes right before its
+IRET, not behind it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from hv.loader import Guest
 from hv.mode import Mode
 from hv.silicon.memory import BusError
 from hv.silicon.x86_64 import svm
-from hv.silicon.x86_64.cpu import GP, NEVER, UD, Cpu, Exit, Shutdown
+from hv.silicon.x86_64.cpu import GP, NEVER, NMI, UD, Cpu, Exit, Shutdown
+from hv.silicon.x86_64.lapic import Lapic
 from hv.silicon.x86_64.machine import HOLE, HOLE_END
 from hv.silicon.x86_64.msr import (
     CSTAR,
@@ -32,12 +34,13 @@ from hv.silicon.x86_64.msr import (
     read_msr,
     write_msr,
 )
-from hv.silicon.x86_64.state import RAX, RBX, RCX, RDX
+from hv.silicon.x86_64.startup import startup_state, take_startup
+from hv.silicon.x86_64.state import HF_CS64, RAX, RBX, RCX, RDX
 from hv.silicon.x86_64.svm import Vmcb, intercepts
 from hv.vcpu import Vcpu
 from hv.vm import Vm
 from hv.x86_64.board import Board
-from hv.x86_64.decode import decode_access
+from hv.x86_64.decode import decode
 from hv.x86_64.guest_cpuid import answer_cpuid
 from hv.x86_64.pool import HypervisorMemory
 from hv.x86_64.ports import port_access
@@ -63,7 +66,8 @@ class HwAssistState(msgspec.Struct):
     """What the mode remembers besides the VMCB and the tables, which are in memory."""
 
     used: int
-    waiting: bool
+    waiting: list[bool]
+    in_nmi: list[bool]
 
 
 class HwAssist(Mode):
@@ -71,8 +75,10 @@ class HwAssist(Mode):
     summary = "AMD SVM: a VMCB, nested paging, intercepts and event injection"
     cells = {"cpu": "VH"}
     reasons = frozenset(
-        "cpuid cr8_write external_interrupt hlt interrupt_window invalid_opcode ioio mmio msr npf vmmcall".split()
+        "cpuid cr8_write external_interrupt hlt interrupt_window invalid_opcode ioio mmio msr nmi_window npf "
+        "vmmcall".split()
     )
+    most_cpus = 8
     ram_base = 0x4_0000_0000  # so that no guest-physical address is a host-physical one
     cr_writes = 0  # control registers whose writes exit, CR8 apart
     handlers: Mapping[int, Handler]
@@ -82,34 +88,41 @@ class HwAssist(Mode):
         self.pool = HypervisorMemory(vm.machine.memory)
         assert isinstance(vm.board, Board)
         self.board = vm.board
-        self.waiting = False  # an interrupt could not be delivered yet
+        cpus = len(vm.machine.cpus)
+        self.waiting = [False] * cpus  # an interrupt could not be delivered yet
+        self.in_nmi = [False] * cpus  # an NMI has been delivered, and its IRET has not been seen
 
     def start(self, guest: Guest) -> None:
         machine, memory = self.vm.machine, self.vm.machine.memory
-        page, msrpm, iopm = self.pool.alloc(), self.pool.alloc(2), self.pool.alloc(3)
+        cpus = len(machine.cpus)
+        pages, msrpm, iopm = self.pool.alloc(cpus), self.pool.alloc(2), self.pool.alloc(3)
         memory.write(iopm, b"\xff" * 0x2001)
         memory.write(msrpm, _msr_map())
-        region, at = memory.find(page, 0x1000)
-        self.vmcb = vmcb = Vmcb.from_buffer(region.data, at)
-        vmcb.intercept = INTERCEPTS
-        vmcb.msrpm_base_pa, vmcb.iopm_base_pa = msrpm, iopm
-        vmcb.asid, vmcb.int_ctl = 1, svm.V_INTR_MASKING
-        vmcb.intercept_cr_write = self.cr_writes
-        first_state(vmcb, guest.entry)
-        self.prepare_memory(vmcb)
-        machine.cpus[0].load(vmcb, on_metal=False)
+        region, at = memory.find(pages, 0x1000)
+        self.vmcbs = [Vmcb.from_buffer(region.data, at + 0x1000 * index) for index in range(cpus)]
+        for vmcb in self.vmcbs:
+            vmcb.intercept = INTERCEPTS
+            vmcb.msrpm_base_pa, vmcb.iopm_base_pa = msrpm, iopm
+            vmcb.asid, vmcb.int_ctl = 1, svm.V_INTR_MASKING
+            vmcb.intercept_cr_write = self.cr_writes
+        self.vmcb = first = self.vmcbs[0]
+        first_state(first, guest.entry)
+        self.prepare_memory(first)
+        for vmcb in self.vmcbs[1:]:
+            vmcb.np_enable, vmcb.n_cr3 = first.np_enable, first.n_cr3
+        machine.cpus[0].load(first, on_metal=False)
         machine.engine.state.regs[RBX] = self.vm.start_info
 
     def prepare_memory(self, vmcb: Vmcb) -> None:
-        """Give the guest its memory; the VMCB holds the guest's first state."""
+        """Give the guest its memory; the VMCB is CPU 0's and holds its first state."""
         self.npt = NestedTables(self.pool)
         vmcb.np_enable, vmcb.n_cr3 = 1, self.npt.root
 
     def state(self) -> HwAssistState:
-        return HwAssistState(self.pool.used, self.waiting)
+        return HwAssistState(self.pool.used, self.waiting, self.in_nmi)
 
     def set_state(self, state: HwAssistState) -> None:
-        self.pool.used, self.waiting = state.used, state.waiting
+        self.pool.used, self.waiting, self.in_nmi = state.used, state.waiting, state.in_nmi
 
     # --- exits ------------------------------------------------------------------------------------------------
 
@@ -123,9 +136,9 @@ class HwAssist(Mode):
             # The exit cut the delivery of an event short: deliver it again (APM vol. 2, 15.20).
             cpu.inject(exit.int_info, exit.int_error)
         board = self.board
-        lapic = board.lapics[0].state
-        events = lapic.expiry is not None or board.deadline != NEVER
-        if events or lapic.irr or lapic.extint or self.waiting or cpu.halted:
+        lapic = board.lapics[cpu.index].state
+        events = lapic.expiry is not None or board.deadline != NEVER or exit.code in _MAY_SIGNAL
+        if events or lapic.irr or lapic.extint or self.waiting[cpu.index] or cpu.halted:
             self._deliver(cpu)
         else:
             cpu.host_timer = None
@@ -136,13 +149,18 @@ class HwAssist(Mode):
 
     def _deliver(self, cpu: Cpu) -> None:
         """Give the guest the interrupt that its local APIC has for it, or arrange to hear when it can take it."""
-        vmcb, board = self.vmcb, self.board
-        lapic = board.lapics[0]
-        when = board.next_event(0)
-        if not (lapic.state.irr or lapic.state.extint or self.waiting or cpu.halted) and when > cpu.now:
+        board, index = self.board, cpu.index
+        vmcb, lapic = self.vmcbs[index], board.lapics[index]
+        board.bus.receive(index, cpu.now)
+        if lapic.signalled:
+            self._signal(cpu, lapic)
+        if cpu.waits:
+            return
+        when = board.next_event(index)
+        if not (lapic.state.irr or lapic.state.extint or self.waiting[index] or cpu.halted) and when > cpu.now:
             cpu.host_timer = when
             return
-        board.advance(cpu.now)
+        board.receive(index, cpu.now)
         lapic.advance(cpu.now)
         lapic.set_priority_class(cpu.tpr)
         waits = lapic.state.irr and lapic.pending() is None
@@ -156,9 +174,39 @@ class HwAssist(Mode):
             else:
                 window = True
         _set_window(vmcb, window)
-        self.waiting = bool(lapic.state.irr) or lapic.state.extint
+        self.waiting[index] = bool(lapic.state.irr) or lapic.state.extint
         asleep = cpu.halted and not cpu.interruptible  # HLT with interrupts off: no interrupt will wake it
-        cpu.host_timer = None if asleep else board.next_event(0)
+        cpu.host_timer = None if asleep else board.next_event(index)
+
+    def _signal(self, cpu: Cpu, lapic: Lapic) -> None:
+        """INIT, a start-up message, an NMI."""
+
+        def start(page: int) -> None:
+            vmcb = self.vmcbs[cpu.index]
+            startup_state(vmcb, page)
+            cpu.load(vmcb, on_metal=False)
+            cpu.start_over()
+            self._end_nmi(cpu)
+
+        take_startup(cpu, lapic, start)
+        if cpu.waits or not lapic.state.nmi or self.in_nmi[cpu.index]:
+            return
+        if cpu.event_pending:
+            cpu.ipis.append(cpu.now)  # look again behind the event that comes first
+            return
+        lapic.state.nmi = cpu.halted = False
+        cpu.inject(svm.EVENT_NMI | NMI)
+        self.in_nmi[cpu.index] = True
+        self.vmcbs[cpu.index].intercept |= intercepts(svm.IRET)
+
+    def _end_nmi(self, cpu: Cpu) -> None:
+        self.in_nmi[cpu.index] = False
+        self.vmcbs[cpu.index].intercept &= ~intercepts(svm.IRET)
+
+    def _nmi_window(self, cpu: Cpu, exit: Exit) -> str:
+        """The IRET of an NMI's handler (APM vol. 2, 15.20): it runs again, without the intercept."""
+        self._end_nmi(cpu)
+        return "nmi_window"
 
     def _cpuid(self, cpu: Cpu, exit: Exit) -> str:
         answer_cpuid(cpu)
@@ -216,10 +264,8 @@ class HwAssist(Mode):
 
     def _device(self, cpu: Cpu, gpa: int, *, fetch: bool) -> None:
         """An access outside RAM: an APIC's registers, or nobody."""
-        access = None if fetch else decode_access(cpu)
-        if access is not None and cpu.linear(access.address) != gpa:
-            access = None
-        self.board.access(cpu, gpa, access)
+        instruction = None if fetch else decode(cpu.instruction_bytes(), bool(cpu.state.hflags & HF_CS64))
+        self.board.access(cpu, gpa, instruction, lambda address, write: cpu.linear(address))
 
     def _external_interrupt(self, cpu: Cpu, exit: Exit) -> str:
         return "external_interrupt"
@@ -270,6 +316,9 @@ def _msr_map() -> bytes:
     return bytes(bits)
 
 
+# After these an INIT, start-up message or NMI may have come: a message from another CPU, a command to oneself.
+_MAY_SIGNAL = frozenset((svm.INTR, svm.NPF, svm.IRET))
+
 HANDLERS: dict[int, Handler] = {
     svm.CPUID: HwAssist._cpuid,
     svm.HLT: HwAssist._hlt,
@@ -278,6 +327,7 @@ HANDLERS: dict[int, Handler] = {
     svm.NPF: HwAssist._npf,
     svm.INTR: HwAssist._external_interrupt,
     svm.VINTR: HwAssist._interrupt_window,
+    svm.IRET: HwAssist._nmi_window,
     svm.CR0_WRITE + CR8: HwAssist._cr8_write,
     svm.VMMCALL: HwAssist._vmmcall,
     svm.SHUTDOWN: HwAssist._shutdown,

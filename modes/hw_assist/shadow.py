@@ -4,8 +4,8 @@ The CPU runs the guest at its own privilege levels, but under page tables that t
 page faults, MOV CR and INVLPG exit; system calls, interrupt flags and the guest's own exceptions do not. One set of
 tables serves kernel and user, because the shadow carries the guest's own U bits.
 
-Simplified: the shadow of a guest that has paging off is in PAE format, and its root lies above 4 GiB, where no real
-CR3 could point outside long mode.
+Simplified: one vCPU, because another one would start in real mode, which has no paging to shadow. The shadow of a guest
+that has paging off is in PAE format, and its root lies above 4 GiB, where no real CR3 could point outside long mode.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ class HwShadow(HwAssist):
     reasons = HwAssist.reasons - {"npf"} | set(
         "cr_access exception_bounce guest_page_fault invlpg page_table_write shadow_page_fault single_step".split()
     )
+    most_cpus = 1
     cr_writes = CR_WRITES
 
     registers: PagingRegisters

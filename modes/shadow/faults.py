@@ -16,7 +16,7 @@ from capstone import x86
 from hv.silicon.x86_64.cpu import Cpu, Shutdown
 from hv.silicon.x86_64.paging import ADDRESS
 from hv.x86_64.board import Board
-from hv.x86_64.decode import access_of
+from hv.x86_64.decode import store_of
 from modes.shadow.pager import PF_FETCH, PF_WRITE, Pager, Walk
 from modes.shadow.registers import GuestFault
 
@@ -46,7 +46,7 @@ class FaultHandler:
         walk = pager.walk(address, write=write, user=user, fetch=fetch)
         frame = walk.gpa & ADDRESS
         if not pager.is_ram(walk.gpa):
-            return self._device(cpu, address, walk.gpa, plain=not fetch and not delivering)
+            return self._device(cpu, walk.gpa, user=user, plain=not fetch and not delivering)
         if write and frame in pager.s.traced:
             self._table_write(cpu, address, walk, delivering=delivering)
             return "page_table_write"
@@ -56,22 +56,21 @@ class FaultHandler:
             return "code_write"
         return "shadow_page_fault"
 
-    def _device(self, cpu: Cpu, address: int, gpa: int, *, plain: bool) -> str:
-        access = access_of(cpu, self.decode(cpu)) if plain else None
-        if access is not None and access.address != address:
-            access = None
-        self.board.access(cpu, gpa, access)
+    def _device(self, cpu: Cpu, gpa: int, *, user: bool, plain: bool) -> str:
+        instruction = self.decode(cpu) if plain else None
+        self.board.access(
+            cpu, gpa, instruction, lambda address, write: self.pager.walk(address, write=write, user=user).gpa
+        )
         return "mmio"
 
     def _table_write(self, cpu: Cpu, address: int, walk: Walk, *, delivering: bool) -> None:
         """Perform it if it is a plain move, else let it through."""
         pager, frame = self.pager, walk.gpa & ADDRESS
         instruction = None if delivering else self.decode(cpu)
-        access = access_of(cpu, instruction)
-        plain = access is not None and access.is_write and access.address == address
-        if access is not None and plain and (walk.gpa & 0xFFF) + access.size <= 0x1000:
-            pager.write(walk.gpa, access.value.to_bytes(access.size, "little"))
-            cpu.skip(access.length)
+        store = store_of(cpu, instruction)
+        if store is not None and store.address == address and (walk.gpa & 0xFFF) + store.size <= 0x1000:
+            pager.write(walk.gpa, store.value.to_bytes(store.size, "little"))
+            cpu.skip(store.length)
             if frame in pager.s.out_of_sync and all(step.table != frame for step in walk.steps):
                 pager.fill(address, walk, write=True)  # the next write does not exit
         elif pager.leave_out_of_sync(frame):

@@ -39,6 +39,8 @@ BEYOND = 0x000F_FF00_0000_0000  # address bits that this CPU, with 40 of them, r
 PAGE_FAULT = 14
 ALL = (1 << 64) - 1
 
+NOBODY = -1  # stands for the guest table of a shadow table that has none
+
 # What a shadow table stands for: (guest-physical base, level, view, linear address, made from one large page).
 Key = tuple[int, int, int, int, bool]
 
@@ -94,6 +96,7 @@ class Pager(abc.ABC):
         self._pool = self._bytes.cast("Q")
         self.s = PagerState()
         self.flush: Callable[[], None] = lambda: None  # the real TLB
+        self.dropped: Callable[[], None] = lambda: None  # all tables are gone, also the ones that other CPUs walk
         self.code_lost: Callable[[], None] = lambda: None  # an executable mapping has gone
         self.scan: Callable[[int, int], None] | None = None  # look at code before it runs: its address, its frame
 
@@ -154,8 +157,13 @@ class Pager(abc.ABC):
 
     # --- the guest's tables -----------------------------------------------------------------------------------
 
-    def walk(self, address: int, *, write: bool = False, user: bool = False, fetch: bool = False) -> Walk:
-        """Translate as the guest's CPU would, with accessed and dirty bits (APM vol. 2, 5.3 and 5.4)."""
+    def walk(
+        self, address: int, *, write: bool = False, user: bool = False, fetch: bool = False, touch: bool = True
+    ) -> Walk:
+        """Translate as the guest's CPU would, with accessed and dirty bits (APM vol. 2, 5.3 and 5.4).
+
+        Without `touch` the bits are left alone.
+        """
         v = self.v
         if not v.paging:
             return Walk(address & 0xFFFF_FFFF, [])
@@ -187,7 +195,8 @@ class Pager(abc.ABC):
             if large or level == 1:
                 break
             # As the CPU does it: also when the walk ends in a fault further down.
-            leaf.entry = self._set_bits(table, entry, slot, ACCESSED)
+            if touch:
+                leaf.entry = self._set_bits(table, entry, slot, ACCESSED)
             table = entry & ADDRESS
         if (
             (user and not rights & USER)
@@ -195,7 +204,8 @@ class Pager(abc.ABC):
             or (fetch and no_execute)
         ):
             raise GuestFault(PAGE_FAULT, code | PF_PRESENT, address)
-        leaf.entry = self._set_bits(leaf.table, leaf.entry, slot, ACCESSED | DIRTY if write else ACCESSED)
+        if touch:
+            leaf.entry = self._set_bits(leaf.table, leaf.entry, slot, ACCESSED | DIRTY if write else ACCESSED)
         mask = (1 << 3 + 9 * leaf.level) - 1
         return Walk(leaf.entry & ADDRESS & ~mask | address & mask, steps)
 
@@ -245,6 +255,7 @@ class Pager(abc.ABC):
         size = self.s.used << 12
         self._bytes[:size] = bytes(size)
         self.s = PagerState(scanned=self.s.scanned)
+        self.dropped()
         self.flush()
         self.code_lost()
 
@@ -296,6 +307,35 @@ class Pager(abc.ABC):
         s.leaves += not pool[at]
         pool[at] = self.ram_base + frame | flags
         s.maps.setdefault(frame, {})[at] = address & -0x1000
+
+    def hang(self, address: int, table: int) -> bool:
+        """Map a page table of the hypervisor's own at 2 MiB that the guest's tables leave empty, in the current view.
+
+        False when the guest has something there, or takes rights away above it. What is hung is lost with the tables,
+        and when the guest writes an entry above it: code_lost tells.
+        """
+        if self.s.used > MOST_TABLES - 4:
+            self.drop_all()
+        view, at, guest = self.view(), self.root(), self.v.cr3 & ADDRESS
+        empty = not self.v.paging
+        for level in (4, 3, 2):
+            shift = 3 + 9 * level
+            slot = address >> shift & 511
+            entry = 0
+            if not empty:
+                if guest in self.s.out_of_sync:
+                    self._synchronise(guest)
+                self._trace(guest)
+                entry = self.read_entry(guest + 8 * slot)
+                empty = not entry & PRESENT
+            if not empty and (level == 2 or entry & (LARGE | NX) or not entry & WRITABLE):
+                return False
+            below = address & -(1 << shift) & (1 << 48) - 1
+            key: Key = (NOBODY if empty else entry & ADDRESS), level - 1, view, below, empty
+            to = table if level == 2 else self._table(key)
+            self._pool[(at - self.base >> 3) + slot] = to | PRESENT | USER | WRITABLE | ACCESSED | DIRTY
+            at, guest = to, entry & ADDRESS
+        return True
 
     def _use(self, step: Step, slot: int) -> None:
         """A fill derives an entry from a guest's: its table is in use, and writes to it must be seen."""

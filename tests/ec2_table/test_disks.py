@@ -202,7 +202,7 @@ def test_a_read_only_disk_refuses_to_be_written() -> None:
 
 def test_a_disk_that_is_too_small_for_a_measurement() -> None:
     with shell("emulated", MemoryStore(64)) as guest:
-        assert guest.type("bench local.read4k 1") == "bench local.read4k na: this machine has no device for it\n"
+        assert guest.type("bench local.read4k 1") == "bench local.read4k na: the disk is too small\n"
         assert guest.type("block local 7").startswith("0000  00")
         assert guest.type("block local 8") == "block: no such block\n"
 

@@ -12,9 +12,8 @@ import struct
 import sys
 from collections.abc import Callable, Iterable
 
-from hv.devices.ata_drive import (
-    CHUNK,
-    COMMANDS,
+from hv.devices.ata_drive import CHUNK, COMMANDS
+from hv.devices.ata_state import (
     DATA_IN,
     DATA_OUT,
     DIAGNOSTIC,
@@ -27,7 +26,7 @@ from hv.devices.ata_drive import (
     STORING,
     WORKING,
     WRITES,
-)  # fmt: skip
+)
 from hv.devices.ide import IDETIM, Ide
 from hv.host.store import SECTOR, MemoryStore, StoreError
 from tests.fuzz._coverage import Coverage
@@ -105,7 +104,7 @@ class Hostile:
 
         self.acts: dict[Callable[[], None], int] = {
             self.write: 20, self.read: 15, self.command: 14, self.table: 3, self.start: 3, self.dma: 8, self.time: 24,
-            self.reset: 1, self.string: 6, self.config: 1, self.flakiness: 1, self.healthy: 1,
+            self.reset: 2, self.string: 9, self.config: 1, self.flakiness: 1, self.healthy: 1,
         }  # fmt: skip
 
     def step(self) -> None:
@@ -141,9 +140,16 @@ class Hostile:
         assert 0 <= self.host.inp(port, size) < 1 << 8 * size
 
     def command(self) -> None:
-        """A command that is often a good one, with an address that is often on the disk."""
-        r, ch, host = self.random, self.random.randrange(2), self.host
-        code = r.choice((*COMMANDS, DIAGNOSTIC)) if r.random() < 0.9 else r.randrange(256)
+        """A command that is often a good one."""
+        known = self.random.random() < 0.9
+        self.give(
+            self.random.randrange(2),
+            self.random.choice((*COMMANDS, DIAGNOSTIC)) if known else self.random.randrange(256),
+        )
+
+    def give(self, ch: int, code: int) -> None:
+        """Give a command with an address that is often on the disk."""
+        r, host = self.random, self.host
         sector = r.choice((r.randrange(40), r.randrange(4096), r.randrange(80_000), r.getrandbits(48)))
         count = r.choice((1, 2, r.randrange(256), 256, r.randrange(65536)))
         device = r.choice((0xA0, 0xE0, 0xE0, 0xE0)) | r.randrange(16) << 4 & 0x10 | (sector >> 24 & 15)
@@ -179,8 +185,11 @@ class Hostile:
             self.host.board.write(TABLE + 8 * i, struct.pack("<IHH", address, size, flags))
 
     def start(self) -> None:
-        """Start or stop a bus master, mostly at the table."""
-        ch = self.random.randrange(2)
+        """Start or stop a bus master."""
+        self.start_master(self.random.randrange(2))
+
+    def start_master(self, ch: int) -> None:
+        """Mostly at the table, mostly to memory."""
         where = self.random.choice((TABLE, TABLE, TABLE, MEMORY - 4, self.random.getrandbits(32)))
         self.host.out(MASTER[ch], 0)
         self.host.out(MASTER[ch] + 4, where, 4)
@@ -188,9 +197,10 @@ class Hostile:
 
     def dma(self) -> None:
         """All that a transfer by DMA needs, each part as bad as chance has it."""
+        ch = self.random.randrange(2)
         self.table()
-        self.start()
-        self.command()
+        self.start_master(ch)
+        self.give(ch, self.random.choice((0xC8, 0xC8, 0xCA, 0x25, 0x35)))
 
     def time(self) -> None:
         """Let time pass: to the next event, or by a random span."""
@@ -220,7 +230,7 @@ class Hostile:
     def string(self) -> None:
         """REP INS or REP OUTS at the data port or any other."""
         port, size = COMMAND[self.random.randrange(2)] + self.random.choice((0, 0, 0, 7)), self.random.choice(SIZES)
-        count = self.random.choice((1, 256 * 2 // size, self.random.randrange(3000)))
+        count = self.random.choice((1, 512 // size, 512 // size, self.random.randrange(3000)))
         if self.random.random() < 0.5:
             self.coverage.hit("string read")
             assert len(self.host.ports.read_string(port, size, count)) == size * count
@@ -252,8 +262,9 @@ class Hostile:
         ch, host, r = self.random.randrange(2), self.host, self.random
         store = self.stores[ch]
         kept, store.failing = store.failing, 0.0
-        host.out(CONTROL[ch], 4)
-        host.out(CONTROL[ch], 0)
+        for each in (0, 1):  # the other channel might write to the memory that this is about
+            host.out(CONTROL[each], 4)
+            host.out(CONTROL[each], 0)
         assert host.settle(ch) & (BSY | DRQ) == 0, "not ready after a reset"
         sector, count = r.randrange(store.sectors - 8), r.randrange(1, 9)
         edges = host.board.edges[ch]

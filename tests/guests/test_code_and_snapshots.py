@@ -51,7 +51,7 @@ def restored(where: Where, at: int, *, other: bool) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("where", NATIVE, ids=["metal", "hw-assist", "hw-shadow", "trap"])
+@pytest.mark.parametrize("where", NATIVE, ids=[where.mode.id for where in NATIVE])
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(at=st.integers(0, 120_000_000), other=st.booleans())
 def test_a_restored_machine_ends_as_one_that_never_stopped(where: Where, at: int, other: bool) -> None:

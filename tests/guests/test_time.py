@@ -25,6 +25,7 @@ from tests.support import (
     PORTABLE_METAL,
     PORTABLE_SHADOW,
     PORTABLE_TRAP,
+    TRAPPED,
     UNDER_TRAP,
     RawGuest,
     Where,
@@ -59,7 +60,7 @@ COUNTS = {
 }
 
 
-@everywhere
+@pytest.mark.parametrize("where", EVERYWHERE + TRAPPED)
 @pytest.mark.parametrize("code", COUNTS)
 def test_instructions_are_counted_exactly(where: Where, code: str) -> None:
     assert RawGuest(f"{code}\nhlt", where).finish().retired == COUNTS[code] + 1
@@ -287,7 +288,7 @@ def cut(where: Where, cycles: list[int]) -> dict[str, Any]:
     raise AssertionError("the guest does not come to its end")
 
 
-@pytest.mark.parametrize("where", NATIVE, ids=["metal", "hw-assist", "hw-shadow", "trap"])
+@pytest.mark.parametrize("where", NATIVE, ids=[where.mode.id for where in NATIVE])
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(cycles=st.lists(st.integers(1, 3_000_000), min_size=1, max_size=8))
 def test_how_a_run_is_cut_into_slices_leaves_no_trace(where: Where, cycles: list[int]) -> None:

@@ -471,6 +471,18 @@ def test_a_pause_frame_stops_the_transmitter_for_its_time(bench: NicBench) -> No
     assert bench[reg.RDH] == 0, "the frame itself is not for software"
 
 
+def test_a_card_in_loopback_that_tells_itself_to_go_on_does_so_once(bench: NicBench) -> None:
+    bench.start_receiver(control=1 << 6)
+    bench.start_transmitter()
+    set_up_flow_control(bench)
+    bench.transmit(pause(0))
+    bench.transmit(frame_to(MAC))
+    bench.pass_time(1)
+    assert bench[reg.STATISTICS + 4 * reg.XONRXC] == 1
+    assert (bench[reg.TDH], bench[reg.RDH]) == (2, 1)
+    assert bench.nic.deadline is None
+
+
 def test_a_full_fifo_asks_the_partner_to_pause_and_to_go_on(bench: NicBench) -> None:
     bench.start_receiver(descriptors=0)
     set_up_flow_control(bench)

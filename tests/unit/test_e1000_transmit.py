@@ -354,6 +354,20 @@ def test_a_doorbell_does_a_bounded_piece_of_work(bench: NicBench) -> None:
     assert bench.slot.reads <= 1500
 
 
+def test_a_context_that_changes_within_a_packet_does_not_keep_it_from_ending(bench: NicBench) -> None:
+    """Segments of one byte behind a header of 54; then, in the middle, behind none."""
+    put_context(bench, tcp=True, tse=True, payload=200, mss=1)
+    command = (DEXT | TSE | RS) << 24
+    bench.put(1, TX_BUFFERS, 100 | DATA | command)
+    shorter = struct.pack("<BBHBBH", 0, 0, 0, 0, 0, 0) + struct.pack("<IHH", command, 0, 1)
+    bench.slot.fill(TX_RING + 32, shorter)
+    bench.put(3, TX_BUFFERS, 100 | DATA | command | EOP << 24)
+    bench[reg.TDT] = 4
+    bench.pass_time(1_000_000)
+    assert bench[reg.TDH] == 4
+    assert bench.nic.deadline is None
+
+
 def test_segments_of_one_byte_leave_at_the_lines_speed(bench: NicBench) -> None:
     put_context(bench, tcp=True, tse=True, payload=0xF_FFFF, mss=1)
     bench.put(1, 0, 0xF_FFFF | DATA | (DEXT | TSE | EOP | RS) << 24, 3 << 8)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from hv.devices.ata_channel import Channel
-from hv.devices.ata_drive import BSY, DATA_OUT, DRDY, DRQ, Drive
+from hv.devices.ata_drive import Drive
+from hv.devices.ata_state import BSY, DATA_OUT, DRDY, DRQ
 from hv.devices.ide import Ide
 from hv.devices.ide_bus_master import BusMaster
 from hv.host import nbd_protocol

@@ -78,7 +78,7 @@ def possible(cells: Mapping[str, str]) -> bool:
     if (cells["cpu"] == "P") != (cells["boot"] == "P"):
         return False
     if cells["cpu"] == "P":
-        return cells["interrupts"] == "P"
+        return cells["interrupts"] == "P" and "VS" not in cells.values()
     return cells["interrupts"] != "VH" or cells["cpu"] == "VH"
 
 

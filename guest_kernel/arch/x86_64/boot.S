@@ -1,4 +1,5 @@
-/* From the boot loader to C: the PVH entry in 32-bit protected mode, the first page tables, long mode, kmain.
+/* From the boot loader to C: the PVH entry in 32-bit protected mode, the first page tables, long mode, kmain. The other
+   CPUs take the same way.
    Simplified: the first page tables map the first GiB at three places and let everything be written and executed;
    paging.c replaces them. */
 
@@ -30,6 +31,16 @@ FUNCTION(pvh_entry)
     cli
     cld
     movl %ebx, %edi             /* kmain's argument */
+    jmp enter_long_mode
+END(pvh_entry)
+
+FUNCTION(secondary_entry)       /* another CPU, from trampoline.S */
+    movl $0x10, %eax
+    movl %eax, %ds
+    movl %eax, %es
+    movl %eax, %ss
+    xorl %edi, %edi             /* no boot information: no kmain */
+enter_long_mode:
     movl $CR4_PAE, %eax
     movl %eax, %cr4
     movl $PHYS(boot_pml4), %eax
@@ -54,11 +65,15 @@ high_half:
     movl %eax, %fs
     movl %eax, %gs
     movl %eax, %ss
-    movq $boot_stack_top, %rsp
     xorl %ebp, %ebp             /* the outermost frame of a backtrace */
     movl %edi, %edi             /* clears the upper half */
+    testl %edi, %edi
+    jz 1f
+    movq $boot_stack_top, %rsp
     call kmain
-END(pvh_entry)
+1:  movq secondary_stack, %rsp
+    call secondary_main
+END(secondary_entry)
 
 .section .data.boot, "aw"
 .balign 4096

@@ -24,6 +24,7 @@ static inline void cpu_sti(void) { __asm__ volatile("sti" ::: "memory"); }
 
 /* STI takes effect after one more instruction, so no interrupt can slip in between and be slept through. */
 static inline void cpu_sti_hlt(void) { __asm__ volatile("sti; hlt" ::: "memory"); }
+static inline void cpu_pause(void) { __asm__ volatile("pause" ::: "memory"); }
 static inline void cpu_hlt(void) { __asm__ volatile("hlt" ::: "memory"); }
 
 static inline u64 cpu_flags(void)
@@ -110,6 +111,13 @@ static inline void cpu_insw(u16 port, void *to, u64 words)
 static inline void cpu_outsw(u16 port, const void *from, u64 words)
 {
     __asm__ volatile("rep outsw" : "+S"(from), "+c"(words) : "d"(port) : "memory");
+}
+
+static inline u16 cpu_inw(u16 port)
+{
+    u16 value;
+    __asm__ volatile("inw %1, %0" : "=a"(value) : "Nd"(port) : "memory");
+    return value;
 }
 
 static inline u32 cpu_inl(u16 port)

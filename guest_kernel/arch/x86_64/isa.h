@@ -64,9 +64,14 @@ static inline void arch_wait_for_interrupt(void)
     cpu_cli();
 }
 
+/* In a loop that waits for another CPU. */
+static inline void arch_pause(void) { cpu_pause(); }
+
 /* Device registers that are not memory: ports. */
 static inline u8 arch_io_read(u64 address) { return cpu_inb((u16)address); }
 static inline void arch_io_write(u64 address, u8 value) { cpu_outb((u16)address, value); }
+static inline u16 arch_io_read16(u64 address) { return cpu_inw((u16)address); }
+static inline void arch_io_write16(u64 address, u16 value) { cpu_outw((u16)address, value); }
 static inline u32 arch_io_read32(u64 address) { return cpu_inl((u16)address); }
 static inline void arch_io_write32(u64 address, u32 value) { cpu_outl((u16)address, value); }
 /* A port through which a block of data passes, 16 bits at a time. */

@@ -2,6 +2,7 @@
    Simplified: the direct map lets the kernel write all RAM, its own text too (through the other address). */
 #include "arch.h"
 #include "console.h"
+#include "digest.h"
 #include "frames.h"
 
 #define LEVELS 4
@@ -9,7 +10,7 @@
 #define USER_ENTRIES 256 /* of the top table: the lower half */
 #define LARGE_PAGE (2 * MIB)
 
-extern char text_start[], text_end[], rodata_end[], data_start[], image_end[]; /* kernel.ld */
+extern char text_start[], text_end[], rodata_end[], user_load[], data_start[], image_end[]; /* kernel.ld */
 
 static u64 kernel_root;
 
@@ -79,6 +80,16 @@ static void map_image(const char *start, const char *end, u32 prot)
     map_kernel((u64)start, image_to_phys(start), image_to_phys(end), prot);
 }
 
+/* Constants, and the user program; not the kernel's text, which a kernel may patch when it starts. */
+u64 arch_image_digest(u64 digest)
+{
+    for (const u64 *word = (const u64 *)text_end; word < (const u64 *)rodata_end; word++)
+        digest = digest_add(digest, *word);
+    for (const u64 *word = phys_to_virt((u64)user_load); word < (const u64 *)phys_to_virt(image_to_phys(data_start)); word++)
+        digest = digest_add(digest, *word);
+    return digest;
+}
+
 u64 arch_image_end(void) { return image_to_phys(image_end); }
 
 void arch_paging_init(const struct memory_map *map)
@@ -130,3 +141,4 @@ void arch_space_free(u64 root)
 }
 
 void arch_space_load(u64 root) { cpu_write_cr3(root); }
+void arch_space_load_kernel(void) { cpu_write_cr3(kernel_root); }

@@ -15,6 +15,6 @@
 /* Stacks of their own for what may strike when the current stack is no good. In the IDT 0 means "none". */
 enum ist { IST_DOUBLE_FAULT = 1, IST_NMI, IST_MACHINE_CHECK, IST_STACKS = 3 };
 
-void segments_init(void);
+void segments_init(u32 number);
 void segments_set_kernel_stack(u64 top);
 #endif

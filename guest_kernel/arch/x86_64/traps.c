@@ -1,14 +1,15 @@
 /* Exceptions, interrupts and system calls: the tables that lead here, and what each does.
-   Simplified: the kernel runs with interrupts off, except while it is idle, so that on one CPU it needs no locks. */
+   Simplified: the kernel runs with interrupts off, except while it is idle, so that on one CPU it needs no locks; what
+   the others do is in kernel/cpus.c. */
 #include "traps.h"
 
 #include "apic.h"
 #include "console.h"
+#include "cpus.h"
 #include "net.h"
 #include "process.h"
 #include "segments.h"
 #include "syscall.h"
-#include "uart.h"
 
 enum exception {
     DIVIDE_ERROR = 0,
@@ -45,13 +46,15 @@ struct gate {
 #define INTERRUPT_GATE 0x8E /* present, for ring 0, interrupts off on entry */
 #define GATE_FOR_USER 0x60  /* ring 3 may `int` it */
 
+volatile u64 arch_timer_expiries;
+
 static struct gate idt[256];
 extern char trap_stubs[][16];
 extern char syscall_entry[];
 
 void arch_traps_init(void)
 {
-    segments_init();
+    segments_init(0);
 
     for (int vector = 0; vector < 256; vector++) {
         u64 stub = (u64)trap_stubs[vector];
@@ -67,6 +70,11 @@ void arch_traps_init(void)
     idt[DOUBLE_FAULT].ist = IST_DOUBLE_FAULT;
     idt[NMI].ist = IST_NMI;
     idt[MACHINE_CHECK].ist = IST_MACHINE_CHECK;
+    traps_load();
+}
+
+void traps_load(void)
+{
     struct table_pointer pointer = {sizeof idt - 1, (u64)idt};
     cpu_lidt(&pointer);
 
@@ -115,13 +123,14 @@ void trap(struct trap_frame *frame)
     bool from_user = frame->cs == USER_CODE;
     switch (frame->vector) {
     case VECTOR_TIMER:
+        arch_timer_expiries++;
         apic_end_of_interrupt();
         if (from_user)
             yield();
         return;
-    case VECTOR_SERIAL:
-        uart_interrupt();
+    case VECTOR_CALL:
         apic_end_of_interrupt();
+        cpu_call_received();
         return;
     case VECTOR_SPURIOUS: /* the APIC wants no end of interrupt for it */
         return;
@@ -131,8 +140,7 @@ void trap(struct trap_frame *frame)
         kernel_exception(frame);
         return;
     }
-    if (frame->vector - VECTOR_DEVICES < DEVICE_LINES + DEVICE_MESSAGES) {
-        apic_device_interrupt((u32)(frame->vector - VECTOR_DEVICES));
+    if (apic_line_interrupt(frame->vector)) {
         if (from_user)
             net_poll();
         return;

@@ -3,8 +3,8 @@
 
 #define EXCEPTIONS 32
 #define VECTOR_TIMER 0x40
-#define VECTOR_SERIAL 0x50
-#define VECTOR_DEVICES 0x60 /* and up: the devices' lines, by their number */
-#define DEVICE_LINES 16
-#define DEVICE_MESSAGES 16  /* and behind them, those that cards send as messages */
+#define VECTOR_LINES 0x50 /* the 16 interrupt lines of a PC, then 16 for cards' messages */
+#define VECTOR_CALL 0xE0  /* from another CPU */
 #define VECTOR_SPURIOUS 0xFF
+
+void traps_load(void); /* into this CPU */

@@ -1,5 +1,4 @@
-/* The operations of the column cpu that run in the kernel. Each is one round: prepare, begin, N times, end, and then
-   the digest of what it did. The others are in user/bench.c. */
+/* The operations of the column cpu that run in the kernel. The others are in user/bench.c. */
 #include "arch.h"
 #include "console.h"
 #include "digest.h"
@@ -9,7 +8,7 @@
 /* A few hundred plain instructions on a small buffer. */
 #define COMPUTE_WORDS 64
 
-static u64 compute(u64 iterations, u64 seed)
+u64 bench_compute(u64 iterations, u64 seed)
 {
     u64 words[COMPUTE_WORDS], digest = DIGEST_START;
     for (u64 i = 0; i < COMPUTE_WORDS; i++)
@@ -32,7 +31,7 @@ static u64 compute(u64 iterations, u64 seed)
 
 static __attribute__((noinline)) u64 callee(u64 value) { return value * 3 + 1; }
 
-static u64 callret(u64 iterations, u64 seed)
+u64 bench_callret(u64 iterations, u64 seed)
 {
     u64 value = seed;
     measure_begin();
@@ -42,7 +41,7 @@ static u64 callret(u64 iterations, u64 seed)
     return digest_add(DIGEST_START, value);
 }
 
-static u64 cpuid(u64 iterations, u64 seed)
+u64 bench_cpuid(u64 iterations, u64 seed)
 {
     u64 digest = digest_add(digest_add(DIGEST_START, seed), arch_cpuid_extended());
     measure_begin();
@@ -53,7 +52,7 @@ static u64 cpuid(u64 iterations, u64 seed)
 }
 
 /* Interrupts on before and after, so that nothing waits to come in between. */
-static u64 irq_mask(u64 iterations, u64 seed)
+u64 bench_irq_mask(u64 iterations, u64 seed)
 {
     u64 digest = digest_add(DIGEST_START, seed);
     arch_irq_enable();
@@ -71,7 +70,7 @@ static u64 irq_mask(u64 iterations, u64 seed)
 }
 
 /* What the port answers depends on the machine, so the digest has only the loop's own values. */
-static u64 in(u64 iterations, u64 seed)
+u64 bench_in(u64 iterations, u64 seed)
 {
     u64 digest = digest_add(DIGEST_START, seed);
     measure_begin();
@@ -84,7 +83,7 @@ static u64 in(u64 iterations, u64 seed)
 }
 
 /* The CPU's interrupt priority goes between 0 and 1, which no interrupt that is in use is below. */
-static u64 cr8wr(u64 iterations, u64 seed)
+u64 bench_cr8wr(u64 iterations, u64 seed)
 {
     u64 digest = digest_add(DIGEST_START, seed);
     u64 flip = random_at(seed, 0) & 1;
@@ -100,7 +99,7 @@ static u64 cr8wr(u64 iterations, u64 seed)
 }
 
 /* One page-table entry changes between two frames, without a TLB flush, as in Adams and Agesen 2006. */
-static u64 ptemod(u64 iterations, u64 seed)
+u64 bench_ptemod(u64 iterations, u64 seed)
 {
     u64 frames[2] = {frame_alloc(), frame_alloc()}, digest = DIGEST_START;
     if (!frames[0] || !frames[1])
@@ -125,18 +124,4 @@ static u64 ptemod(u64 iterations, u64 seed)
     frame_release(frames[0]);
     frame_release(frames[1]);
     return digest_add(digest, iterations);
-}
-
-u64 run_kernel_operation(enum kernel_operation operation, u64 iterations, u64 seed)
-{
-    static u64 (*const operations[BENCH_KERNEL_OPERATIONS])(u64 iterations, u64 seed) = {
-        [BENCH_COMPUTE] = compute,   [BENCH_CALLRET] = callret, [BENCH_CPUID] = cpuid,   [BENCH_IRQ_MASK] = irq_mask,
-        [BENCH_IN] = in,             [BENCH_CR8WR] = cr8wr,     [BENCH_PTEMOD] = ptemod,
-        [BENCH_NET_TX] = net_tx,     [BENCH_NET_RX] = net_rx,   [BENCH_NET_RR] = net_rr, [BENCH_NET_TX_BURST] = net_tx_burst,
-        [BENCH_LOCAL_READ4K] = local_read4k,           [BENCH_LOCAL_WRITE4K] = local_write4k,
-        [BENCH_LOCAL_READ_QD32] = local_read_qd32,     [BENCH_LOCAL_FLUSH] = local_flush,
-        [BENCH_REMOTE_READ4K] = remote_read4k,         [BENCH_REMOTE_WRITE4K] = remote_write4k,
-        [BENCH_REMOTE_READ_QD32] = remote_read_qd32,   [BENCH_REMOTE_FLUSH] = remote_flush,
-    };
-    return operations[operation](iterations, seed);
 }

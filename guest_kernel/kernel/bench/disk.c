@@ -33,9 +33,8 @@ static i64 perform(struct disk *disk, enum disk_operation operation, u64 block, 
 }
 
 /* False: there is no disk, it is too small, or there is no memory for the buffers. */
-bool disk_bench_ready(u64 place)
+static bool ready(const struct disk *disk)
 {
-    struct disk *disk = disk_at(place);
     for (u64 i = 0; i < BURST; i++)
         if ((!buffers[i] && !(buffers[i] = frame_alloc())) || (!kept[i] && !(kept[i] = frame_alloc())))
             return false;
@@ -117,8 +116,11 @@ static u64 read_burst(struct disk *disk, u64 iterations, u64 seed) { return read
 
 static u64 round(u64 (*run)(struct disk *, u64, u64), enum disk_place place, u64 iterations, u64 seed)
 {
+    struct disk *disk = disk_at(place);
+    if (!ready(disk))
+        return measure_absent(disk ? "the disk is too small" : "this machine has no such disk");
     arch_irq_enable();
-    u64 digest = run(disk_at(place), iterations, seed);
+    u64 digest = run(disk, iterations, seed);
     arch_irq_disable();
     return digest;
 }

@@ -15,12 +15,10 @@ QUANTUM_BYTES = 64  # the unit of a pause's length: 512 bit times
 
 
 class Flow:
-    """`send(frame)` sends a frame of the chip's own, `resume()` lets the transmitter go on."""
+    """`send(frame)` sends a frame of the chip's own."""
 
-    def __init__(
-        self, chip: Chip, statistics: Statistics, phy: Phy, send: Callable[[bytes], None], resume: Callable[[], None]
-    ) -> None:
-        self.chip, self.statistics, self.phy, self.send, self.resume = chip, statistics, phy, send, resume
+    def __init__(self, chip: Chip, statistics: Statistics, phy: Phy, send: Callable[[bytes], None]) -> None:
+        self.chip, self.statistics, self.phy, self.send = chip, statistics, phy, send
 
     def _address(self, low: int, high: int) -> bytes:
         return self.chip[low].to_bytes(4, "little") + (self.chip[high] & 0xFFFF).to_bytes(2, "little")
@@ -43,7 +41,7 @@ class Flow:
                 chip.start("pause", chip.now + time)
             else:
                 chip.stop("pause")
-                self.resume()
+                chip.start("fetch", chip.now)  # in loopback the transmitter may be at work this very moment
         return not chip[reg.RCTL] & reg.RCTL_PMCF or bool(chip[reg.RCTL] & reg.RCTL_DPF)
 
     def watch(self, held: int) -> None:

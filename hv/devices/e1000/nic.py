@@ -10,6 +10,7 @@ a whole register read their part of it and write nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from hv.devices.e1000 import registers as reg
 from hv.devices.e1000.chip import Chip, ChipState
@@ -44,7 +45,7 @@ class E1000(Function):
         self.eeprom = Eeprom(chip)
         self.statistics = Statistics(chip)
         self.transmitter = Transmitter(chip, self.interrupts, self.statistics, self.phy, self._loop)
-        self.flow = Flow(chip, self.statistics, self.phy, self.transmitter.control, self.transmitter.work)
+        self.flow = Flow(chip, self.statistics, self.phy, self.transmitter.control)
         self.receiver = Receiver(chip, self.interrupts, self.statistics, self.flow)
         chip.state.eeprom = contents(mac, VENDOR, DEVICE)
         self.eeprom.load_address()
@@ -67,10 +68,7 @@ class E1000(Function):
             reg.ICS: lambda: 0,
             reg.IMC: lambda: 0,
             reg.PBA: lambda: chip[reg.PBA] | 64 - chip[reg.PBA] << 16,
-            **{
-                at: (lambda at=at: self.statistics.read(at))  # type: ignore[misc]
-                for at in range(reg.STATISTICS, reg.STATISTICS + 4 * reg.STATISTICS_COUNT, 4)
-            },
+            **{at: partial(self.statistics.read, at) for at in range(reg.STATISTICS, reg.STATISTICS_END, 4)},
         }
         self.on_write: dict[int, Callable[[int], None]] = {
             reg.CTRL: self._write_ctrl,

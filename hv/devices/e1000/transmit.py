@@ -164,7 +164,7 @@ class Transmitter:
             self.statistics.count(reg.TSCTC if offload.sent == context.payload else reg.TSCTFC)
             self._forget_packet()
         else:
-            s.packet = bytearray(offload.header)
+            s.packet = bytearray(offload.header[: context.header])  # the context may have changed: it must go on
         return used_up
 
     def _tag(self, command: int, high: int) -> int | None:

@@ -22,19 +22,32 @@ from hv.silicon.assists import ASSISTS
 from hv.silicon.memory import BusError
 from hv.silicon.timing import MILLI, Timing
 from hv.silicon.x86_64 import svm
-from hv.silicon.x86_64.cpuid import cpuid
+from hv.silicon.x86_64.cpuid import SIGNATURE, cpuid
 from hv.silicon.x86_64.engine import ALL_MSRS, NO_PORTS, STUB, Engine
 from hv.silicon.x86_64.microcode import CONTROL_WORDS, EVENTS, NOWHERE, Microcode
 from hv.silicon.x86_64.msr import BadMsr, read_msr, write_msr
 from hv.silicon.x86_64.operand import place_of
 from hv.silicon.x86_64.paging import walk
-from hv.silicon.x86_64.state import FS, HF_CPL, HF_CS64, HF_INHIBIT_IRQ, HF_LMA, IF, RAX, RCX, RDX, RF, RSP
+from hv.silicon.x86_64.state import (
+    FS,
+    HF2_NMI_MASKED,
+    HF_CPL,
+    HF_CS64,
+    HF_INHIBIT_IRQ,
+    HF_LMA,
+    IF,
+    RAX,
+    RCX,
+    RDX,
+    RF,
+    RSP,
+)
 from hv.silicon.x86_64.svm import Vmcb, intercepts
 
 NEVER = (1 << 63) - 1
 COUNTERS = Microcode.uc.offset  # bytes of the microcode's struct before the addresses begin
 CONTROL_AREA = 8 * CONTROL_WORDS
-UD, DF, GP, PF = 6, 8, 13, 14
+NMI, UD, DF, GP, PF = 2, 6, 8, 13, 14
 EVENT_ERROR_VECTORS = frozenset((8, 10, 11, 12, 13, 14, 17))
 
 # What the silicon needs to see of every guest, beyond the hypervisor's wishes.
@@ -42,9 +55,9 @@ ASSISTED = intercepts(
     svm.RDTSC, svm.RDTSCP, svm.CPUID, svm.MSR, svm.HLT, svm.SHUTDOWN, svm.TR_WRITE, svm.RDPMC, svm.INVLPGA, svm.VMRUN,
     svm.VMMCALL, svm.VMLOAD, svm.VMSAVE, svm.STGI, svm.CLGI, svm.SKINIT, svm.MONITOR, svm.MWAIT, svm.IRET, svm.INVLPG,
 )  # fmt: skip
-# What it needs to see of a deprivileged guest, for which every privileged instruction faults: CPUID does not, RDPMC
-# and the SVM instructions Unicorn lets through, and a triple fault cannot happen but would abort.
-ASSISTED_DEPRIVILEGED = intercepts(svm.CPUID, svm.SHUTDOWN)
+# What it needs to see of a deprivileged guest, for which every privileged instruction faults: CPUID does not, RDTSC
+# only with CR4.TSD, and a triple fault cannot happen but would abort.
+ASSISTED_DEPRIVILEGED = intercepts(svm.CPUID, svm.RDTSC, svm.RDTSCP, svm.SHUTDOWN)
 OBSERVED_CR = 0x11D  # CR0, CR2, CR3, CR4, CR8: only timed, by the microcode
 ASSISTED_DR_WRITE = 1 << 7
 CR4_WRITABLE = 0x7FF  # VME to OSXMMEXCPT; what CPUID does not offer is reserved
@@ -70,8 +83,12 @@ class CpuRecord(msgspec.Struct):
     halted: bool
     window: bool
     booted: bool
+    waits: bool
     host_timer: int | None
     host_interrupt: bool
+    ipis: list[int]
+    irq_off_since: int | None
+    watch_at: int
 
 
 class Shutdown(Exception):
@@ -81,30 +98,34 @@ class Shutdown(Exception):
 class Cpu:
     """A CPU with its clock. Only one CPU's guest is loaded in the engine at a time."""
 
-    def __init__(self, engine: Engine, timing: Timing, index: int, chip_identity_ncr3: int) -> None:
-        self.engine, self.timing, self.index = engine, timing, index
+    def __init__(self, engine: Engine, timing: Timing, index: int, chip_identity_ncr3: int, cpus: int = 1) -> None:
+        self.engine, self.timing, self.index, self.cpus = engine, timing, index, cpus
         self.state = engine.state
         self.regs = engine.state.regs  # the general registers, live
         self.m = engine.microcode
         self.assists: Counter[str] = Counter()
-        self.halted = False
+        self.halted = self.waits = index > 0  # `waits`: for a start-up message; nothing else wakes it
         self.msrs: dict[int, int] = {}
         self.window = False  # an interrupt waits for IF
+        self.nmi_waits = False  # an NMI waits for an event that is delivered now
         self.host_timer: int | None = None  # when the hypervisor's own timer interrupts
         self.host_interrupt = False  # a physical interrupt waits for the hypervisor
+        self.ipis: list[int] = []  # when the hypervisors on other CPUs have sent it some
+        self.irq_off_since: int | None = None  # for the machine's watchdog, in retired instructions
+        self.watch_at = 0
         self.entered = False  # the guest is in the CPU
         self.loaded = False  # a guest has been given to it
         self.vmcb = Vmcb()  # the hypervisor's, from load() on
         self.on_metal = True
         self.deprivileged = False  # everything of the guest runs at ring 3
-        self.masked = False  # and it believes that interrupts are off
+        self.masked: Callable[[], bool] = lambda: False  # does it believe that interrupts are off?
         self.identity_ncr3 = chip_identity_ncr3
         self.page = engine.alloc()
         region, at = engine.memory.find(self.page, 0x1000)
         self.physical = Vmcb.from_buffer(region.data, at)
         self._control_view = memoryview(b"")  # the control area of the hypervisor's VMCB
         self._want = 0
-        self._switch = timing.vmexit + timing.vmentry
+        self.switch = 0  # time from the guest to its hypervisor and back
         self._cpi = timing.cpi
         self.on_exit: Callable[[Exit], None] = lambda exit: None  # the hypervisor's handler
         self.on_wake: Callable[[], None] = lambda: None  # and what it does when a waiting CPU is interrupted
@@ -158,6 +179,7 @@ class Cpu:
         """Take a guest: its initial state and, for a hypervisor, its wishes. Read again at the next slice."""
         self.leave()
         self.loaded, self.vmcb, self.on_metal = True, vmcb, on_metal
+        self.halted = self.waits = False
         self._control_view = memoryview(vmcb).cast("B")[:CONTROL_AREA]
         self.deprivileged = deprivileged
         nested = bool(vmcb.np_enable)
@@ -169,6 +191,28 @@ class Cpu:
         ):
             self.m.cost[i] = cost
         self.walk_cost = walks
+        # Deprivileged, it is an exception that brings the guest to its hypervisor, and an IRET that brings it back:
+        # hypervisors of that kind need no VMRUN, only this silicon does.
+        self.switch = t.exception + t.iret if deprivileged else t.vmexit + t.vmentry
+
+    def wait_for_startup(self) -> None:
+        """INIT: stop, whatever the CPU did, until a start-up message comes (APM vol. 2, 14.1.3)."""
+        self.leave()
+        self.halted = self.waits = True
+        self.window = False
+
+    def start_over(self) -> None:
+        """A start-up message: the registers that are not in the VMCB. MSRs keep their values over VMLOAD."""
+        self.leave()
+        vmcb, state = self.vmcb, self.state
+        assert vmcb is not None
+        state.regs[:] = [0] * 16
+        state.regs[RDX] = SIGNATURE
+        state.hflags2 &= ~HF2_NMI_MASKED
+        vmcb.star, vmcb.lstar, vmcb.cstar, vmcb.sfmask = state.star, state.lstar, state.cstar, state.fmask
+        vmcb.kernel_gs_base = state.kernelgsbase
+        self._booted = False
+        self.halted = self.waits = False
 
     def _enter(self, injection: int | None = None) -> None:
         """VMRUN: copy the hypervisor's VMCB, add the silicon's own intercepts. `injection` replaces its event."""
@@ -267,12 +311,12 @@ class Cpu:
         m = self.m
         code = m.exit_code
         if code in _PLAIN and self._want >> (code - svm.INTR) & 1:
-            m.extra += self._switch
+            m.extra += self.switch
             self.on_exit(Exit(code, m.exit_info1, self.physical.exitinfo2))
         else:
             exit = self._exit(code)
             if exit is not None:
-                m.extra += self._switch
+                m.extra += self.switch
                 self.on_exit(exit)
         m.exit_valid = 0
         if self.halted or self.host_interrupt or not self.entered:
@@ -397,11 +441,23 @@ class Cpu:
     @property
     def interruptible(self) -> bool:
         """IF is set and the guest is not in the shadow of STI or MOV SS."""
+        if self.waits:
+            return False
         if self.deprivileged:
-            return not self.masked
+            return not self.masked()
         if self.entered:
             return bool(self.state.eflags & IF) and not self.state.hflags & HF_INHIBIT_IRQ
         return bool(self.vmcb.rflags & IF) and not self.vmcb.int_state & 1
+
+    @property
+    def nmi_masked(self) -> bool:
+        """The guest handles an NMI: another one waits for its IRET (APM vol. 2, 8.1.4)."""
+        return bool(self.state.hflags2 & HF2_NMI_MASKED)
+
+    def inject_nmi(self) -> None:
+        """Deliver an NMI at the next entry."""
+        self.inject(svm.EVENT_NMI | NMI)
+        self.state.hflags2 |= HF2_NMI_MASKED
 
     @property
     def tpr(self) -> int:
@@ -577,7 +633,8 @@ class Cpu:
 
     def _cpuid_in_register_order(self) -> list[int]:
         regs = self.regs
-        eax, ebx, ecx, edx = cpuid(regs[RAX] & 0xFFFF_FFFF, self.index, self.timing)
+        leaf, subleaf = regs[RAX] & 0xFFFF_FFFF, regs[RCX] & 0xFFFF_FFFF
+        eax, ebx, ecx, edx = cpuid(leaf, self.index, self.timing, self.cpus, subleaf)
         return [eax, ecx, edx, ebx]
 
     def _msr(self, exit: Exit) -> None:
@@ -732,8 +789,8 @@ class Cpu:
         """The parked CPU as a record."""
         state, counters = self._parked
         return CpuRecord(
-            state, counters, dict(self.assists), dict(self.msrs), self.halted, self.window, self._booted,
-            self.host_timer, self.host_interrupt,
+            state, counters, dict(self.assists), dict(self.msrs), self.halted, self.window, self._booted, self.waits,
+            self.host_timer, self.host_interrupt, list(self.ipis), self.irq_off_since, self.watch_at,
         )  # fmt: skip
 
     def load_saved(self, record: CpuRecord) -> None:
@@ -741,7 +798,9 @@ class Cpu:
         self._parked = (record.state, record.counters)
         self.assists, self.msrs = Counter(record.assists), dict(record.msrs)
         self.halted, self.window, self._booted = record.halted, record.window, record.booted
+        self.waits, self.ipis = record.waits, list(record.ipis)
         self.host_timer, self.host_interrupt = record.host_timer, record.host_interrupt
+        self.irq_off_since, self.watch_at = record.irq_off_since, record.watch_at
         self.entered = False
         retired, _, extra, _, cpi = struct.unpack_from("<5Q", record.counters)
         self._parked_now = retired * cpi + extra

@@ -17,6 +17,7 @@ _LEAF1_EDX = _COMMON | 1 << 11 | 1 << 16 | 1 << 25 | 1 << 26  # CMOV PSE36 MMX F
 _LEAF1_ECX = 1 << 0 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 23  # SSE3 SSSE3 CX16 SSE4.1 SSE4.2 POPCNT
 _EXT1_EDX = _COMMON | 1 << 11 | 1 << 20 | 1 << 26 | 1 << 27 | 1 << 29  # SYSCALL NX 1 GiB pages RDTSCP long mode
 _EXT1_ECX = 1 << 0 | 1 << 2 | 1 << 4 | 1 << 5  # LAHF in long mode, SVM, CR8 in legacy mode, LZCNT
+HTT = 1 << 28  # leaf 1, EDX: the package has more than one logical processor
 SIGNATURE = 0x0080_0F12  # family 17h model 1 stepping 2
 
 
@@ -27,14 +28,23 @@ def _words(text: bytes) -> list[int]:
 _VENDOR_WORDS, _BRAND_WORDS = _words(VENDOR), _words(BRAND)
 
 
-def cpuid(leaf: int, apic_id: int, timing: Timing) -> tuple[int, int, int, int]:
-    """EAX, EBX, ECX, EDX for a leaf. A leaf above the highest one gives zeros, as on AMD."""
+def cpuid(leaf: int, apic_id: int, timing: Timing, cpus: int = 1, subleaf: int = 0) -> tuple[int, int, int, int]:
+    """EAX, EBX, ECX, EDX for a leaf. A leaf above the highest one gives zeros, as on AMD.
+
+    The machine's `cpus` are the cores of one package, one thread each.
+    """
     if leaf in (0, 0x8000_0000):
         return (0x16 if leaf == 0 else 0x8000_000A), _VENDOR_WORDS[0], _VENDOR_WORDS[2], _VENDOR_WORDS[1]
     if leaf in (1, 0x8000_0001):
         if leaf == 1:
-            return SIGNATURE, apic_id << 24 | 1 << 16 | 8 << 8, _LEAF1_ECX, _LEAF1_EDX
+            many = HTT if cpus > 1 else 0
+            return SIGNATURE, apic_id << 24 | cpus << 16 | 8 << 8, _LEAF1_ECX, _LEAF1_EDX | many
         return SIGNATURE, 0, _EXT1_ECX, _EXT1_EDX
+    if leaf == 0xB:  # extended topology: threads of a core, then cores of the package
+        bits = (cpus - 1).bit_length()
+        levels = {0: (0, 1, 1 << 8), 1: (bits, cpus, 2 << 8 | 1)}
+        shift, count, level = levels.get(subleaf, (0, 0, subleaf & 0xFF))
+        return shift, count, level, apic_id
     if leaf == 0x15:  # TSC rate as a ratio of the APIC timer's clock; in reality Intel's leaf
         return timing.apic_hz, timing.tsc_hz, timing.apic_hz, 0
     if leaf == 0x16:
@@ -45,7 +55,8 @@ def cpuid(leaf: int, apic_id: int, timing: Timing) -> tuple[int, int, int, int]:
     if leaf == 0x8000_0007:
         return 0, 0, 0, 1 << 8  # invariant TSC
     if leaf == 0x8000_0008:
-        return 48 << 8 | 40, 0, 0, 0  # 48-bit linear, 40-bit physical addresses
+        # 48-bit linear, 40-bit physical addresses; how many cores, and how many bits their numbers take
+        return 48 << 8 | 40, 0, (cpus - 1).bit_length() << 12 | cpus - 1, 0
     if leaf == 0x8000_000A:
         return 1, 16, 0, 1  # SVM revision 1, 16 ASIDs, nested paging
     return 0, 0, 0, 0

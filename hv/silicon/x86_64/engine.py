@@ -68,7 +68,7 @@ class Engine:
         self.error: BaseException | None = None
         self._callbacks: list[Any] = []
         self._ram_offset: dict[int, int] = {}
-        self._ram_total = 0
+        self._offset_of = ctypes.CFUNCTYPE(c_uint64, c_void_p, c_void_p)(exported("qemu_ram_addr_from_host"))
         self._invalidate = ctypes.CFUNCTYPE(None, c_void_p, c_uint64, c_uint64)(exported("tb_invalidate_phys_range"))
         memory.on_map = self._map
         memory.on_write = self._written
@@ -279,9 +279,8 @@ class Engine:
 
     def _map(self, region: Region) -> None:
         self.uc.mem_map_ptr(region.base, region.size, unicorn.UC_PROT_ALL, region.host_address())
-        # Unicorn knows RAM by its place in the order of mapping, not by its physical address.
-        self._ram_offset[region.base] = self._ram_total
-        self._ram_total += region.size
+        # Unicorn knows RAM by offsets of its own, which may overlap between regions: then it forgets a little more.
+        self._ram_offset[region.base] = self._offset_of(self._uc, region.host_address())
 
     def _written(self, region: Region, at: int, size: int) -> None:
         """RAM was written from outside: forget translations of those bytes. Unicorn tracks the executed frames."""

@@ -3,8 +3,8 @@
 It knows neither its address nor its CPU: a machine on metal and a hypervisor's board use the same file.
 Its two local pins are LINT0, which the 8259s drive, and LINT1. A pin in mode ExtINT passes the 8259s' interrupt through
 to the CPU, which then asks them for the vector ("virtual wire", MultiProcessor Specification 3.6.2.2).
-Simplified: no thermal, performance and error interrupts; a pin in fixed mode is edge-triggered, its NMI and SMI go
-nowhere; NMI, SMI, INIT and start-up messages are handed to `send`, which may ignore them.
+What it cannot do alone, it leaves in its state for the CPU's owner: `nmi`, `init` and `startup`.
+Simplified: no thermal and performance interrupts; a pin in fixed mode is edge-triggered; SMI goes nowhere.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ LVT_WRITABLE = {
 MASKED, PERIODIC = 1 << 16, 1 << 17
 SVR_ENABLE = 1 << 8
 VERSION_VALUE = 0x0005_0010  # six LVT entries
-FIXED, LOWEST, EXTINT = 0, 1, 7  # delivery modes (APM vol. 2, 16.5)
+FIXED, LOWEST, NMI, INIT, STARTUP, EXTINT = 0, 1, 4, 5, 6, 7  # delivery modes (APM vol. 2, 16.5)
+VECTORED = (FIXED, LOWEST)
+# The error status register (APM vol. 2, 16.4.6)
+NOT_ACCEPTED, ILLEGAL_VECTOR_SENT, ILLEGAL_VECTOR_RECEIVED = 1 << 2, 1 << 5, 1 << 6
 PINS = (LVT_LINT0, LVT_LINT1)
 BROADCAST = 0xFF
 
@@ -60,6 +63,10 @@ class LapicState(msgspec.Struct):
     expiry: int | None = None
     pins: int = 0  # LINT0 and LINT1 as they are
     extint: bool = False  # the 8259s' interrupt is passed through just now
+    errors: int = 0  # since the last write to the error status register
+    nmi: bool = False
+    init: bool = False
+    startup: int | None = None  # the page number that a start-up message has brought
 
 
 class Lapic:
@@ -80,12 +87,54 @@ class Lapic:
         self.state = LapicState(id=id, lvt=dict.fromkeys(LVTS, MASKED))
         self.inta: Callable[[], int] = lambda: 0  # the CPU's question to the 8259s for a vector
 
+    def reset(self) -> None:
+        """INIT: everything but the identity goes back to its first state (APM vol. 2, 16.3.2)."""
+        self.state = LapicState(id=self.state.id, lvt=dict.fromkeys(LVTS, MASKED), pins=self.state.pins)
+        self.changed()
+
+    # --- messages ---------------------------------------------------------------------------------------------
+
+    @property
+    def enabled(self) -> bool:
+        """Software has not switched the chip off. Also when it has, NMI, INIT and start-up messages get through."""
+        return bool(self.state.svr & SVR_ENABLE)
+
+    @property
+    def signalled(self) -> bool:
+        """There is something for the CPU that is no interrupt."""
+        s = self.state
+        return s.nmi or s.init or s.startup is not None
+
+    def receive(self, mode: int, vector: int, level: bool = False) -> None:
+        """A message arrives."""
+        s = self.state
+        if mode in VECTORED:
+            self.raise_vector(vector, level)
+            return
+        if mode == NMI:
+            s.nmi = True
+        elif mode == INIT:
+            s.init, s.startup = True, None
+        elif mode == STARTUP:
+            s.startup = vector
+        self.changed()
+
+    def error(self, bit: int) -> None:
+        """Note an error, and interrupt the CPU if it wants to know."""
+        s = self.state
+        s.errors |= bit
+        lvt = s.lvt[LVT_ERROR]
+        if not lvt & MASKED and lvt & 0xFF >= 16:
+            self.raise_vector(lvt & 0xFF)
+
     # --- interrupts -------------------------------------------------------------------------------------------
 
     def raise_vector(self, vector: int, level: bool = False) -> None:
-        """An interrupt message arrives. Vectors below 16 are illegal (APM vol. 2, 16.4.6)."""
+        """An interrupt arrives. Vectors below 16 are illegal (APM vol. 2, 16.4.6)."""
         s = self.state
-        if vector >= 16 and s.svr & SVR_ENABLE:
+        if vector < 16:
+            self.error(ILLEGAL_VECTOR_RECEIVED)
+        elif s.svr & SVR_ENABLE:
             s.irr |= 1 << vector
             s.tmr = s.tmr & ~(1 << vector) | level << vector
             self.changed()
@@ -131,8 +180,8 @@ class Lapic:
         s, lvt = self.state, self.state.lvt[PINS[number]]
         rises = level and not s.pins >> number & 1
         s.pins = s.pins & ~(1 << number) | level << number
-        if rises and not lvt & MASKED and lvt >> 8 & 7 == FIXED:
-            self.raise_vector(lvt & 0xFF)
+        if rises and not lvt & MASKED and lvt >> 8 & 7 in (FIXED, NMI):
+            self.receive(lvt >> 8 & 7, lvt & 0xFF)
         self._pass_through()
 
     def _pass_through(self) -> None:
@@ -250,4 +299,4 @@ class Lapic:
         elif offset == ID:
             s.id = value >> 24
         elif offset == ESR:
-            s.esr = 0
+            s.esr, s.errors = s.errors, 0

@@ -3,6 +3,10 @@
 `run()` interleaves the CPUs' slices by their virtual time and lets the chips act when they are due. An exit calls the
 hypervisor's handler (`Cpu.on_exit`). The end of a slice is nobody's business and leaves no trace in any count.
 
+Time is divided into quanta. All CPUs that run go through one quantum, in the order of their numbers, before any begins
+the next. So a CPU may see what another one writes up to a quantum too early or too late. After a message between CPUs
+quanta are short for a while, because then they wait for each other. Where a run is paused makes no difference.
+
 The physical board (pc.py) is there on bare metal only; under a hypervisor there may be a root complex with cards that
 it gives to its guest (root_complex.py). Simplified: RAM begins at 0 and has a hole from 3 to 4 GiB.
 """
@@ -23,14 +27,17 @@ from hv.silicon.timing import MILLI, Timing
 from hv.silicon.x86_64 import svm
 from hv.silicon.x86_64.cpu import NEVER, Cpu, CpuRecord, Exit, Shutdown
 from hv.silicon.x86_64.engine import BUS_BASE, VOID_BASE, Engine, native_hooks
-from hv.silicon.x86_64.lapic import TPR
+from hv.silicon.x86_64.lapic import TPR, Lapic
 from hv.silicon.x86_64.pc import IOAPIC_BASE, LAPIC_BASE, Pc
 from hv.silicon.x86_64.root_complex import RootComplex
+from hv.silicon.x86_64.startup import startup_state, take_startup
 from hv.silicon.x86_64.svm import Vmcb
 
 GIB = 1 << 30
 HOLE, HOLE_END = 3 * GIB, 4 * GIB  # chips live here
 SLICE = 100_000_000 * MILLI  # longest time between two looks at the world outside
+QUANTUM, SHORT_QUANTUM = 20_000 * MILLI, 200 * MILLI  # the first is a multiple of the second
+CONVERSATION = 20_000 * MILLI  # so long after a message quanta are short
 WATCHDOG = 400_000_000  # so many instructions with interrupts off, whenever one looks, and a guest is dead
 
 
@@ -62,6 +69,13 @@ class MetalBoard(Pc):
     def changed(self) -> None:
         self.machine.stop_soon()
 
+    def here(self) -> int:
+        return self.machine.running.index
+
+    def sent(self, targets: list[int]) -> None:
+        if targets:
+            self.machine.converse()
+
 
 class Machine:
     """RAM at `ram_base` for one guest, and CPUs. On metal the board is the machine's own."""
@@ -81,6 +95,8 @@ class Machine:
         self.ports = PortBus()
         self.engine.set_ports(self.ports.read, self.ports.write)
         self.dma_written: Callable[[int, int], None] = lambda address, size: None  # who wants to know of a DMA write
+        self._marks = 0, 0
+        self.place_of_mark: Callable[[int], int] = lambda mark: mark
         self.ended: Ended | None = None
         self.pause_requested = False
         root = self._identity_tables()
@@ -93,16 +109,16 @@ class Machine:
         else:
             native_hooks(self.engine)
         self.portable = portable
-        self.cpus = [kind(self.engine, timing, 0, root)]
+        self.cpus = [kind(self.engine, timing, 0, root, cpus)]
         for index in range(1, cpus):
             self.cpus[-1].park()
-            self.cpus.append(kind(self.engine, timing, index, root))
-        self._loaded = self.cpus[-1]
-        self._load(self.cpus[0])
+            self.cpus.append(kind(self.engine, timing, index, root, cpus))
+        self.cpus[-1].park()
+        self._unpark(self.cpus[0])
         self.board: MetalBoard | None = None
         self.cards: RootComplex | None = None
-        self._irq_off_since: int | None = None
-        self._watch_at = 0
+        self._conversation_until = 0
+        self._runs = False
 
     # --- building ---------------------------------------------------------------------------------------------
 
@@ -170,11 +186,16 @@ class Machine:
 
     def start_on_metal(self, cpu: Cpu, prepare: Callable[[Vmcb], None]) -> None:
         """Give a CPU to a guest that owns it. `prepare` writes the state to start in."""
-        page = self.engine.alloc()
-        region, at = self.memory.find(page, 0x1000)
-        vmcb = Vmcb.from_buffer(region.data, at)
+        cpu.leave()
+        vmcb = self._metal_vmcb(cpu)
         prepare(vmcb)
         cpu.load(vmcb, on_metal=True)
+
+    def _metal_vmcb(self, cpu: Cpu) -> Vmcb:
+        if cpu.loaded:
+            return cpu.vmcb
+        region, at = self.memory.find(self.engine.alloc(), 0x1000)
+        return Vmcb.from_buffer(region.data, at)
 
     # --- DMA --------------------------------------------------------------------------------------------------
 
@@ -206,6 +227,16 @@ class Machine:
     def stop_soon(self) -> None:
         """A chip's state may have made an interrupt deliverable or moved a deadline: look again at once."""
         self._loaded.stop_soon()
+
+    def converse(self) -> None:
+        """Another CPU has to hear of something: the running one's slice ends, and quanta are short for a while."""
+        self._conversation_until = self.now + CONVERSATION
+        self.stop_soon()
+
+    def kick(self, target: Cpu) -> None:
+        """A physical interrupt from the hypervisor on the running CPU to the one on another, which gets it in time."""
+        target.ipis.append(self.now)
+        self.converse()
 
     def _touch(self, cost: int) -> MetalBoard:
         """The CPU that runs touches a register in memory."""
@@ -258,29 +289,49 @@ class Machine:
     def _load(self, cpu: Cpu) -> None:
         if cpu is not self._loaded:
             self._loaded.park()
-            cpu.unpark()
-            self._loaded = cpu
+            self._unpark(cpu)
+
+    def _unpark(self, cpu: Cpu) -> None:
+        """Put a CPU's guest into the engine, which holds nobody's."""
+        cpu.unpark()
+        self._loaded = cpu
         self.engine.on_exit = cpu.take_exit
         if self.portable:
             self.hooks.cpu = cpu
             cpu.hooks = self.hooks  # type: ignore[attr-defined]
 
     @property
+    def running(self) -> Cpu:
+        """The CPU whose guest is in the engine."""
+        return self._loaded
+
+    @property
     def now(self) -> int:
-        """Virtual time, in millicycles, of the CPU that runs."""
-        return self._loaded.now
+        """Virtual time, in millicycles, of the CPU that runs; between two runs, of the one that has come furthest."""
+        if self._runs or len(self.cpus) == 1:
+            return self._loaded.now
+        return max(self._time(cpu) for cpu in self.cpus)
 
     def run(self, budget: int = NEVER) -> Outcome:
         """Let the machine run, at most until `budget` (virtual time, in millicycles, of the slowest CPU)."""
+        self._runs = True
+        try:
+            return self._run(budget)
+        finally:
+            self._runs = False
+
+    def _run(self, budget: int) -> Outcome:
         while self.ended is None:
-            cpu = self._next_cpu() if len(self.cpus) > 1 else self._loaded
+            halfway = self._loaded.m.stepping  # an instruction that the silicon lets through between two exits
+            cpu = self._next_cpu() if len(self.cpus) > 1 and not halfway else self._loaded
             if cpu is None or (cpu.halted and self._next_event(cpu) == NEVER):
-                self._irq_off_since = None  # who waits does not spin
+                for waiting in self.cpus:
+                    waiting.irq_off_since = None  # who waits does not spin
                 return Idle()
             if cpu is not self._loaded:
                 self._load(cpu)
             now = cpu.now
-            if now >= budget or self.pause_requested:
+            if (now >= budget or self.pause_requested) and not halfway:
                 self.pause_requested = False
                 return Paused()
             self._run_one(cpu, now, budget)
@@ -294,16 +345,33 @@ class Machine:
                 cpu.charge(max(0, until - cpu.now))
 
     def _next_cpu(self) -> Cpu | None:
-        """The CPU whose next instant comes first; a waiting CPU's is its next event."""
+        """The CPU whose quantum ends first; of several, the one with the lowest number."""
         best: Cpu | None = None
-        best_time = NEVER
+        best_end = NEVER
         for cpu in self.cpus:
-            if not cpu.loaded:
-                continue
-            when = self._next_event(cpu) if cpu.halted else self._time(cpu)
-            if when < best_time:
-                best, best_time = cpu, when
+            when = self._next_instant(cpu)
+            end = self._quantum_end(when) if when < NEVER else NEVER
+            if end < best_end:
+                best, best_end = cpu, end
         return best
+
+    def _next_instant(self, cpu: Cpu) -> int:
+        """When a CPU next does something: now, if it runs."""
+        return self._next_event(cpu) if cpu.halted else self._time(cpu)
+
+    def _quantum(self, when: int) -> int:
+        return SHORT_QUANTUM if when < self._conversation_until else QUANTUM
+
+    def _quantum_end(self, when: int) -> int:
+        quantum = self._quantum(when)
+        return when - when % quantum + quantum
+
+    def _turn_end(self, cpu: Cpu, now: int) -> int:
+        """When another CPU's turn comes."""
+        first = min((self._next_instant(other) for other in self.cpus if other is not cpu), default=NEVER)
+        if first == NEVER:
+            return NEVER
+        return max(self._quantum_end(now), first - first % self._quantum(first))
 
     def _time(self, cpu: Cpu) -> int:
         return cpu.now if cpu is self._loaded else cpu.parked_now
@@ -311,21 +379,29 @@ class Machine:
     def _next_event(self, cpu: Cpu) -> int:
         """When something will happen to this CPU by itself."""
         now = self._time(cpu)
-        if not cpu.on_metal:
+        if not self._on_metal(cpu):
             if cpu.host_interrupt:
                 return now
             first = NEVER if cpu.host_timer is None else cpu.host_timer
-            if self.cards is not None and self.cards.deadline < first:
-                first = self.cards.deadline
+            if cpu.ipis:
+                first = min(first, *cpu.ipis)
+            if self.cards is not None and cpu.index == 0:
+                first = min(first, self.cards.deadline)  # cards act in the first CPU's time
             return NEVER if first == NEVER else max(first, now)
         board = self.board
-        if board is None or (cpu.halted and not cpu.interruptible):
-            return NEVER  # HLT with interrupts off sleeps for ever
-        lapic = board.lapics[cpu.index]
-        if cpu.halted and lapic.interrupts:
-            return now
-        first = board.next_event(cpu.index)
+        if board is None:
+            return NEVER
+        if cpu.halted and not cpu.interruptible:  # HLT with interrupts off sleeps on, unless somebody sends an NMI
+            first = board.bus.next(cpu.index)
+        elif cpu.halted and board.lapics[cpu.index].interrupts:
+            first = now
+        else:
+            first = board.next_event(cpu.index)
         return NEVER if first == NEVER else max(first, now)
+
+    def _on_metal(self, cpu: Cpu) -> bool:
+        """No hypervisor is there to be interrupted. A CPU that has not started yet is whose the board is."""
+        return cpu.on_metal if cpu.loaded else self.board is not None
 
     def _run_one(self, cpu: Cpu, now: int, budget: int) -> None:
         """One slice of one CPU, with the interrupts that are due before it."""
@@ -334,19 +410,29 @@ class Machine:
             if when > now:
                 cpu.charge(when - now)  # the CPU slept
                 now = when
-        if self.cards is not None:
+        if self.cards is not None and cpu.index == 0:
             self.cards.advance(now)
-        if cpu.on_metal:
+        if self._on_metal(cpu):
             self._interrupt_on_metal(cpu)
-        elif cpu.host_interrupt or (cpu.host_timer is not None and cpu.host_timer <= now):
+        elif (
+            cpu.host_interrupt
+            or (cpu.host_timer is not None and cpu.host_timer <= now)
+            or (cpu.ipis and min(cpu.ipis) <= now)
+        ):
             self._interrupt_hypervisor(cpu, now)
             return
-        if cpu.halted:
+        if cpu.halted or self.ended is not None:
             return
-        cpu.set_deadline(min(budget, self._next_event(cpu), now + SLICE))
+        deadline = min(budget, self._next_event(cpu), now + SLICE)
+        if cpu.nmi_waits:
+            deadline = now
+        if len(self.cpus) > 1:
+            # An instruction that is halfway belongs to the turn that it began in.
+            deadline = now if cpu.m.stepping else min(deadline, self._turn_end(cpu, now))
+        cpu.set_deadline(deadline)
         try:
             cpu.run_slice()
-            if cpu.m.retired >= self._watch_at:
+            if cpu.m.retired >= cpu.watch_at:
                 self._watch(cpu)
         except Shutdown as crash:
             self.end("crash", str(crash))
@@ -360,11 +446,13 @@ class Machine:
         """A physical interrupt for the hypervisor: its timer, or a line from outside."""
         if cpu.host_timer is not None and cpu.host_timer <= now:
             cpu.host_timer = None
+        if cpu.ipis:
+            cpu.ipis = [sent for sent in cpu.ipis if sent > now]
         cpu.host_interrupt = False
         if cpu.halted:
             cpu.on_wake()
         else:
-            cpu.charge(self.timing.vmexit + self.timing.vmentry)
+            cpu.charge(cpu.switch)
             cpu.on_exit(Exit(svm.INTR, 0, 0))
 
     def _interrupt_on_metal(self, cpu: Cpu) -> None:
@@ -373,7 +461,11 @@ class Machine:
         if board is None:
             return
         lapic = board.lapics[cpu.index]
-        board.advance(cpu.now)
+        board.receive(cpu.index, cpu.now)
+        if lapic.signalled:
+            self._signal_on_metal(cpu, lapic)
+        if cpu.waits:
+            return
         cpu.assists["timer"] += lapic.advance(cpu.now)
         lapic.set_priority_class(cpu.tpr)
         if not lapic.interrupts:
@@ -386,25 +478,53 @@ class Machine:
         elif not cpu.halted:
             cpu.open_window()
 
+    def _signal_on_metal(self, cpu: Cpu, lapic: Lapic) -> None:
+        """INIT, a start-up message, an NMI. The NMI waits for the end of the one before it."""
+
+        def start(page: int) -> None:
+            vmcb = self._metal_vmcb(cpu)
+            startup_state(vmcb, page)
+            cpu.load(vmcb, on_metal=True)
+            cpu.start_over()
+
+        try:
+            take_startup(cpu, lapic, start)
+        except Shutdown as reset:
+            self.end("crash", str(reset))
+        if cpu.waits:
+            return
+        cpu.m.watch_iret = lapic.state.nmi and cpu.nmi_masked
+        if lapic.state.nmi and not cpu.nmi_masked:
+            cpu.nmi_waits = cpu.event_pending  # behind what is delivered already
+            if not cpu.nmi_waits:
+                lapic.state.nmi = cpu.halted = False
+                cpu.inject_nmi()
+
     def _watch(self, cpu: Cpu) -> None:
         """End a guest that spins with interrupts off for ever. Looks once in a while only."""
         retired = cpu.m.retired
-        self._watch_at = retired + WATCHDOG // 16
+        cpu.watch_at = retired + WATCHDOG // 16
         if cpu.interruptible or cpu.halted:
-            self._irq_off_since = None
-        elif self._irq_off_since is None:
-            self._irq_off_since = retired
-        elif retired - self._irq_off_since > WATCHDOG:
+            cpu.irq_off_since = None
+        elif cpu.irq_off_since is None:
+            cpu.irq_off_since = retired
+        elif retired - cpu.irq_off_since > WATCHDOG:
             raise Shutdown(f"CPU {cpu.index} ran {WATCHDOG} instructions with interrupts off, at RIP {cpu.rip:#x}")
 
     def watch_marks(self, begin: int, end: int) -> None:
-        """Let the probe look at two addresses."""
-        self._loaded.m.mark[0], self._loaded.m.mark[1] = begin, end
+        """Let the probe look at two addresses of the guest's."""
+        self._marks = begin, end
+        self.renew_marks()
+
+    def renew_marks(self) -> None:
+        """Ask again where the instructions at the marks are; a binary translator moves them."""
+        self._loaded.m.mark[0], self._loaded.m.mark[1] = map(self.place_of_mark, self._marks)
 
     # --- snapshots --------------------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
         """The whole machine as plain records. Restoring them and running on is as if nothing had happened."""
+        loaded = self._loaded
         for cpu in self.cpus:
             self._load(cpu)
             cpu.park()
@@ -415,10 +535,10 @@ class Machine:
             cards=[] if self.cards is None else self.cards.save(),
             probe=copy.deepcopy(self.probe.state),
             ended=self.ended,
-            irq_off_since=self._irq_off_since,
-            watch_at=self._watch_at,
+            loaded=loaded.index,
+            conversation_until=self._conversation_until,
         )
-        self._loaded.unpark()
+        self._unpark(loaded)
         return saved
 
     def restore(self, saved: Snapshot) -> None:
@@ -433,8 +553,8 @@ class Machine:
         if self.cards is not None:
             self.cards.load(saved.cards)
         self.probe.state = copy.deepcopy(saved.probe)
-        self.ended, self._irq_off_since, self._watch_at = saved.ended, saved.irq_off_since, saved.watch_at
-        self._loaded.unpark()
+        self.ended, self._conversation_until = saved.ended, saved.conversation_until
+        self._unpark(self.cpus[saved.loaded])
 
     def close(self) -> None:
         """Give the engine's memory back."""
@@ -450,5 +570,5 @@ class Snapshot(msgspec.Struct):
     cards: list[Any]
     probe: ProbeState
     ended: Ended | None
-    irq_off_since: int | None
-    watch_at: int
+    loaded: int  # the CPU whose guest was in the engine
+    conversation_until: int

@@ -46,6 +46,7 @@ struct microcode {
     u64 stepping;           /* an observed instruction runs with its intercept off */
     u64 armed, armed_cr_read, armed_cr_write;   /* the intercepts to switch on again */
     u64 watch_tpr;          /* an interrupt waits for a lower task priority: end the slice after a write of CR8 */
+    u64 watch_iret;         /* an NMI waits for the end of the one before it: end the slice after IRET */
     u64 injecting;          /* 1: VMRUN delivers an interrupt; 2: and it has, see hook_intr */
     u64 delivering;         /* the event that is being delivered: vector * 8 + 2, bit 0 unless it is `int n`; or ~0 */
     u64 control[24];        /* the hypervisor's VMCB control area as VMRUN read it */
@@ -105,6 +106,9 @@ static void charge(struct microcode *m, enum event e)
     set_stop(m);
 }
 
+/* `pc` is a linear address, `eip` an offset in the code segment. They differ in real mode only. */
+static u64 code_base(const struct microcode *m) { return ((const struct segment *)m->cs)->base; }
+
 /* An instruction that has begun did not complete: it was not retired.
  *
  * Unicorn 2.1.4 computes the arithmetic flags before it calls hook_code, but at a fault it restores how they were to
@@ -112,7 +116,7 @@ static void charge(struct microcode *m, enum event e)
  */
 static void undo_attempt(struct microcode *m)
 {
-    if (m->pc == *m->eip) {
+    if (m->pc == *m->eip + code_base(m)) {
         m->retired--;
         m->pc = ~0ull;
         *m->cc_op = CC_OP_EFLAGS;
@@ -243,7 +247,7 @@ static void vmexit(struct microcode *m, u32 code)
     int event = observed(m, code);
     if (*m->is_int) {
         /* An `int n` whose delivery is cut short runs again; Unicorn has moved RIP behind it. */
-        *m->eip = m->pc;
+        *m->eip = m->pc - code_base(m);
         *m->is_int = 0;
     }
     if (code != EXIT_SINGLE_STEP && code != EXIT_VINTR)
@@ -254,6 +258,8 @@ static void vmexit(struct microcode *m, u32 code)
         charge(m, (enum event)event);
         if (event == EV_INVLPG || code == EXIT_CR3_WRITE)
             charge(m, EV_TLB_FILL);     /* the one refill that is certain */
+        if (event == EV_IRET && m->watch_iret)
+            m->deadline = 0;
         m->armed = *m->intercept;
         m->armed_cr_read = *m->intercept_cr_read;
         m->armed_cr_write = *m->intercept_cr_write;
@@ -291,7 +297,7 @@ static void deliver(struct microcode *m, u32 vector)
     if (soft) {
         /* Unicorn has moved RIP behind the instruction. If the gate refuses, the fault must show the instruction. */
         if (m->pc != ~0ull)
-            *m->eip = m->pc;
+            *m->eip = m->pc - code_base(m);
     } else {
         /* A gate that refuses: Unicorn 2.1.4 pushes n*16+2; the error code is n*8+2, and bit 0 says that the program
            did not ask for it (APM vol. 2, 8.4.1). */

@@ -31,8 +31,9 @@ from hv.silicon.pci import PIRQS, Function, Header, PciBus
 from hv.silicon.pcie import Ecam
 from hv.silicon.timing import MILLI, Timing
 from hv.silicon.uart16550 import Uart
+from hv.silicon.x86_64.apic_bus import ApicBus
 from hv.silicon.x86_64.ioapic import Ioapic
-from hv.silicon.x86_64.lapic import EXTINT, FIXED, LOWEST, LVT_LINT0, Lapic, Message
+from hv.silicon.x86_64.lapic import EXTINT, LVT_LINT0, Lapic, Message
 
 NEVER = (1 << 63) - 1
 IOAPIC_BASE, LAPIC_BASE = 0xFEC0_0000, 0xFEE0_0000
@@ -141,12 +142,13 @@ class Pc:
         self.state = LinesState([0] * IRQS)
         self._drivers = 0
         self.ioapic = Ioapic(self._deliver)
-        self.pics = PicPair(lambda level: self.lapics[0].pin(0, level))
+        self.pics = PicPair(self._interrupt_request)
         tick = timing.tsc_hz * MILLI // timing.apic_hz
         self.lapics = [
             Lapic(index, tick, clock, partial(self._send_ipi, index), self.changed, self.ioapic.end_of_interrupt)
             for index in range(cpus)
         ]
+        self.bus = ApicBus(self.lapics)
         self.lapics[0].inta = self.pics.acknowledge
         self.lapics[0].state.lvt[LVT_LINT0] = EXTINT << 8  # as a PC starts: the 8259s reach the first CPU
         self.pit = Pit(timing.tsc_hz, clock, self.line(PIT_IRQ), self.reschedule)
@@ -217,29 +219,46 @@ class Pc:
                 self.devices[place].advance(now)
         self.reschedule()
 
+    def receive(self, cpu: int, now: int) -> None:
+        """The clock of CPU number `cpu` has come to `now`: messages to it arrive. CPU 0's is the devices' clock."""
+        self.bus.receive(cpu, now)
+        if cpu == 0:
+            self.advance(now)
+
     def next_event(self, cpu: int) -> int:
-        """When something will happen by itself that concerns this CPU: its timer, or a device."""
+        """When something will happen by itself that concerns this CPU: a message to it, its timer, or a device."""
+        when = self.bus.next(cpu)
         expiry = self.lapics[cpu].state.expiry
-        return self.deadline if expiry is None else min(expiry, self.deadline)
+        if expiry is not None:
+            when = min(when, expiry)
+        return min(when, self.deadline) if cpu == 0 else when
 
     # --- the wires --------------------------------------------------------------------------------------------
 
     def changed(self) -> None:
         """A pending interrupt or a deadline may be another one now."""
 
+    def here(self) -> int:
+        """The CPU that gets an interrupt at once, if it is for that one."""
+        return 0
+
+    def sent(self, targets: list[int]) -> None:
+        """A message is under way to these CPUs."""
+
     def drive(self, irq: int, level: bool) -> None:
         """An IRQ changes: both the 8259s and the I/O APIC see it."""
         self.pics.line(irq, level)
         self.ioapic.pin(PIT_PIN if irq == PIT_IRQ else irq, level)
 
+    def _interrupt_request(self, level: bool) -> None:
+        """The 8259s' output, which is connected to the first CPU."""
+        self.lapics[0].pin(0, level)
+        if level and self.here() != 0:
+            self.sent([0])
+
     def _deliver(self, message: Message) -> None:
-        """Carry a message of the I/O APIC or a card. Simplified: NMI, SMI, INIT and ExtINT messages get lost."""
-        targets = [lapic for lapic in self.lapics if lapic.addressed(message.destination, message.logical)]
-        if message.mode == LOWEST and targets:
-            targets = [min(targets, key=lambda lapic: (lapic.ppr(), lapic.state.id))]
-        if message.mode in (FIXED, LOWEST):
-            for lapic in targets:
-                lapic.raise_vector(message.vector, message.level)
+        """Carry a message of the I/O APIC or a card."""
+        self.sent(self.bus.send(message, self.clock(), here=self.here()))
 
     def _pirq(self, wire: int, level: bool) -> None:
         irq = self.isa_bridge.irq(wire)
@@ -262,19 +281,9 @@ class Pc:
             )
         )  # fmt: skip
 
-    def _send_ipi(self, source: int, icr: int) -> None:
-        """Carry an interrupt command: fixed delivery, all destinations of xAPIC (APM vol. 2, 16.5)."""
-        shorthand, target = icr >> 18 & 3, icr >> 56
-        if icr >> 8 & 7:
-            return  # simplified: only fixed delivery
-        for index, lapic in enumerate(self.lapics):
-            itself = index == source
-            if (
-                (shorthand == 0 and target in (lapic.state.id, 0xFF))
-                or (shorthand == 1 and itself)
-                or (shorthand == 2 or (shorthand == 3 and not itself))
-            ):
-                lapic.raise_vector(icr & 0xFF)
+    def _send_ipi(self, sender: int, icr: int) -> None:
+        """Carry the interrupt command of a CPU."""
+        self.sent(self.bus.command(icr, self.clock(), sender))
 
     # --- the registers in memory ------------------------------------------------------------------------------
 
@@ -299,7 +308,7 @@ class Pc:
     # --- snapshots --------------------------------------------------------------------------------------------
 
     def _chips(self) -> list[Any]:
-        return [self, *self.lapics, self.ioapic, self.pics, self.uart, self.pci, *self.devices]
+        return [self, *self.lapics, self.bus, self.ioapic, self.pics, self.uart, self.pci, *self.devices]
 
     def save(self) -> list[Any]:
         """The state of every chip, as plain records."""

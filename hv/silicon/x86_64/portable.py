@@ -93,7 +93,7 @@ class PortableHooks:
         self.set_stop()
 
     def undo_attempt(self) -> None:
-        if self.m.pc == self.state.eip:
+        if self.m.pc == self.state.eip + self.state.segs[CS].base:
             self.m.retired -= 1
             self.m.pc = NOWHERE
             self.state.cc_op = CC_OP_EFLAGS
@@ -175,6 +175,8 @@ class PortableHooks:
             self.charge(event)
             if event == INVLPG or code == 0x13:
                 self.charge(TLB_FILL)
+            if event == IRET and m.watch_iret:
+                m.deadline = 0
             m.armed, m.armed_cr_read, m.armed_cr_write = (
                 state.intercept, state.intercept_cr_read, state.intercept_cr_write,
             )  # fmt: skip
@@ -204,7 +206,7 @@ class PortableHooks:
         error = state.error_code
         if soft:
             if m.pc != NOWHERE:
-                state.eip = m.pc
+                state.eip = m.pc - state.segs[CS].base
         else:
             if m.delivering != NOWHERE and vector in (GP, NP) and error == (m.delivering & ~1) * 2 - 2:
                 error = m.delivering
@@ -332,16 +334,19 @@ class PortableCpu(Cpu):
     """A CPU whose hooks only take notes."""
 
     hooks: PortableHooks
+    window_later = False  # the interrupt window was kept closed for the VMRUN that delivers an event
 
     def _enter(self, injection: int | None = None) -> None:
-        """An exception that is injected is delivered by a second VMRUN (_deliver): only that one opens the window."""
+        """A delivery that exits only notes the exit, and the window's would overwrite it: one after the other."""
         super()._enter(injection)
         p = self.physical
-        if (
-            injection is None
-            and p.eventinj & (svm.EVENT_VALID | svm.EVENT_TYPE) == svm.EVENT_VALID | svm.EVENT_EXCEPTION
-        ):
-            p.int_ctl &= ~svm.V_IRQ
+        self.window_later = bool(p.eventinj & svm.EVENT_VALID and p.int_ctl & svm.V_IRQ)
+        if self.window_later:
+            p.int_ctl &= ~(svm.V_IRQ | svm.V_IGN_TPR)
+            p.intercept &= ~svm.intercepts(svm.VINTR)
+
+    def _commanded(self) -> bool:
+        return self.window_later or super()._commanded()
 
     def _settle(self) -> None:
         """Do what the hooks could not do while the slice ran."""

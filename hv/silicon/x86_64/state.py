@@ -17,6 +17,7 @@ ES, CS, SS, DS, FS, GS = range(6)
 # hflags, Unicorn's summary of the mode that code is translated for
 HF_CPL, HF_INHIBIT_IRQ, HF_CS32, HF_SS32, HF_ADDSEG = 3, 1 << 3, 1 << 4, 1 << 5, 1 << 6
 HF_LMA, HF_CS64, HF_GUEST = 1 << 14, 1 << 15, 1 << 21
+HF2_NMI_MASKED = 1 << 2  # hflags2: IRET clears it
 
 CC_OP_EFLAGS = 1  # cc_op: the arithmetic flags lie in cc_src as they are
 

@@ -1,0 +1,117 @@
+/* The operations of the column interrupts. All but hlt_wake wait busily, with interrupts on. */
+#include "arch.h"
+#include "cpus.h"
+#include "digest.h"
+#include "irq_source.h"
+#include "kernel_bench.h"
+
+/* Arm the timer, wait for its interrupt. The handler ends it. */
+u64 bench_timer_tick(u64 iterations, u64 seed)
+{
+    u64 first = arch_timer_expiries;
+    arch_timer_single(true);
+    arch_irq_enable();
+    measure_begin();
+    for (u64 n = 0; n < iterations; n++) {
+        arch_timer_shoot();
+        while (arch_timer_expiries == first + n)
+            ;
+    }
+    measure_end();
+    arch_irq_disable();
+    arch_timer_single(false);
+    return digest_add(digest_add(DIGEST_START, seed), arch_timer_expiries - first);
+}
+
+/* The same, asleep. */
+u64 bench_hlt_wake(u64 iterations, u64 seed)
+{
+    u64 first = arch_timer_expiries;
+    arch_timer_single(true);
+    measure_begin();
+    for (u64 n = 0; n < iterations; n++) {
+        arch_timer_shoot();
+        while (arch_timer_expiries == first + n)
+            arch_wait_for_interrupt();
+    }
+    measure_end();
+    arch_timer_single(false);
+    return digest_add(digest_add(DIGEST_START, seed), arch_timer_expiries - first);
+}
+
+/* A device that interrupts by itself: each operation is from one of its interrupts to the next. */
+u64 bench_device_irq(u64 iterations, u64 seed)
+{
+    struct irq_source *source = irq_source();
+    if (!source)
+        return measure_absent("no device here interrupts by itself");
+    source->start();
+    arch_irq_enable();
+    u64 first = source->interrupts;
+    while (source->interrupts == first)
+        ;
+    measure_begin();
+    while (source->interrupts <= first + iterations)
+        ;
+    measure_end();
+    arch_irq_disable();
+    u64 seen = source->interrupts - first;
+    source->stop();
+    return digest_add(digest_add(DIGEST_START, seed), seen);
+}
+
+/* The end of an interrupt, of which none is in service. */
+u64 bench_eoi(u64 iterations, u64 seed)
+{
+    u64 digest = digest_add(DIGEST_START, seed);
+    measure_begin();
+    for (u64 n = 0; n < iterations; n++) {
+        arch_end_of_interrupt();
+        digest = digest_add(digest, n);
+    }
+    measure_end();
+    return digest;
+}
+
+struct partner {
+    volatile bool there, enough;
+    u64 seed, digest, calls;
+};
+
+/* What the other CPU does meanwhile: it runs, with interrupts on. */
+static void busy_wait(void *argument)
+{
+    struct partner *partner = argument;
+    partner->there = true;
+    while (!partner->enough)
+        arch_pause();
+}
+
+static void answer(void *argument)
+{
+    struct partner *partner = argument;
+    partner->digest = digest_add(partner->digest, random_at(partner->seed, partner->calls++));
+}
+
+/* An interrupt to another CPU, whose handler answers by a flag, for which this one busy-waits. */
+u64 bench_ipi(u64 iterations, u64 seed)
+{
+    struct partner partner = {.seed = seed, .digest = DIGEST_START};
+    if (cpu_count < 2)
+        return measure_absent("this machine has one CPU");
+    cpu_give_work(1, busy_wait, &partner);
+    while (!partner.there)
+        arch_pause();
+    cpu_call(1, answer, &partner); /* not measured: from now on the sender's interrupt command is as it has to be */
+
+    arch_irq_enable();
+    measure_begin();
+    for (u64 n = 0; n < iterations; n++)
+        cpu_call(1, answer, &partner);
+    measure_end();
+    arch_irq_disable();
+
+    partner.enough = true;
+    cpu_await_work(1);
+    return digest_add(partner.digest, partner.calls);
+}

@@ -1,0 +1,234 @@
+"""The translation cache: what has been translated, where it lies, how jumps find it, and when it is given up.
+
+The cache holds for the address space that is loaded. A page of the guest's code is in it with its frame and its bytes
+at the time. While the shadow tables map that frame as code, neither the bytes nor the mapping can change without an
+exit; `check` looks again when the pager has given up such a mapping, and when another address space is loaded. The
+cache only grows; when it is full it is emptied as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import capstone
+import msgspec
+
+from modes.full_emulation.translator import emit
+from modes.full_emulation.translator.translate import (
+    AT_TARGET,
+    BIT_RCX,
+    CALL_OUT,
+    MISS,
+    MOST_BYTES,
+    Block,
+    Builder,
+    Jump,
+    Place,
+)
+from modes.full_emulation.translator.window import BUCKETS, CODE, SIZE, TABLE, Window
+
+ADAPT = 4  # so many faults on page tables, and a store becomes a call-out; each time that was wrong, 4 times as many
+REVERT = 2  # so many call-outs in a row that no fault would have been, and it is a plain store again
+MOST_STORES = 1024  # that are watched for that
+
+
+class Page(msgspec.Struct):
+    """A page of the guest's code, as it was translated."""
+
+    frame: int
+    code: bytes
+
+
+class Store(msgspec.Struct):
+    """A store that has hit page tables."""
+
+    faults: int = 0
+    copy: bytes = b""  # as a call-out: the bytes that it replaced in the cache
+    vain: int = 0  # call-outs since the last one that was of use
+    reverted: int = 0
+
+
+class Costs(msgspec.Struct):
+    """What translating has taken, since the start."""
+
+    blocks: int = 0
+    instructions: int = 0  # of the guest
+    bytes: int = 0  # written to the cache
+    flushes: int = 0
+    pages_dropped: int = 0
+    adapted: int = 0
+    reverted: int = 0
+
+
+class CacheState(msgspec.Struct):
+    """Everything but the code itself, which is in the window's memory."""
+
+    base: int
+    next: int  # where the next block goes
+    miss: int  # the call-out of a look-up that finds nothing
+    where: dict[int, int] = {}  # the guest's instruction -> its translation
+    places: dict[int, Place] = {}  # each instruction in the cache
+    linked: dict[int, list[Jump]] = {}  # jumps to a translation, by the guest's target
+    waiting: dict[int, list[Jump]] = {}  # jumps to a stub, because there is none yet
+    entries: dict[int, tuple[int, int]] = {}  # an indirect branch's target -> its entry, and that one's other jump
+    buckets: dict[int, list[int]] = {}  # low 16 bits -> targets, the first one's entry is in the table
+    pages: dict[int, Page] = {}  # by linear page
+    blocks: dict[int, list[Block]] = {}  # by linear page
+    stores: dict[int, Store] = {}
+    costs: Costs = msgspec.field(default_factory=Costs)
+
+
+class Cache:
+    """`find` and `translate`; the rest keeps what they find true."""
+
+    def __init__(self, window: Window, inert_port: Callable[[int], bool], size: int) -> None:
+        self.window, self.inert_port = window, inert_port
+        self.size = min(size, SIZE - CODE)
+        self.s = CacheState(0, 0, 0)
+        self.flush()
+        self.s.costs = Costs()
+
+    @property
+    def used(self) -> int:
+        return self.s.next - self.window.base - CODE
+
+    def flush(self) -> None:
+        """Empty the cache, at the window's place as it is now."""
+        window, costs = self.window, self.s.costs
+        costs.flushes += 1
+        start = window.base + CODE
+        miss = (start & (1 << 64) - 1).to_bytes(8, "little")
+        window.bytes[TABLE : TABLE + 8 * BUCKETS] = miss * BUCKETS
+        window.write(start, emit.CALL_OUT)
+        self.s = CacheState(window.base, start + len(emit.CALL_OUT), start, costs=costs)
+        self.s.places[start] = Place(0, AT_TARGET | BIT_RCX | MISS)
+
+    # --- translating ------------------------------------------------------------------------------------------
+
+    def translate(self, rip: int, fetch: Callable[[int], capstone.CsInsn | None], *, entry: bool) -> int:
+        """Translate a block; with `entry`, one that indirect branches find. Returns how many instructions it has."""
+        s = self.s
+        fetch(rip)  # what this raises, it raises before anything is changed
+        b = Builder(self.window, s.next, rip, s.where, self.inert_port, self._build_entry)
+        if entry:
+            self._build_entry(b, rip)
+        b.translate(fetch)
+        self._commit(b)
+        pages = sorted({address >> 12 for address in (*b.found, b.next - 1 & (1 << 64) - 1)})
+        block = Block(rip, pages, list(b.found), len(b.code))
+        for page in pages:
+            s.blocks.setdefault(page, []).append(block)
+        for jump in b.jumps:
+            (s.linked if jump.target in s.where else s.waiting).setdefault(jump.target, []).append(jump)
+        for found in b.found:
+            for jump in s.waiting.pop(found, []):
+                self._patch(jump.site, s.where[found])
+                s.linked.setdefault(found, []).append(jump)
+        s.costs.blocks += 1
+        s.costs.instructions += len(b.found)
+        return len(b.found)
+
+    def add_entry(self, rip: int) -> None:
+        """Let indirect branches find what is translated already."""
+        b = Builder(self.window, self.s.next, rip, self.s.where, self.inert_port, self._build_entry)
+        self._build_entry(b, rip)
+        b.put(emit.JUMP + emit.rel32(b.here + 1, self.s.where[rip]))
+        self._commit(b)
+
+    def _commit(self, b: Builder) -> None:
+        s = self.s
+        self.window.write(s.next, bytes(b.code))
+        s.costs.bytes += len(b.code)
+        s.next += len(b.code)
+        s.where.update(b.found)
+        s.places.update(b.places)
+
+    @property
+    def full(self) -> bool:
+        return self.used + MOST_BYTES > self.size
+
+    # --- jumps ------------------------------------------------------------------------------------------------
+
+    def _patch(self, site: int, target: int) -> None:
+        self.window.write(site, emit.rel32(site, target))
+
+    def _build_entry(self, b: Builder, rip: int) -> None:
+        """The newest entry of a bucket is the first; each knows the next one."""
+        s = self.s
+        if rip in s.entries:
+            return
+        bucket = s.buckets.setdefault(rip & BUCKETS - 1, [])
+        at = b.here
+        site = b.entry(rip, s.entries[bucket[0]][0] if bucket else s.miss)
+        bucket.insert(0, rip)
+        s.entries[rip] = at, site
+        self._lead(rip & BUCKETS - 1, at)
+
+    def _lead(self, bucket: int, entry: int) -> None:
+        self.window.set_word(TABLE + 8 * bucket, entry & (1 << 64) - 1)
+
+    def _remove_entry(self, rip: int) -> None:
+        s = self.s
+        number = rip & BUCKETS - 1
+        s.entries.pop(rip)
+        bucket = s.buckets[number]
+        bucket.remove(rip)
+        chain = [s.entries[other] for other in bucket]
+        self._lead(number, chain[0][0] if chain else s.miss)
+        for (_, site), after in zip(chain, [*chain, (s.miss, 0)][1:], strict=True):
+            self._patch(site, after[0])
+
+    # --- what has become untrue -------------------------------------------------------------------------------
+
+    def drop_page(self, page: int) -> None:
+        """Give up what was translated from a page. Jumps to it go to their stubs again."""
+        s = self.s
+        del s.pages[page]
+        s.costs.pages_dropped += 1
+        for block in s.blocks.pop(page, []):
+            for rip in block.rips:
+                if s.where.pop(rip, None) is None:
+                    continue
+                s.stores.pop(rip, None)
+                if rip in s.entries:
+                    self._remove_entry(rip)
+                for jump in s.linked.pop(rip, []):
+                    self._patch(jump.site, jump.stub)
+                    s.waiting.setdefault(rip, []).append(jump)
+
+    # --- adaptation -------------------------------------------------------------------------------------------
+
+    def is_adapted(self, rip: int) -> bool:
+        store = self.s.stores.get(rip)
+        return store is not None and bool(store.copy)
+
+    def faulted(self, rip: int) -> None:
+        """A copied store has hit a page table. If it keeps doing so, make it a call-out, where it stands."""
+        s = self.s
+        if len(s.stores) == MOST_STORES and rip not in s.stores:
+            return
+        store = s.stores.setdefault(rip, Store())
+        store.faults += 1
+        if store.faults < ADAPT << 2 * store.reverted:
+            return
+        at = s.where[rip]
+        offset = at - self.window.base
+        store.copy, store.vain = bytes(self.window.bytes[offset : offset + len(emit.CALL_OUT)]), 0
+        self.window.write(at, emit.CALL_OUT)
+        s.places[at] = Place(rip, CALL_OUT)
+        s.costs.adapted += 1
+
+    def judge(self, rip: int, *, useful: bool) -> None:
+        """An adapted store has been performed. One that is seldom of use becomes a copy again."""
+        s = self.s
+        store = s.stores.get(rip)
+        if store is None:
+            return  # it has written over its own code
+        store.vain = 0 if useful else store.vain + 1
+        if store.vain == REVERT:
+            at = s.where[rip]
+            self.window.write(at, store.copy)
+            s.places[at] = Place(rip, 0)
+            store.copy, store.faults = b"", 0
+            store.reverted += 1
+            s.costs.reverted += 1

@@ -1,0 +1,107 @@
+"""A function of the guest's kernel beside its translation, as the papers on binary translation print it.
+
+guest                                      translation
+ffffffff80100f30  cli                      mov byte ptr [IF], 0
+ffffffff80100f31  ret                      pop qword ptr [target]
+                                           mov qword ptr [kept.rcx], rcx
+                                           movzx ecx, word ptr [target]
+                                           jmp qword ptr [rcx*8 + table]
+"""
+
+from __future__ import annotations
+
+import re
+
+import capstone
+
+from hv.silicon.x86_64.state import REGISTERS as REGISTER_NAMES
+from modes.full_emulation.translator.cache import Cache
+from modes.full_emulation.translator.translate import AT_TARGET, CALL_OUT, MISS, STEP, STUB
+from modes.full_emulation.translator.window import (
+    CR,
+    CR8,
+    FLAGS_BYTE,
+    GDTR,
+    IDTR,
+    IF,
+    LDTR,
+    REGISTERS,
+    SELECTORS,
+    TABLE,
+    TARGET,
+    TOO_BIG,
+    TR,
+    VALUE,
+)
+
+NAMES = {
+    **{REGISTERS + 8 * number: f"kept.{name}" for number, name in enumerate(REGISTER_NAMES)},
+    **{CR + 8 * number: f"cr{number}" for number in range(5)},
+    **{SELECTORS + 8 * number: name for number, name in enumerate(("es", "cs", "ss", "ds", "fs", "gs"))},
+    TARGET: "target", VALUE: "value", VALUE + 1: "value+1", IF: "IF", CR8: "CR8", GDTR: "gdtr", GDTR + 2: "gdtr+2",
+    IDTR: "idtr", IDTR + 2: "idtr+2", LDTR: "ldtr", TR: "tr", TOO_BIG: "too_big", FLAGS_BYTE: "flags_byte",
+    TABLE: "table",
+}  # fmt: skip
+OUTS = {STUB: "not linked yet", MISS: "not in the table", STEP: "run it at its own address", CALL_OUT: "call-out"}
+NUMBER = re.compile(r"(- )?0x[0-9a-f]+")
+
+
+class Listing:
+    """Reads the cache; changes nothing."""
+
+    def __init__(self, cache: Cache) -> None:
+        self.cache = cache
+        self.origin = {at: rip for rip, at in cache.s.where.items()}
+        self.order = sorted(cache.s.places)
+        self.decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+
+    def lines(self, start: int, end: int) -> list[tuple[str, list[str]]]:
+        """The guest's instructions in [start, end) that have been translated, each with its translation."""
+        rips = sorted(rip for rip in self.cache.s.where if start <= rip < end)
+        return [(self._guest(rip), self._translation(rip)) for rip in rips]
+
+    def _guest(self, rip: int) -> str:
+        page = self.cache.s.pages[rip >> 12].code[rip & 0xFFF :][:15]
+        behind = self.cache.s.pages.get((rip >> 12) + 1)
+        code = page + (behind.code[: 15 - len(page)] if behind is not None else b"")
+        i = next(self.decoder.disasm(code, rip, 1), None)
+        return f"{rip:016x}  " + ("(none)" if i is None else f"{i.mnemonic} {i.op_str}".strip())
+
+    def _translation(self, rip: int) -> list[str]:
+        """From its first instruction to the one that belongs to another, and what lies behind the block for it."""
+        places, first = self.cache.s.places, self.cache.s.where[rip]
+        out = []
+        for at in self.order[self.order.index(first) :]:
+            fix = places[at].fix
+            if at != first and (at in self.origin or fix & STUB or (fix >= CALL_OUT and places[at].rip != rip)):
+                break
+            if at != first and fix & AT_TARGET and places[at].rip != rip:
+                break  # the entry of what follows
+            out.append(self._text(at))
+        return out
+
+    def _text(self, at: int) -> str:
+        window = self.cache.window
+        offset = at - window.base
+        place = self.cache.s.places[at]
+        out = next((text for bit, text in OUTS.items() if place.fix & bit), None)
+        if out is not None:
+            return f"int 0x20  ; {out}"
+        i = next(self.decoder.disasm(bytes(window.bytes[offset : offset + 15]), at, 1))
+        return f"{i.mnemonic} {NUMBER.sub(self._name, i.op_str)}".strip()
+
+    def _name(self, match: re.Match[str]) -> str:
+        """A number as what it stands for: a place in the window, or the translation of something."""
+        text = match[0]
+        value = int(text.removeprefix("- "), 16)
+        if text.startswith("- "):
+            value = (1 << 64) - value
+        offset = value - self.cache.window.base
+        if offset in NAMES:
+            return f"+ {NAMES[offset]}" if text.startswith("- ") else NAMES[offset]
+        if value in self.origin:
+            return f"<{self.origin[value]:x}>"
+        place = self.cache.s.places.get(value)
+        if place is None:
+            return text
+        return f"<{place.rip:x}, not yet>" if place.fix & STUB else "<call-out>" if place.fix & CALL_OUT else text

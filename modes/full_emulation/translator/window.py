@@ -1,0 +1,108 @@
+"""The window: 2 MiB of linear addresses in which the translated kernel runs, and what lies in them.
+
+Only the kernel's view of the shadow tables maps it, at an address that the guest's own tables leave empty; it moves
+when the guest maps something there. It lies in the first or last 2 GiB, so that 32 bits address it and RIP-relative
+operands of a kernel in the last 2 GiB reach the guest's data.
+
+    page       what                                                     translated code may
+    0          scratch: places for registers, a branch's target         read, write
+    1          the virtual IF and CR8, which translated code changes    read, write (read: while an interrupt waits)
+    2          facts: control registers, selectors, tables to look up   read
+    128..255   where the translation of an indirect branch's target is  read
+    256..511   the translation cache                                    read, execute
+
+A 32-bit kernel of 1998 could not even reach such a window: the hypervisor cut it off its segments' limits. 64-bit mode
+ignores limits, and user and kernel share ring 3 here. So a store of the guest to an address that it has not mapped
+faults as on hardware everywhere but in pages 0 and 1, and a load in the whole window finds bytes instead of a fault.
+What the guest could change there is its own state and nothing else; the hypervisor believes none of it.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from hv.silicon.memory import Memory
+from hv.silicon.x86_64.paging import NX, PRESENT, USER, WRITABLE
+from hv.x86_64.pool import HypervisorMemory
+from modes.full_emulation.state import VirtualCpu
+
+SIZE = 2 << 20
+PAGES = SIZE >> 12
+SCRATCH_PAGE, INTERRUPT_PAGE, FACTS_PAGE, TABLE_PAGE, CODE_PAGE = 0, 1, 2, 128, 256
+# Offsets in the window. A register r is kept at REGISTERS + 8 * r.
+REGISTERS, TARGET, VALUE = 0x00, 0x80, 0x88  # VALUE is 8 bytes, and 8 zero bytes behind them
+IF, CR8 = 0x1000, 0x1008
+CR, SELECTORS, GDTR, IDTR, LDTR, TR = 0x2000, 0x2050, 0x2080, 0x2090, 0x20A0, 0x20A8
+TOO_BIG, FLAGS_BYTE = 0x2100, 0x2200  # by byte: is it above 15; by IF and byte: bits 15:8 of RFLAGS with that IF
+TABLE, CODE = TABLE_PAGE << 12, CODE_PAGE << 12
+BUCKETS = 1 << 16  # by the low 16 bits of a guest address
+FACTS = struct.Struct("<9Q 8x 6Q HQ6x HQ6x 2Q")
+ALWAYS = PRESENT | USER | 0x60  # accessed and dirty, so that the CPU need not write
+
+# Where it may lie: downwards from the end of the last 2 GiB, where kernels have the least, then of the first.
+PLACES = (*range((1 << 64) - (256 << 20), (1 << 64) - (1 << 31), -SIZE), *range((1 << 31) - (256 << 20), SIZE, -SIZE))
+
+
+def _lookup_bytes() -> bytes:
+    """TOO_BIG and FLAGS_BYTE, for sequences that may not touch the flags."""
+    return bytes(value > 15 for value in range(256)) + bytes(
+        value & ~2 | interrupts << 1 for interrupts in (0, 1) for value in range(256)
+    )
+
+
+class Window:
+    """Its memory, and the page table that maps it."""
+
+    def __init__(self, memory: Memory, pool: HypervisorMemory, base: int) -> None:
+        self.memory = memory
+        self.base = base  # linear
+        self.physical = pool.alloc(PAGES)
+        self.page_table = pool.alloc()
+        start = self.physical - pool.region.base
+        view = memoryview(pool.region.data)
+        self.bytes = view[start : start + SIZE]
+        start = self.page_table - pool.region.base
+        self._entries = view[start : start + 0x1000].cast("Q")
+        for page in (SCRATCH_PAGE, INTERRUPT_PAGE):
+            self._entries[page] = self._frame(page) | ALWAYS | WRITABLE | NX
+        for page in (FACTS_PAGE, *range(TABLE_PAGE, CODE_PAGE)):
+            self._entries[page] = self._frame(page) | ALWAYS | NX
+        for page in range(CODE_PAGE, PAGES):
+            self._entries[page] = self._frame(page) | ALWAYS
+        self.bytes[TOO_BIG : TOO_BIG + 768] = _lookup_bytes()
+
+    def _frame(self, page: int) -> int:
+        return self.physical + (page << 12)
+
+    @property
+    def guarded(self) -> bool:
+        """A write of IF or CR8 faults, because an interrupt waits for it."""
+        return not self._entries[INTERRUPT_PAGE] & WRITABLE
+
+    def guard(self, on: bool) -> None:
+        """Let the next write of IF or CR8 fault, or not. The caller empties the real TLB."""
+        self._entries[INTERRUPT_PAGE] = self._frame(INTERRUPT_PAGE) | ALWAYS | NX | (0 if on else WRITABLE)
+
+    # --- data that the translated code uses -------------------------------------------------------------------
+
+    def word(self, offset: int) -> int:
+        value: int = struct.unpack_from("<Q", self.bytes, offset)[0]
+        return value
+
+    def set_word(self, offset: int, value: int) -> None:
+        struct.pack_into("<Q", self.bytes, offset, value)
+
+    def tell(self, v: VirtualCpu) -> None:
+        """Bring the facts up to date."""
+        facts = FACTS.pack(
+            v.cr0, 0, v.cr2, v.cr3, v.cr4, 0, 0, 0, 0, *v.selectors, v.gdt[1], v.gdt[0], v.idt[1], v.idt[0],
+            v.ldt[0], v.tr[0],
+        )  # fmt: skip
+        if self.bytes[CR : CR + FACTS.size] != facts:
+            self.bytes[CR : CR + FACTS.size] = facts
+
+    # --- translated code --------------------------------------------------------------------------------------
+
+    def write(self, address: int, code: bytes) -> None:
+        """Put code at a linear address; the CPU forgets what it knew of those bytes."""
+        self.memory.write(self.physical + address - self.base, code)
