@@ -2,6 +2,7 @@
 
 Guest speed: the same user-mode loop under each mode and on bare Unicorn, which is stopped every so many instructions by
 its own `count=`. An exit: CPUID under hw-assist, and CLI at ring 3, against a Python hook of Unicorn that does nothing.
+A doorbell: the way from the guest's store to the drive and the drive's looks at its queue. Nothing exits there.
 Translated code: the kernel's compute loop from the translation cache, against the same loop at its own address.
 """
 
@@ -9,15 +10,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
 
 import msgspec
 
+from hv.loader import Guest, Segment
 from hv.measure import RowRunner, Settings, run_table
 from hv.mode import Mode
 from hv.ops import OPS
+from hv.silicon.nvme.spec import ACQ, AQA, ASQ, CC, DOORBELLS, PAGE
+from hv.silicon.pci import BAR0, COMMAND, COMMAND_MASTER, COMMAND_MEMORY
 from hv.silicon.x86_64.bare import bare_loop, empty_hook
+from hv.silicon.x86_64.pc import NEVER
+from hv.silicon.x86_64.state import RAX
 from hv.table import customize, find_row
+from hv.vm import Vm
+from hv.x86_64.assigned import AssignedFunction
 
+CODE, QUEUES, WINDOW = 0x10_0000, 0x20_0000, 0xFE00_0000  # guest-physical: of the guest that rings doorbells
 ROUNDS = 5  # the best of so many is taken
 SLICE = 100_000
 TRAPPED = "emulated+cpu=trap-and-emulate"
@@ -64,6 +75,8 @@ class Bench:
         # The loops differ by the two instructions that trap.
         pair = self._seconds_per_op(TRAPPED, "cpu.irq_mask") - self._seconds_per_op(TRAPPED, "cpu.callret")
         out.append(Ratio("a trapped CLI, deprivileged / an empty Python hook", pair / 2 / empty, "hooks", 20, True))
+        out.append(Ratio("a doorbell of a drive that the guest was given / an empty Python hook",
+                         self._doorbell(20_000) / empty, "hooks", 8, True))  # fmt: skip
         progress("translated code")
         direct, translated = (self._seconds_per_op(row, "cpu.compute") for row in (TRAPPED, "emulated"))
         out.append(Ratio("kernel code, translated / run directly", direct / translated, "x", 0.7, False))
@@ -95,6 +108,30 @@ class Bench:
         speed = 1 / _best(once)
         runner.close()
         return speed
+
+    def _doorbell(self, count: int) -> float:
+        """Host seconds for one write to a doorbell that is mapped into the guest."""
+        code = b"\xb9" + count.to_bytes(4, "little") + b"\xa3" + (WINDOW + DOORBELLS).to_bytes(4, "little")
+        code += bytes.fromhex("4975f8faf4")  # mov ecx, count; 1: mov [doorbell], eax; dec ecx; jnz 1b; cli; hlt
+        guest = Guest(Path("doorbells"), "", CODE, [Segment(CODE, len(code), code)], {}, b"")
+
+        def once() -> float:
+            vm = Vm({"cpu": self.modes["hw-assist"], "local": self.modes["sriov"]}, guest, self.settings.costs)
+            with closing(vm):
+                (drive,) = (card for card in vm.board.pci.functions.values() if isinstance(card, AssignedFunction))
+                for offset, value in ((BAR0, WINDOW), (COMMAND, COMMAND_MEMORY | COMMAND_MASTER)):
+                    vm.board.pci.config_write(drive, offset, 4, value)
+                for register, value in ((AQA, 0x3F_003F), (ASQ, QUEUES), (ACQ, QUEUES + PAGE), (CC, 0x46_0001)):
+                    drive.write(0, register, 4, value)
+                vm.machine.engine.state.regs[RAX] = 0
+                cards = vm.machine.cards
+                while cards is not None and cards.deadline != NEVER:
+                    cards.advance(cards.deadline)
+                started = time.perf_counter()
+                vm.run()
+                return (time.perf_counter() - started) / count
+
+        return _best(once)
 
     def _seconds_per_op(self, row: str, op: str, count: int = 10_000) -> float:
         """Host seconds for one operation."""

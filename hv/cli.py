@@ -11,7 +11,8 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Annotated, TextIO
@@ -33,11 +34,12 @@ from hv.host.outside import Outside
 from hv.loader import default_guest, load_guest
 from hv.measure import NotThere, RowRunner, Settings, run_table
 from hv.mode import Mode, find_modes
+from hv.neighbours import MOST_GUESTS, Neighbours
 from hv.ops import OPS, find_op, select
 from hv.silicon.x86_64.engine import interrupt
 from hv.silicon.x86_64.layout import SiliconError
 from hv.table import COLUMNS, ROWS, SHORT, Row, customize, find_row, machine_modes, missing_mode
-from hv.vm import DEFAULT_MIB, Vm
+from hv.vm import DEFAULT_MIB, Vm, check_size
 
 WELCOME = """hv, the teaching hypervisor: one guest kernel under every virtualization technique, its exits counted.
 
@@ -289,6 +291,7 @@ def stat(
 def run(
     row: str, /, *, set: Set = None, m: Annotated[int, Parameter(name="-m", converter=_whole)] = DEFAULT_MIB,
     smp: Annotated[int | None, Parameter(name="-smp", converter=_whole)] = None,
+    guests: Annotated[int, Parameter(converter=_whole)] = 1,
     command: Annotated[str | None, Parameter(name="-c")] = None, pcap: Path | None = None,
     drive: Annotated[Path | None, Parameter(name="-drive")] = None,
     nbd: Annotated[str | None, Parameter(name="-nbd")] = None, show_translation: str | None = None,
@@ -304,6 +307,8 @@ def run(
         Memory in MiB.
     smp
         Number of CPUs: 2, or as many as the row can have.
+    guests
+        So many guests side by side, which share the row's cards, each with a function of its own; takes -c.
     command
         Type this line, print what the guest answers, and power off.
     pcap
@@ -327,6 +332,7 @@ def run(
     installed = find_modes()
     chosen = machine_modes(customize(find_row(row), set or [], installed), installed)
     guest = load_guest(kernel or default_guest())
+    check_size(guest, m)  # before anything is said of disks
     if pcap is not None and "net" not in chosen:
         raise HvError(f"--pcap: row {row} has no network card yet", 1)
     for option, given, column in (("-drive", drive, "local"), ("-nbd", nbd, "remote")):
@@ -337,12 +343,29 @@ def run(
         local=local_disk(drive, say) if "local" in chosen else None,
         remote=remote_disk(nbd, say) if "remote" in chosen else None,
     )
+    if guests != 1:
+        return _several(
+            guests, command, partial(Vm, chosen, guest, load(cost_model), mib=m, smp=smp, portable=portable), outside
+        )
     vm = Vm(chosen, guest, load(cost_model), mib=m, smp=smp, portable=portable, outside=outside)
     with closing(vm):
         status = Session(vm, command).run()
         if show_translation is not None:
             _show_translation(vm, show_translation)
         return status
+
+
+def _several(guests: int, command: str | None, build: Callable[..., Vm], outside: Outside) -> int:
+    """Guests side by side. The disks of all but the first are in memory."""
+    from hv.session import run_command
+
+    if not 1 <= guests <= MOST_GUESTS or command is None:
+        raise HvError(f"--guests takes 1 to {MOST_GUESTS}, and needs -c COMMAND when there are several")
+    neighbours = Neighbours([outside, *(Outside() for _ in range(guests - 1))])
+    with ExitStack() as stack:
+        for own in neighbours.outsides:
+            stack.enter_context(closing(build(outside=own, neighbours=neighbours)))
+        return run_command(neighbours, command)
 
 
 def _show_translation(vm: Vm, function: str) -> None:

@@ -64,6 +64,9 @@ class Mode:
     def memory_written(self, address: int, size: int) -> None:
         """A device has written to guest-physical memory: whoever shadows what lies there looks again."""
 
+    def forget_mapping(self, address: int, size: int) -> None:
+        """What lies at these guest-physical addresses outside RAM is another thing now: drop what was mapped there."""
+
     def wake(self, vcpu: Vcpu) -> None:
         """Something came for a CPU that waits in its HLT exit."""
 

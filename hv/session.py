@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 from hv.crash import report
+from hv.neighbours import Neighbours
 from hv.report import number
 from hv.silicon.timing import MILLI
 from hv.silicon.x86_64.engine import interrupt
@@ -137,3 +138,25 @@ class Session:
         print(f"hv: {ended.report}", file=sys.stderr)
         print(report(self.vm), file=sys.stderr)
         return 1
+
+
+def run_command(neighbours: Neighbours, command: str) -> int:
+    """Type a line to each guest and print what each answers, with its number. Returns the exit status of hv."""
+    for vm in neighbours.vms:
+        vm.console.feed(command.encode() + b"\n\x04")
+    neighbours.run()
+    status = 0
+    for place, vm in enumerate(neighbours.vms, 1):
+        for line in vm.console.take().replace("\r", "").splitlines():
+            print(f"{place}| {line}")
+        for window in range(len(vm.machine.probe.windows)):
+            if window % 2:
+                tallies = vm.ledger.tallies(window)
+                parts = ", ".join(f"{reason} {tally.count}" for reason, tally in tallies.items()) or "none"
+                cycles = number(vm.machine.probe.windows[window].time / MILLI)
+                print(f"{place}| [hv: {sum(t.count for t in tallies.values())} exits in {cycles} cycles: {parts}]")
+        ended = vm.machine.ended
+        if ended is not None and ended.cause != "power-off":
+            print(f"hv: guest {place}: {ended.report}", file=sys.stderr)
+            status = 1
+    return status

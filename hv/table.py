@@ -88,6 +88,10 @@ IMPOSSIBLE: tuple[tuple[Callable[[Mapping[str, str]], bool], str], ...] = (
         "posted interrupts need a hardware-assisted CPU (cpu=VH)",
     ),
     (
+        lambda c: c["cpu"] != "VH" and "VH" in (c["net"], c["local"], c["remote"]),
+        "a card's function is mapped by the second-level translation of a hardware-assisted CPU (cpu=VH)",
+    ),
+    (
         lambda c: c["cpu"] == "P" and c["interrupts"] != "P",
         "a paravirtualized CPU has no local APIC to virtualize (interrupts=P)",
     ),

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hv.silicon.x86_64.cpu import Cpu, Exit, Shutdown
+from hv.silicon.x86_64.svm import INTR
 
 if TYPE_CHECKING:
     from hv.vm import Vm
@@ -29,6 +30,8 @@ class Vcpu:
         ledger.open = True
         before = m.extra
         try:
+            if exit.code == INTR:
+                vm.take_interrupts(self.index)
             reason = vm.mode.handle(self, exit)
         except Shutdown as crash:
             reason = "shutdown"
@@ -42,6 +45,7 @@ class Vcpu:
         """The CPU waits in its HLT exit, and something has come. That exit is still open; this is no new one."""
         self.ledger.open = True
         try:
+            self.vm.take_interrupts(self.index)
             self.vm.mode.wake(self)
         except Shutdown as crash:
             self.vm.machine.end("crash", str(crash))

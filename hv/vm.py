@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,6 +14,7 @@ from hv.host.console import Console, SerialEnd
 from hv.host.outside import Outside
 from hv.ledger import Ledger, LedgerState
 from hv.loader import Guest, load_firmware
+from hv.neighbours import Neighbours
 from hv.silicon.fw_cfg import ITEM_CPUS, ITEM_KERNEL_DATA, ITEM_KERNEL_SIZE, ITEM_RAM_SIZE
 from hv.silicon.x86_64.cpu import NEVER
 from hv.silicon.x86_64.machine import HOLE, Idle, Machine, Outcome, Snapshot
@@ -52,10 +53,11 @@ class Vm:
     def __init__(
         self, modes: type[Mode] | Mapping[str, type[Mode]], guest: Guest, costs: CostModel, *, mib: int = DEFAULT_MIB,
         smp: int | None = None, portable: bool = False, outside: Outside | None = None,
+        neighbours: Neighbours | None = None,
     ) -> None:  # fmt: skip
         kinds = {"cpu": modes} if isinstance(modes, type) else dict(modes)
         cpu = kinds["cpu"]
-        _check_size(guest, mib)
+        check_size(guest, mib)
         cpus = min(DEFAULT_CPUS, cpu.most_cpus) if smp is None else smp
         if not 1 <= cpus <= cpu.most_cpus:
             raise HvError(f"-smp takes 1 to {cpu.most_cpus} CPUs under {cpu.id}, not {cpus}")
@@ -64,6 +66,8 @@ class Vm:
         reasons = {"shutdown"}.union(*(kind.reasons for kind in kinds.values()))
         self.work = {reason: costs.work_of(reason) for reason in sorted(reasons)}
         self.outside = outside or Outside()
+        self.neighbours = neighbours or Neighbours([self.outside])
+        self.number = self.neighbours.join(self)
         self.machine = Machine(costs.timing, mib * MIB, ram_base=cpu.ram_base, cpus=cpus, portable=portable)
         self.ledger = Ledger(self.machine.probe)
         self.vcpus = [Vcpu(self, cpu) for cpu in self.machine.cpus]
@@ -75,7 +79,9 @@ class Vm:
         self.board.cmos.describe(low, mib * MIB - low, cpus)
         self._objects = {kind: kind(self) for kind in dict.fromkeys(kinds.values())}
         self.mode = self._objects[cpu]
-        self.machine.dma_written = self.mode.memory_written
+        if not owns_it:
+            self.machine.dma_written = self.mode.memory_written
+        self.physical_interrupts: dict[int, Callable[[], None]] = {}  # who handles those of cards, by vector
         self.image = guest  # what is in memory when the CPU starts; the boot column may put a firmware there
         for column, kind in kinds.items():
             if column != "cpu":
@@ -125,6 +131,12 @@ class Vm:
             if not (isinstance(outcome, Idle) and self.console.pump(self.serial)):
                 return outcome
 
+    def take_interrupts(self, cpu: int) -> None:
+        """A physical interrupt has come to a CPU. If a card has sent it, its handler makes the guest's of it."""
+        cards = self.machine.cards
+        while cards is not None and (vector := cards.take_vector(cpu)) is not None:
+            self.physical_interrupts[vector]()
+
     @property
     def now(self) -> int:
         """Virtual time in millicycles."""
@@ -156,7 +168,7 @@ class Vm:
         self.machine.close()
 
 
-def _check_size(guest: Guest, mib: int) -> None:
+def check_size(guest: Guest, mib: int) -> None:
     """Refuse a memory size that the guest does not fit in, or that the host does not have."""
     if mib < SMALLEST_MIB or mib % 2:
         raise HvError(f"-m takes an even number of MiB, {SMALLEST_MIB} or more, not {mib}")

@@ -5,8 +5,10 @@ Unicorn needs VMRUN as microcode even here (hv/silicon/x86_64/cpu.py); what that
 
 from __future__ import annotations
 
+from hv.cards import DRIVES, build_drive
 from hv.loader import Guest
 from hv.mode import Mode
+from hv.silicon.nvme.subsystem import PRIMARY
 from hv.silicon.x86_64.state import RBX
 from hv.x86_64.pvh import first_state
 
@@ -14,12 +16,16 @@ from hv.x86_64.pvh import first_state
 class BareMetal(Mode):
     id = "bare-metal"
     summary = "the guest owns the hardware; nothing exits"
-    cells = {"cpu": "H", "interrupts": "H", "boot": "H"}
+    cells = {"cpu": "H", "local": "H", "remote": "H", "interrupts": "H", "boot": "H"}
     most_cpus = 8
 
     def equip(self, column: str) -> None:
         if column == "boot":
             self.vm.boot_firmware()
+        elif column in DRIVES:
+            card = build_drive(self.vm, column)
+            self.vm.board.plug(card, DRIVES[column].slot)
+            card.subsystem.attach(1, PRIMARY)
 
     def start(self, guest: Guest) -> None:
         vm = self.vm

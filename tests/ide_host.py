@@ -57,7 +57,7 @@ class Host:
         self.times = load().local
         for at, store in enumerate(stores or (MemoryStore(4096),)):
             self.ide.attach(at & 1, at >> 1, store, self.times, "test disk")
-        self.bus.plug(self.ide, 1, 1, self.board)
+        self.bus.plug(self.ide, 1 << 3 | 1, self.board)
         if enable:
             self.config(0x20, 4, MASTER[0])
             self.config(4, 2, 5)

@@ -17,6 +17,12 @@
 #define BAR_64 4
 #define INTERRUPT 0x3C
 
+#define CAPABILITIES 0x34
+#define CAPABILITY_MSIX 0x11
+#define MSIX_ENABLE (1u << 31)      /* in the capability's first word */
+#define MSIX_TABLE 4                /* where the table is: window in bits 2:0, offset above */
+#define MSIX_ENTRY 16               /* bytes: address, data, mask */
+
 #define DEVICES 32
 #define NOBODY 0xFFFFFFFF
 
@@ -98,4 +104,34 @@ void pci_enable(const struct pci_function *f)
 {
     u32 command = pci_read(f, PCI_COMMAND) & 0xFFFF; /* zeros leave the status bits above as they are */
     pci_write(f, PCI_COMMAND, command | PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+}
+
+/* The offset of a capability; 0: the card does not have it. */
+static u32 find_capability(const struct pci_function *f, u8 id)
+{
+    u32 at = pci_read(f, CAPABILITIES) & 0xFC;
+    for (u32 looks = 0; at && looks < 48; looks++) {
+        u32 head = pci_read(f, at);
+        if ((u8)head == id)
+            return at;
+        at = head >> 8 & 0xFC;
+    }
+    return 0;
+}
+
+/* MSI-X: lets the card send `data` to `address` for its interrupt number `vector`. */
+bool pci_message_enable(const struct pci_function *f, u32 vector, u64 address, u32 data)
+{
+    u32 capability = find_capability(f, CAPABILITY_MSIX);
+    if (!capability || vector > (pci_read(f, capability) >> 16 & 0x7FF))
+        return false;
+    u32 table = pci_read(f, capability + MSIX_TABLE);
+    u64 entry = pci_bar(f, table & 7) + (table & ~7u) + vector * MSIX_ENTRY;
+    u8 *registers = (u8 *)arch_map_device(entry & ~(PAGE_SIZE - 1), PAGE_SIZE) + entry % PAGE_SIZE;
+    arch_register_write(registers, (u32)address);
+    arch_register_write(registers + 4, (u32)(address >> 32));
+    arch_register_write(registers + 8, data);
+    arch_register_write(registers + 12, 0);
+    pci_write(f, capability, pci_read(f, capability) | MSIX_ENABLE);
+    return true;
 }

@@ -31,3 +31,5 @@ void pci_write(const struct pci_function *f, u32 offset, u32 value);
 u64 pci_bar(const struct pci_function *f, u32 n);
 /* Lets it answer at its addresses and be bus master. */
 void pci_enable(const struct pci_function *f);
+/* MSI-X: lets it send `data` to `address` for its interrupt number `vector`. False: it cannot. */
+bool pci_message_enable(const struct pci_function *f, u32 vector, u64 address, u32 data);

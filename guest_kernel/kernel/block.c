@@ -17,7 +17,9 @@ void block_init(void)
 {
     static const char *const names[DISK_PLACES] = {"local", "remote"};
     for (u32 place = 0; place < DISK_PLACES; place++) {
-        disks[place] = ide_find((enum disk_place)place);
+        disks[place] = nvme_find((enum disk_place)place);
+        if (!disks[place])
+            disks[place] = ide_find((enum disk_place)place);
         if (disks[place])
             kprintf("%s disk: %s, %lu MiB\n", names[place], disks[place]->model, disks[place]->sectors * SECTOR / MIB);
     }

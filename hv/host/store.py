@@ -8,6 +8,8 @@ from __future__ import annotations
 import functools
 from typing import Any, Protocol
 
+from hv.silicon.medium import Medium, MediumError
+
 SECTOR = 512  # bytes
 PAGE = 8  # sectors that a store in memory keeps as one piece
 DEFAULT_SECTORS = (16 << 20) // SECTOR
@@ -15,30 +17,12 @@ PATTERN_SECTORS = (1 << 20) // SECTOR
 ZERO = bytes(PAGE * SECTOR)
 
 
-class StoreError(Exception):
-    """The medium could not do it. `sector` is the first one that is concerned."""
-
-    def __init__(self, text: str, sector: int = 0) -> None:
-        super().__init__(text)
-        self.sector = sector
+class StoreError(MediumError):
+    """The store could not do it."""
 
 
-class Store(Protocol):
-    """`sectors` blocks of 512 bytes. A write that has returned survives this process; after a flush also the host."""
-
-    @property
-    def sectors(self) -> int: ...
-
-    @property
-    def read_only(self) -> bool: ...
-
-    def read(self, sector: int, count: int) -> bytes:
-        """Raises StoreError, as the other two do."""
-
-    def write(self, sector: int, data: bytes, *, durable: bool = False) -> None:
-        """`durable`: as if a flush of this data followed."""
-
-    def flush(self) -> None: ...
+class Store(Medium, Protocol):
+    """A medium. A write that has returned survives this process; after a flush also the host. Raises StoreError."""
 
     def state(self) -> Any:
         """For a snapshot: the content, or None where it lies outside and is not taken back."""

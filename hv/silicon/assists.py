@@ -28,7 +28,7 @@ ASSISTS: dict[str, Assist] = {
         Assist("cpuid", "instruction unit", "APM vol. 3, CPUID, appendix E", "Unicorn reports features it lacks"),
         Assist("msr", "model-specific registers", "APM vol. 3, RDMSR, WRMSR", "Unicorn ignores unknown MSRs"),
         Assist("hlt", "instruction unit", "APM vol. 3, HLT", "Unicorn ends the emulation instead of waiting"),
-        Assist("mmio", "local APIC, I/O APIC", "APM vol. 2, 16.3; Intel 82093AA", "Unicorn has no chips"),
+        Assist("mmio", "APICs, cards", "APM vol. 2, 16.3; Intel 82093AA", "Unicorn has no chips"),
         Assist("reserved", "instruction unit", "APM vol. 3, the instruction's #UD or #GP", "Unicorn runs it or aborts"),
         Assist("timer", "local APIC timer", "APM vol. 2, 16.4.1", "Unicorn has no timers"),
     )

@@ -111,28 +111,43 @@ class MmioBus:
 
     def __init__(self) -> None:
         self.ranges: list[MmioRange] = []
+        self._last: MmioRange | None = None  # the one that was reached last, if it overlaps no other
 
     def add(self, base: int, size: int, chip: MmioChip) -> MmioRange:
         """Let a chip answer at `base`. What is returned takes it off again."""
         claimed = MmioRange(base, size, chip)
         self.ranges.append(claimed)
+        self._last = None
         return claimed
 
     def remove(self, claimed: MmioRange) -> None:
         self.ranges.remove(claimed)
+        self._last = None
 
     def claims(self, address: int) -> bool:
         """Does a chip answer there?"""
-        return any(claimed.base <= address < claimed.base + claimed.size for claimed in self.ranges)
+        return self._find(address) is not None
+
+    def _find(self, address: int) -> MmioRange | None:
+        last = self._last
+        if last is not None and last.base <= address < last.base + last.size:
+            return last
+        for claimed in self.ranges:
+            if claimed.base <= address < claimed.base + claimed.size:
+                end = claimed.base + claimed.size
+                alone = not any(
+                    other is not claimed and other.base < end and claimed.base < other.base + other.size
+                    for other in self.ranges
+                )
+                self._last = claimed if alone else None
+                return claimed
+        return None
 
     def read(self, address: int, size: int) -> int:
-        for claimed in self.ranges:
-            if claimed.base <= address < claimed.base + claimed.size:
-                return claimed.chip.mmio_read(address - claimed.base, size)
-        return (1 << 8 * size) - 1
+        claimed = self._find(address)
+        return (1 << 8 * size) - 1 if claimed is None else claimed.chip.mmio_read(address - claimed.base, size)
 
     def write(self, address: int, size: int, value: int) -> None:
-        for claimed in self.ranges:
-            if claimed.base <= address < claimed.base + claimed.size:
-                claimed.chip.mmio_write(address - claimed.base, size, value)
-                return
+        claimed = self._find(address)
+        if claimed is not None:
+            claimed.chip.mmio_write(address - claimed.base, size, value)

@@ -3,13 +3,15 @@
 A card is a `Function` with a type 0 header. The bus is reached by configuration mechanism #1 (3.2.2.3.2): ports 0xCF8
 and 0xCFC. Interrupt pins lead to four wires, PIRQA to PIRQD, as the slots of Intel's 440FX boards do; the ISA bridge
 routes each wire to an IRQ of the interrupt controllers (82371SB data sheet, PIRQRC).
-Simplified: one bus, no bridges to others, 32-bit base addresses, no expansion ROMs, no parity or system errors.
+What PCI Express adds is in pcie.py and sriov.py.
+Simplified: no bridges, so all buses are one, whose functions are named by bus << 8 | device << 3 | function; 32-bit
+base addresses, no expansion ROMs, no parity or system errors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -53,13 +55,16 @@ class Header(msgspec.Struct, frozen=True):
 class Function:
     """A card's function. A subclass gives the registers behind its windows, and `state` if it remembers anything."""
 
+    config_size: ClassVar[int] = 256
     slot: Slot  # where it is plugged in
     state: Any = None
     bus: PciBus
+    present = True  # it answers in configuration space
+    followers: Sequence[tuple[int, Function]] = ()  # functions that come with it, and how far behind it they are
 
     def __init__(self, header: Header) -> None:
         self.header = header
-        self.config, self._writable = bytearray(256), bytearray(256)
+        self.config, self._writable = bytearray(self.config_size), bytearray(self.config_size)
         io = header.legacy_io or any(bar.io for bar in header.bars.values())
         memory = not all(bar.io for bar in header.bars.values())
         self._put(VENDOR, 4, header.vendor | header.device << 16)
@@ -127,9 +132,13 @@ class Function:
         return address if on and 0 < address <= end - bar.size else None
 
     def config_read(self, offset: int, size: int) -> int:
+        if offset + size > len(self.config):
+            return (1 << 8 * size) - 1
         return int.from_bytes(self.config[offset : offset + size], "little")
 
     def config_write(self, offset: int, size: int, value: int) -> None:
+        if offset + size > len(self.config):
+            return
         for at, byte in enumerate(value.to_bytes(size, "little"), offset):
             if at in (STATUS, STATUS + 1):
                 self.config[at] &= ~(byte & STATUS_ERRORS >> 8 * (at - STATUS) & 0xFF)
@@ -198,16 +207,16 @@ class PciBus:
 
     def __init__(self, ports: PortBus, mmio: MmioBus, wired: Callable[[int, bool], None]) -> None:
         self.ports, self.mmio, self.wired = ports, mmio, wired
-        self.functions: dict[int, Function] = {}  # by device << 3 | function
+        self.functions: dict[int, Function] = {}  # by bus << 8 | device << 3 | function
         self._claimed: list[PortRange | MmioRange] = []
         self._state = PciState()
         ports.add(CONFIG_ADDRESS, 4, _AddressPort(self))
         ports.add(CONFIG_DATA, 4, _DataPort(self))
 
-    def plug(self, function: Function, device: int, number: int, outside: Slot) -> None:
+    def plug(self, function: Function, place: int, outside: Slot) -> None:
         """Put a card's function into a slot. `outside` is what the slot is connected to."""
-        self.functions[device << 3 | number] = function
-        wire = (function.header.pin - 1 + device - 1) % PIRQS
+        self.functions[place] = function
+        wire = (function.header.pin - 1 + (place >> 3) - 1) % PIRQS
         function.bus, function.slot = self, PciSlot(self, function, wire, outside)
 
     @property
@@ -233,12 +242,14 @@ class PciBus:
 
     # --- configuration ----------------------------------------------------------------------------------------
 
+    def find(self, place: int) -> Function | None:
+        """The function that answers there."""
+        function = self.functions.get(place)
+        return function if function is not None and function.present else None
+
     def selected(self) -> Function | None:
         """The function that the address register names."""
-        address = self.address
-        if not address >> 31 or address >> 16 & 0xFF:
-            return None
-        return self.functions.get(address >> 8 & 0xFF)
+        return self.find(self.address >> 8 & 0xFFFF) if self.address >> 31 else None
 
     def config_write(self, function: Function, offset: int, size: int, value: int) -> None:
         before = bytes(function.config[COMMAND : BAR0 + 24])

@@ -37,6 +37,7 @@ class Timing(msgspec.Struct, frozen=True):
     cpuid: int
     msr: int
     mmio: int  # an uncached access that reaches a chip
+    card_read: int  # a read across PCI Express, by the CPU or by the card; a write does not wait
     vmexit: int  # #VMEXIT: guest to hypervisor
     vmentry: int  # VMRUN: hypervisor to guest
 

@@ -13,6 +13,7 @@ import capstone
 from hv.silicon.x86_64.cpu import Cpu, Shutdown
 from hv.silicon.x86_64.lapic import TPR
 from hv.silicon.x86_64.pc import IOAPIC_BASE, LAPIC_BASE, NEVER, Pc
+from hv.x86_64.assigned import AssignedFunction
 from hv.x86_64.mmio import Emulation, Translate
 
 if TYPE_CHECKING:
@@ -49,6 +50,17 @@ class Board(Pc):
         super().drive(irq, level)
         if not self.vm.ledger.open:
             self.vm.machine.cpus[0].host_interrupt = True
+
+    def assigned_page(self, gpa: int) -> int | None:
+        """The physical page behind a guest-physical one that is of a card's function that the guest was given."""
+        if gpa & ~0xFFF in (LAPIC_BASE, IOAPIC_BASE):
+            return None
+        for function in self.pci.functions.values():
+            if isinstance(function, AssignedFunction):
+                page = function.physical_page(gpa)
+                if page is not None:
+                    return page
+        return None
 
     def access(self, cpu: Cpu, gpa: int, instruction: capstone.CsInsn | None, translate: Translate) -> None:
         """Perform an access outside RAM: a device's registers, or nobody (reads give all ones, writes are lost).

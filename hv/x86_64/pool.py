@@ -9,18 +9,22 @@ POOL_BASE = 0xFC_0000_0000
 POOL_SIZE = 64 << 20
 
 
+CARDS_POOL_BASE = POOL_BASE + POOL_SIZE  # and more of it for those that drive cards
+CARDS_POOL_SIZE = 4 << 20
+
+
 class HypervisorMemory:
     """Pages that are never given back one by one."""
 
-    def __init__(self, memory: Memory) -> None:
-        self.memory = memory
-        self.region = memory.add(Region("hypervisor", POOL_BASE, POOL_SIZE, anonymous(POOL_SIZE), 0))
+    def __init__(self, memory: Memory, base: int = POOL_BASE, size: int = POOL_SIZE) -> None:
+        self.memory, self.base, self.size = memory, base, size
+        self.region = memory.add(Region("hypervisor", base, size, anonymous(size), 0))
         self.used = 0
 
     def alloc(self, pages: int = 1) -> int:
         """Host-physical address of zeroed pages."""
-        address = POOL_BASE + self.used
+        address = self.base + self.used
         self.used += pages * 0x1000
-        if self.used > POOL_SIZE:
-            raise Shutdown("the hypervisor has no memory left for nested page tables")
+        if self.used > self.size:
+            raise Shutdown("the hypervisor has no memory left for page tables")
         return address

@@ -250,8 +250,17 @@ class HwAssist(Mode):
             self.npt.map(gpa, machine.ram_base + gpa)
             cpu.charge(cpu.walk_cost)
             return "npf"
+        card = self.board.assigned_page(gpa)
+        if card is not None and not exit.info1 & svm.NPF_FETCH:
+            self.npt.map(gpa, card)
+            cpu.charge(cpu.walk_cost)
+            return "npf"
         self._device(cpu, gpa, fetch=bool(exit.info1 & svm.NPF_FETCH))
         return "mmio"
+
+    def forget_mapping(self, address: int, size: int) -> None:
+        self.npt.unmap(address, size)
+        self.vm.machine.engine.flush_tlb()
 
     def _device(self, cpu: Cpu, gpa: int, *, fetch: bool) -> None:
         """An access outside RAM: an APIC's registers, or nobody."""

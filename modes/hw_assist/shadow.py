@@ -127,6 +127,9 @@ class HwShadow(HwAssist):
         r = self.registers
         return {"cr0": r.cr0, "cr3": r.cr3, "cr4": r.cr4, "efer": r.efer}
 
+    def forget_mapping(self, address: int, size: int) -> None:
+        """A card's registers are never mapped here: each access to them exits."""
+
     def memory_written(self, address: int, size: int) -> None:
         self.pager.written_outside(address, size)
 

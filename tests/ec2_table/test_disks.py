@@ -177,7 +177,7 @@ class Bad(MemoryStore):
 
 
 @pytest.mark.parametrize("way", ["dma", "pio"])
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", [*ROWS, "nitro", "metal"])
 def test_a_bad_sector_is_an_input_output_error_and_the_guest_goes_on(row: str, way: str) -> None:
     with shell(row, Bad(4096)) as guest:
         guest.type(f"disks local {way}")
@@ -245,9 +245,9 @@ def test_measuring_leaves_a_disk_as_it_was() -> None:
 
 
 def hv_run(*arguments: str) -> subprocess.Popen[str]:
-    """`hv run emulated` with its input and output in pipes."""
+    """`hv run` with its input and output in pipes."""
     return subprocess.Popen(
-        [sys.executable, "-c", "from hv.cli import main; main()", "run", "emulated", *arguments],
+        [sys.executable, "-c", "from hv.cli import main; main()", "run", *arguments],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=hv_environment(),
     )  # fmt: skip
 
@@ -260,12 +260,13 @@ def read_until(process: subprocess.Popen[str], wanted: str) -> None:
     raise AssertionError(f"{wanted} did not come: {process.stderr and process.stderr.read()}")
 
 
-def test_a_write_that_was_flushed_is_in_the_file_after_a_kill(tmp_path: Path) -> None:
+@pytest.mark.parametrize("row", ["emulated", "nitro", "aws-metal"])
+def test_a_write_that_was_flushed_is_in_the_file_after_a_kill(row: str, tmp_path: Path) -> None:
     image, remote = tmp_path / "disk.img", tmp_path / "socket"
     image.write_bytes(bytes(1 << 20))
     store = MemoryStore(4096)
     with serving(remote, {"disk": store}):
-        process = hv_run("-drive", str(image), "-nbd", f"nbd+unix:///disk?socket={remote}")
+        process = hv_run(row, "-drive", str(image), "-nbd", f"nbd+unix:///disk?socket={remote}")
         assert process.stdin is not None
         process.stdin.write("write local 5 kept for ever\nwrite remote 6 far away\nflush remote\nflush local\n")
         process.stdin.flush()
@@ -297,7 +298,7 @@ def test_the_default_disks_are_made_on_first_use_and_kept(run_hv: RunHv, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "status", "wrong"),
     [
-        (("nitro", "-drive", "x"), 1, "row nitro has no local disk yet"),
+        (("xen-hvm-3", "-drive", "x"), 1, "row xen-hvm-3 has no local disk yet"),
         (("emulated", "-drive", "/nowhere/x"), 1, "No such file or directory"),
         (("emulated", "-nbd", "ftp://x"), 2, "-nbd takes nbd://"),
         (("emulated", "-nbd", "nbd+unix:///?socket=/nowhere/x"), 1, "No such file or directory"),

@@ -54,7 +54,7 @@ class Machine:
 
     def plug(self, device: int, number: int = 0, header: Header = CARD) -> Card:
         card = Card(header)
-        self.bus.plug(card, device, number, Outside())
+        self.bus.plug(card, device << 3 | number, Outside())
         return card
 
     def read(self, offset: int, size: int = 4, device: int = 3) -> int:

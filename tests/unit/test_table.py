@@ -73,6 +73,8 @@ def possible(cells: Mapping[str, str]) -> bool:
         return all(hardware)
     if cells["boot"] == "VH":
         return False
+    if cells["cpu"] != "VH" and "VH" in (cells["net"], cells["local"], cells["remote"]):
+        return False
     if (cells["cpu"] == "P") != (cells["boot"] == "P"):
         return False
     if cells["cpu"] == "P":

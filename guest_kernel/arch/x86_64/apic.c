@@ -41,9 +41,12 @@
 #define IO_APIC_LEVEL_LOW 0xA000 /* how PCI interrupts: level-triggered, active low */
 #define LINES 16
 
+#define MESSAGES 0xFEE00000u       /* where cards send theirs; bits 19:12: the destination */
+#define MOST_MESSAGES 16
+
 static u32 shot; /* counts of SHOT_MICROSECONDS */
 static u64 timer_hz; /* of the local APIC's timer behind its divider */
-static void (*line_handler[LINES])(void);
+static void (*line_handler[LINES + MOST_MESSAGES])(void);
 
 static u32 apic_read(u32 offset) { return *(volatile u32 *)(SLOT_LOCAL_APIC + offset); }
 static void apic_write(u32 offset, u32 value) { *(volatile u32 *)(SLOT_LOCAL_APIC + offset) = value; }
@@ -64,9 +67,20 @@ void arch_irq_connect(u32 line, bool level, void (*handler)(void))
     io_apic_write(IO_APIC_REDIRECTION(line), (VECTOR_LINES + line) | (level ? IO_APIC_LEVEL_LOW : 0));
 }
 
+u32 arch_message_connect(void (*handler)(void))
+{
+    static u32 next = LINES;
+    if (next == LINES + MOST_MESSAGES)
+        panic("no interrupt vector is left for a card");
+    line_handler[next] = handler;
+    return VECTOR_LINES + next++;
+}
+
+u64 arch_message_address(void) { return MESSAGES | apic_read(APIC_ID) >> 24 << 12; }
+
 bool apic_line_interrupt(u64 vector)
 {
-    if (vector < VECTOR_LINES || vector >= VECTOR_LINES + LINES || !line_handler[vector - VECTOR_LINES])
+    if (vector < VECTOR_LINES || vector >= VECTOR_LINES + LINES + MOST_MESSAGES || !line_handler[vector - VECTOR_LINES])
         return false;
     line_handler[vector - VECTOR_LINES]();
     apic_end_of_interrupt();

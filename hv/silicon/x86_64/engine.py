@@ -183,12 +183,39 @@ class Engine:
     def map_chip(
         self, address: int, length: int, read: Callable[[int, int], int], write: Callable[[int, int, int], None]
     ) -> None:
-        """Registers in memory: read(offset, size) and write(offset, size, value)."""
-        safe_read, safe_write = self.guard(read), self.guard(write)
-        self.uc.mmio_map(
-            address, length, lambda uc, at, size, _: safe_read(at, size) or 0, None,
-            lambda uc, at, size, value, _: safe_write(at, size, value), None,
-        )  # fmt: skip
+        """Registers in memory: read(offset, size) and write(offset, size, value).
+
+        The binding's own way to map them, and guard() on top, would cost as much as a card's work.
+        """
+
+        def into(_: Any, at: int, size: int, __: Any) -> int:
+            try:
+                return read(at, size)
+            except BaseException as error:  # noqa: BLE001 - no exception may pass through Unicorn
+                self._keep_error(error)
+                return 0
+
+        def out(_: Any, at: int, size: int, value: int, __: Any) -> None:
+            try:
+                write(at, size, value)
+            except BaseException as error:  # noqa: BLE001
+                self._keep_error(error)
+
+        callbacks = (
+            ctypes.CFUNCTYPE(c_uint64, c_void_p, c_uint64, c_uint32, c_void_p)(into),
+            ctypes.CFUNCTYPE(None, c_void_p, c_uint64, c_uint32, c_uint64, c_void_p)(out),
+        )
+        self._callbacks += callbacks
+        error = uclib.uc_mmio_map(
+            self.handle, c_uint64(address), ctypes.c_size_t(length), callbacks[0], None, callbacks[1], None
+        )
+        if error:
+            raise SiliconError(f"Unicorn refused to map registers (error {error})")
+
+    def _keep_error(self, error: BaseException) -> None:
+        """Keep an exception for run() to raise, and end the slice."""
+        self.error = self.error or error
+        uclib.uc_emu_stop(self.handle)
 
     def guard(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A version that keeps an exception for run() to raise: it may not pass through Unicorn's C frames."""
@@ -197,8 +224,7 @@ class Engine:
             try:
                 return function(*args)
             except BaseException as error:  # noqa: BLE001 - no exception may pass through Unicorn
-                self.error = self.error or error
-                uclib.uc_emu_stop(self.handle)
+                self._keep_error(error)
                 return 0
 
         return guarded

@@ -7,7 +7,8 @@ Time is divided into quanta. All CPUs that run go through one quantum, in the or
 the next. So a CPU may see what another one writes up to a quantum too early or too late. After a message between CPUs
 quanta are short for a while, because then they wait for each other. Where a run is paused makes no difference.
 
-The physical board (pc.py) is there on bare metal only. Simplified: RAM begins at 0 and has a hole from 3 to 4 GiB.
+The physical board (pc.py) is there on bare metal only; under a hypervisor there may be a root complex with cards that
+it gives to its guest (root_complex.py). Simplified: RAM begins at 0 and has a hole from 3 to 4 GiB.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from hv.silicon.x86_64.cpu import NEVER, Cpu, CpuRecord, Exit, Shutdown
 from hv.silicon.x86_64.engine import BUS_BASE, VOID_BASE, Engine, native_hooks
 from hv.silicon.x86_64.lapic import TPR, Lapic
 from hv.silicon.x86_64.pc import IOAPIC_BASE, LAPIC_BASE, Pc
+from hv.silicon.x86_64.root_complex import RootComplex
 from hv.silicon.x86_64.startup import startup_state, take_startup
 from hv.silicon.x86_64.svm import Vmcb
 
@@ -114,6 +116,7 @@ class Machine:
         self.cpus[-1].park()
         self._unpark(self.cpus[0])
         self.board: MetalBoard | None = None
+        self.cards: RootComplex | None = None
         self._conversation_until = 0
         self._runs = False
 
@@ -174,6 +177,13 @@ class Machine:
             self.engine.map_chip(place, size, partial(self._read_chip, address), partial(self._write_chip, address))
         return board
 
+    def build_root_complex(self) -> RootComplex:
+        """The cards of a machine with a hypervisor; it has them all to itself at first."""
+        if self.cards is None:
+            self.cards = RootComplex(self)
+            self.engine.map_chip(BUS_BASE, GIB, self._read_card, self._write_card)
+        return self.cards
+
     def start_on_metal(self, cpu: Cpu, prepare: Callable[[Vmcb], None]) -> None:
         """Give a CPU to a guest that owns it. `prepare` writes the state to start in."""
         cpu.leave()
@@ -188,6 +198,11 @@ class Machine:
         return Vmcb.from_buffer(region.data, at)
 
     # --- DMA --------------------------------------------------------------------------------------------------
+
+    def ram_ranges(self) -> list[tuple[int, int]]:
+        """Where the guest has RAM: bus address and size."""
+        high = [(HOLE_END, self.ram_size - HOLE)] if self.ram_size > HOLE else []
+        return [(0, min(self.ram_size, HOLE)), *high]
 
     def is_ram(self, address: int, size: int) -> bool:
         """Is all of this bus address range the guest's RAM?"""
@@ -223,23 +238,45 @@ class Machine:
         target.ipis.append(self.now)
         self.converse()
 
-    def _touch(self) -> MetalBoard:
+    def _touch(self, cost: int) -> MetalBoard:
         """The CPU that runs touches a register in memory."""
         board, cpu = self.board, self._loaded
         assert board is not None
         cpu.assists["mmio"] += 1
-        cpu.charge(self.timing.mmio)
+        cpu.charge(cost)
         cpu.keep_deadline()
         board.lapics[cpu.index].set_priority_class(cpu.tpr)
         return board
 
     def _read_chip(self, base: int, offset: int, size: int) -> int:
-        return self._touch().mmio_read(self._loaded.index, base + offset, size)
+        cost = self.timing.card_read if base == HOLE else self.timing.mmio
+        return self._touch(cost).mmio_read(self._loaded.index, base + offset, size)
 
     def _write_chip(self, base: int, offset: int, size: int, value: int) -> None:
-        self._touch().mmio_write(self._loaded.index, base + offset, size, value)
+        self._touch(self.timing.mmio).mmio_write(self._loaded.index, base + offset, size, value)
         if base + offset == LAPIC_BASE + TPR:
             self._loaded.state.v_tpr = value >> 4 & 0xF
+
+    def _touch_card(self, cost: int) -> RootComplex:
+        """The CPU that runs touches a register of a card that its guest has been given."""
+        cards, cpu = self.cards, self._loaded
+        assert cards is not None
+        cpu.assists["mmio"] += 1
+        cpu.m.extra += cost
+        cpu.keep_deadline()
+        return cards
+
+    def _read_card(self, offset: int, size: int) -> int:
+        return self._touch_card(self.timing.card_read).mmio.read(HOLE + offset, size)
+
+    def _write_card(self, offset: int, size: int, value: int) -> None:
+        self._touch_card(self.timing.mmio).mmio.write(HOLE + offset, size, value)
+
+    def look_by(self, when: int) -> None:
+        """Something will happen by itself at a time that may be earlier than anything so far."""
+        cpu = self._loaded
+        if when < cpu.m.deadline:
+            cpu.set_deadline(when)
 
     def end(self, cause: str, report: str) -> None:
         """Stop for good; the first cause counts."""
@@ -300,6 +337,13 @@ class Machine:
             self._run_one(cpu, now, budget)
         return self.ended
 
+    def sleep(self, until: int) -> None:
+        """All CPUs wait, as run() has just said: let time pass for them."""
+        for cpu in self.cpus:
+            if cpu.loaded and cpu.halted:
+                self._load(cpu)
+                cpu.charge(max(0, until - cpu.now))
+
     def _next_cpu(self) -> Cpu | None:
         """The CPU whose quantum ends first; of several, the one with the lowest number."""
         best: Cpu | None = None
@@ -341,6 +385,8 @@ class Machine:
             first = NEVER if cpu.host_timer is None else cpu.host_timer
             if cpu.ipis:
                 first = min(first, *cpu.ipis)
+            if self.cards is not None and cpu.index == 0:
+                first = min(first, self.cards.deadline)  # cards act in the first CPU's time
             return NEVER if first == NEVER else max(first, now)
         board = self.board
         if board is None:
@@ -364,6 +410,8 @@ class Machine:
             if when > now:
                 cpu.charge(when - now)  # the CPU slept
                 now = when
+        if self.cards is not None and cpu.index == 0:
+            self.cards.advance(now)
         if self._on_metal(cpu):
             self._interrupt_on_metal(cpu)
         elif (
@@ -484,6 +532,7 @@ class Machine:
             memory=self.memory.save(),
             cpus=[cpu.save() for cpu in self.cpus],
             chips=[] if self.board is None else self.board.save(),
+            cards=[] if self.cards is None else self.cards.save(),
             probe=copy.deepcopy(self.probe.state),
             ended=self.ended,
             loaded=loaded.index,
@@ -501,6 +550,8 @@ class Machine:
             cpu.load_saved(record)
         if self.board is not None:
             self.board.load(saved.chips)
+        if self.cards is not None:
+            self.cards.load(saved.cards)
         self.probe.state = copy.deepcopy(saved.probe)
         self.ended, self._conversation_until = saved.ended, saved.conversation_until
         self._unpark(self.cpus[saved.loaded])
@@ -516,6 +567,7 @@ class Snapshot(msgspec.Struct):
     memory: list[dict[int, bytes]]
     cpus: list[CpuRecord]
     chips: list[Any]
+    cards: list[Any]
     probe: ProbeState
     ended: Ended | None
     loaded: int  # the CPU whose guest was in the engine

@@ -7,6 +7,7 @@ Bare metal has it as hardware (machine.py); a hypervisor's guest finds the same 
     0x3F8 16550, IRQ 4            0x505 pvpanic          0x510 fw_cfg                   0x604 power off (PIIX4 PM1a)
     0xCF8 PCI                     FEC0_0000 I/O APIC     FEE0_0000 local APIC of each CPU
     00:00.0 host bridge 440FX     00:01.0 ISA bridge PIIX3
+    E000_0000 all of configuration space in memory, which the 440FX does not have and its successors do
 
 IRQ 0 is on pin 2 of the I/O APIC, every other IRQ on the pin of its number. The 8259s' output is LINT0 of CPU 0.
 """
@@ -27,6 +28,7 @@ from hv.silicon.fw_cfg import FW_CFG, PORTS, FwCfg
 from hv.silicon.i8254 import COUNTERS, PORT_B, Pit, PortB
 from hv.silicon.i8259 import MASTER, MASTER_ELCR, SLAVE, ElcrPort, PicPair, PicPort
 from hv.silicon.pci import PIRQS, Function, Header, PciBus
+from hv.silicon.pcie import Ecam
 from hv.silicon.timing import MILLI, Timing
 from hv.silicon.uart16550 import Uart
 from hv.silicon.x86_64.apic_bus import ApicBus
@@ -36,6 +38,7 @@ from hv.silicon.x86_64.lapic import EXTINT, LVT_LINT0, Lapic, Message
 NEVER = (1 << 63) - 1
 IOAPIC_BASE, LAPIC_BASE = 0xFEC0_0000, 0xFEE0_0000
 PIT_IRQ, PIT_PIN, CMOS_IRQ = 0, 2, 8
+ECAM_BASE, ECAM_SIZE = 0xE000_0000, 16 << 20  # 16 buses
 COM1, COM1_IRQ, PANIC_PORT, POWER_PORT = 0x3F8, 4, 0x505, 0x604
 IRQS = 16
 SLEEP_ENABLE = 1 << 13  # PM1a control, SLP_EN
@@ -91,7 +94,10 @@ class BoardSlot:
         return self.board.ram.dma_read(address, size)
 
     def write(self, address: int, data: bytes) -> None:
-        self.board.ram.dma_write(address, data)
+        if address >> 20 == LAPIC_BASE >> 20:
+            self.board.message(address, int.from_bytes(data, "little"))
+        else:
+            self.board.ram.dma_write(address, data)
 
     def reschedule(self) -> None:
         self.board.reschedule()
@@ -162,6 +168,7 @@ class Pc:
         self.ports.add(PANIC_PORT, 1, PanicPort(end))
         self._pirq_lines = [[self.line(irq) for irq in range(IRQS)] for _ in range(PIRQS)]
         self.pci = PciBus(self.ports, self.mmio, self._pirq)
+        self.mmio.add(ECAM_BASE, ECAM_SIZE, Ecam(self.pci))
         self.isa_bridge = IsaBridge(self._route)
         self.plug(Function(Header(0x8086, 0x1237, 0x06_0000, revision=2)), 0)
         self.plug(self.isa_bridge, 1)
@@ -191,9 +198,11 @@ class Pc:
         self.devices.append(device)
 
     def plug(self, function: Function, device: int, number: int = 0) -> None:
-        """Put a card's function into PCI slot `device`."""
-        self.pci.plug(function, device, number, BoardSlot(self, lambda level: None))
-        self.add(function)
+        """Put a card's function into PCI slot `device`, and those that come with it behind it."""
+        place = device << 3 | number
+        for distance, card in ((0, function), *function.followers):
+            self.pci.plug(card, place + distance, BoardSlot(self, lambda level: None))
+            self.add(card)
 
     def reschedule(self) -> None:
         """Some device's deadline has changed."""
@@ -248,7 +257,7 @@ class Pc:
             self.sent([0])
 
     def _deliver(self, message: Message) -> None:
-        """Carry the I/O APIC's message."""
+        """Carry a message of the I/O APIC or a card."""
         self.sent(self.bus.send(message, self.clock(), here=self.here()))
 
     def _pirq(self, wire: int, level: bool) -> None:
@@ -262,6 +271,15 @@ class Pc:
             routed = self.isa_bridge.irq(wire)
             for irq, line in enumerate(lines):
                 line(irq == routed and self.pci.level(wire))
+
+    def message(self, address: int, data: int) -> None:
+        """A card writes to the local APICs' addresses: a message-signalled interrupt (Intel SDM vol. 3, 10.11)."""
+        self._deliver(
+            Message(
+                vector=data & 0xFF, mode=data >> 8 & 7, destination=address >> 12 & 0xFF,
+                logical=bool(address >> 2 & 1), level=False,
+            )
+        )  # fmt: skip
 
     def _send_ipi(self, sender: int, icr: int) -> None:
         """Carry the interrupt command of a CPU."""

@@ -1,0 +1,42 @@
+"""The cards that a machine with real ones has, whoever drives them: a guest on bare metal, or a hypervisor.
+
+`local` is an NVMe drive in the machine. `remote` is the provider's NVMe card: the same interface, but its namespace
+lies behind a network, and a guest cannot tell.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from hv.silicon.nvme.card import NvmePhysical
+from hv.silicon.nvme.subsystem import Subsystem
+
+if TYPE_CHECKING:
+    from hv.vm import Vm
+
+
+class Drive(msgspec.Struct, frozen=True):
+    """An NVMe card: its PCI device identifier, what it calls itself, its PCI slot."""
+
+    device: int
+    model: str
+    slot: int
+
+
+AMAZON = 0x1D0F
+# The two that EC2's instances have: drivers know them by these names.
+DRIVES = {
+    "local": Drive(0xCD01, "Amazon EC2 NVMe Instance Storage", 4),
+    "remote": Drive(0x8061, "Amazon Elastic Block Store", 5),
+}
+
+
+def build_drive(vm: Vm, column: str) -> NvmePhysical:
+    """The card of a column, with a namespace for each guest, from 1, which no controller sees yet."""
+    drive, costs = DRIVES[column], vm.costs
+    media = [outside.local if column == "local" else outside.remote for outside in vm.neighbours.outsides]
+    times = costs.local if column == "local" else costs.remote
+    namespaces = dict(enumerate(media, 1))
+    return NvmePhysical(drive.device, Subsystem(drive.model, AMAZON, namespaces, times, costs.timing.card_read))

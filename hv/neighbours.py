@@ -1,0 +1,59 @@
+"""Guests side by side on one physical machine: each with its own CPUs, memory and board, cards shared between them.
+
+Each guest is a Vm. A card stands in the root complex of the first; a function of it that another guest was given moves
+to that guest's root complex, so that its DMA and interrupts pass that guest's IOMMU tables.
+
+One virtual time: whoever is behind runs, until it is QUANTUM ahead of the others. What one guest does to another
+through a card is therefore seen at most so much too early or too late, and always in the same way.
+Simplified: a snapshot is one guest's, without its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from hv.host.outside import Outside
+from hv.silicon.nvme.card import NvmePhysical
+from hv.silicon.timing import MILLI
+from hv.silicon.x86_64.cpu import NEVER
+from hv.silicon.x86_64.machine import Ended, Idle
+
+if TYPE_CHECKING:
+    from hv.vm import Vm
+
+MOST_GUESTS = 4
+QUANTUM = 25_000 * MILLI  # 10 us at 2.5 GHz: less than any card or wire takes
+
+
+class Neighbours:
+    """What the guests of a physical machine share. `outsides`: each one's world outside, in their order."""
+
+    def __init__(self, outsides: Sequence[Outside]) -> None:
+        self.outsides = outsides
+        self.vms: list[Vm] = []
+        self.drives: dict[str, NvmePhysical] = {}  # by column
+        self.owners: dict[str, Any] = {}  # who drives their physical functions
+
+    def join(self, vm: Vm) -> int:
+        """A guest is being built. Returns its number, from 0."""
+        self.vms.append(vm)
+        return len(self.vms) - 1
+
+    def run(self, until: int = NEVER) -> None:
+        """Let all guests run, until all have ended or wait for input, or until a virtual time (millicycles)."""
+        waiting: set[Vm] = set()
+        while True:
+            live = [vm for vm in self.vms if vm.machine.ended is None]
+            if not live or waiting.issuperset(live):
+                return
+            vm = min(live, key=lambda vm: vm.now)
+            if vm.now >= until:
+                return
+            horizon = min([until, *(other.now + QUANTUM for other in live if other is not vm)])
+            outcome = vm.run(horizon)
+            if isinstance(outcome, Idle):
+                waiting.add(vm)
+                vm.machine.sleep(max(vm.now + QUANTUM, horizon if horizon != until else 0))
+            elif not isinstance(outcome, Ended):
+                waiting.clear()

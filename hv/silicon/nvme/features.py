@@ -1,0 +1,85 @@
+"""Features: what can be set (NVM Express 1.4, 5.13, 5.21 and 7.8). None of them outlives a reset."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hv.silicon.nvme.queues import Command
+from hv.silicon.nvme.spec import CommandError, Feature, Status
+
+if TYPE_CHECKING:
+    from hv.silicon.nvme.controller import Controller
+
+SAVE = 1 << 31
+CURRENT, DEFAULT, SAVED, SUPPORTED = range(4)  # what Get Features can ask for
+CHANGEABLE = 1 << 2
+# Value after a reset, and the bits that a host can change.
+TABLE: dict[int, tuple[int, int]] = {
+    Feature.ARBITRATION: (0, 0xFFFF_FF07),
+    Feature.POWER: (0, 0),
+    Feature.TEMPERATURE: (0x0157, 0x003F_FFFF),  # kelvin
+    Feature.ERROR_RECOVERY: (0, 0xFFFF),
+    Feature.WRITE_CACHE: (1, 1),
+    Feature.QUEUES: (0, 0),
+    Feature.COALESCING: (0, 0),
+    Feature.VECTOR: (0, 0),
+    Feature.ATOMICITY: (0, 1),
+    Feature.EVENTS: (0, 0x3FF),
+}
+
+
+def write_cache(controller: Controller) -> bool:
+    return bool(controller.state.features.get(Feature.WRITE_CACHE, 1))
+
+
+def _value(controller: Controller, feature: int, word: int) -> int:
+    if feature == Feature.QUEUES:
+        limit = controller.queue_limit - 1  # both numbers count from zero
+        return limit | limit << 16
+    if feature == Feature.VECTOR:
+        vector = word & 0xFFFF
+        if vector >= controller.vector_limit:
+            raise CommandError(Status.INVALID_FIELD)
+        return vector | 1 << 16  # coalescing disabled
+    return controller.state.features.get(feature, TABLE[feature][0])
+
+
+def _known(command: Command) -> int:
+    feature = command.words[0] & 0xFF
+    if feature not in TABLE:
+        raise CommandError(Status.INVALID_FIELD)
+    return feature
+
+
+def get(controller: Controller, command: Command) -> int:
+    """The value that is asked for."""
+    feature, which = _known(command), command.words[0] >> 8 & 7
+    if which == SUPPORTED:
+        return CHANGEABLE if TABLE[feature][1] or feature == Feature.QUEUES else 0
+    if which == CURRENT or feature in (Feature.QUEUES, Feature.VECTOR):
+        return _value(controller, feature, command.words[1])
+    if which in (DEFAULT, SAVED):
+        return TABLE[feature][0]
+    raise CommandError(Status.INVALID_FIELD)
+
+
+def set(controller: Controller, command: Command) -> int:
+    """Change a feature. Returns what the completion says."""
+    feature, value = _known(command), command.words[1]
+    if command.words[0] & SAVE:
+        raise CommandError(Status.NOT_SAVEABLE)
+    if feature == Feature.QUEUES:
+        if len(controller.state.cqs) > 1 or len(controller.state.sqs) > 1:
+            raise CommandError(Status.COMMAND_SEQUENCE_ERROR)
+        if 0xFFFF in (value & 0xFFFF, value >> 16):
+            raise CommandError(Status.INVALID_FIELD)
+        return _value(controller, feature, 0)  # as many as there are, whatever was asked for
+    if feature == Feature.VECTOR:
+        _value(controller, feature, value)  # it must exist; interrupts are never coalesced anyway
+        return 0
+    if feature == Feature.POWER and value & 0x1F:
+        raise CommandError(Status.INVALID_FIELD)  # there is only power state 0
+    writable = TABLE[feature][1]
+    old = controller.state.features.get(feature, TABLE[feature][0])
+    controller.state.features[feature] = old & ~writable | value & writable
+    return 0

@@ -1,0 +1,123 @@
+"""The sriov mode: cards in the root complex, of which the guest gets a virtual function each.
+
+The cards stand in the physical machine (hv/cards.py). The hypervisor owns their physical functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from hv.cards import AMAZON, DRIVES, build_drive
+from hv.mode import Mode
+from hv.silicon.nvme.card import NvmeVirtual
+from hv.silicon.pcie import ExpressFunction
+from hv.x86_64.assigned import AssignedFunction, guest_header
+from hv.x86_64.iommu_tables import Domain, IommuTables
+from hv.x86_64.pool import CARDS_POOL_BASE, CARDS_POOL_SIZE, HypervisorMemory
+from modes.sriov.nvme_owner import NvmeOwner
+
+if TYPE_CHECKING:
+    from hv.vm import Vm
+
+FIRST_VECTOR = 0x30  # of the hypervisor's, for interrupts of cards
+
+
+WINDOWS, WINDOW_STEP = 0xF000_0000, 1 << 20  # bus addresses for the windows of cards, by slot
+
+
+class SriovState(msgspec.Struct):
+    """What the mode remembers besides its tables, which are in memory, and the functions' own state."""
+
+    used: int
+    owners: dict[str, tuple[int, int, int]]  # tail, head and phase of each owner's admin queue
+
+
+class Sriov(Mode):
+    id = "sriov"
+    summary = "a virtual function of a card, mapped into the guest behind an IOMMU"
+    cells = {"local": "VH", "remote": "VH"}
+
+    def __init__(self, vm: Vm) -> None:
+        super().__init__(vm)
+        self.root = vm.machine.build_root_complex()
+        self.pool = HypervisorMemory(vm.machine.memory, CARDS_POOL_BASE, CARDS_POOL_SIZE)
+        self.tables = IommuTables(self.pool, self.root.iommu)
+        self.domain = self._guest_memory()
+        self.given: dict[str, AssignedFunction] = {}
+        self.vectors = FIRST_VECTOR
+
+    def _guest_memory(self) -> Domain:
+        """All of the guest's RAM, under the addresses that it knows."""
+        machine, domain = self.vm.machine, Domain(self.pool)
+        for start, size in machine.ram_ranges():
+            domain.map(start, machine.ram_base + start, size)
+        return domain
+
+    def equip(self, column: str) -> None:
+        """The card of a column is the first guest's to plug in; each guest gets a function and a namespace of it."""
+        vm, drive = self.vm, DRIVES[column]
+        shared, number, first = vm.neighbours, vm.number, drive.slot << 3
+        if number == 0:
+            shared.drives[column] = card = build_drive(vm, column)
+            self.root.plug(card, drive.slot)
+            window = WINDOWS + WINDOW_STEP * drive.slot
+            shared.owners[column] = NvmeOwner(card, first, window, self.root, self.pool, self.tables)
+        card = shared.drives[column]
+        vf = card.virtual_functions[number]
+        assert isinstance(vf, NvmeVirtual)
+        place = first + card.virtual.first + card.virtual.stride * number
+        if number > 0:
+            self.root.adopt(vf, place)
+        self.owner(column).give(vf, number + 1)
+        self.given[column] = self.assign(vf, place, drive.slot, AMAZON, drive.device)
+
+    def owner(self, column: str) -> NvmeOwner:
+        """Who drives the physical function of a column's card."""
+        owner: NvmeOwner = self.vm.neighbours.owners[column]
+        return owner
+
+    def take_away(self, column: str) -> None:
+        """Take a drive away from the guest, whatever it is doing with it."""
+        function = self.given[column]
+        vf = function.physical
+        assert isinstance(vf, NvmeVirtual)
+        self.owner(column).take_away(vf)
+        self.tables.block(function.place)
+        function.revoke()
+
+    def assign(self, physical: ExpressFunction, place: int, slot: int, vendor: int, device: int) -> AssignedFunction:
+        """Give a function to the guest, in PCI slot `slot` of its board. `place` is where it is in the root complex."""
+        vm = self.vm
+        header = guest_header(physical, vendor, device)
+        function = AssignedFunction(physical, place, self.root, header, self._forget)
+        self.tables.give(place, self.domain)
+        assert function.msix is not None
+        for index in range(function.vectors):
+            self.tables.interrupt(place, index, 0, self.vectors)
+            vm.physical_interrupts[self.vectors] = self._sender(function, index)
+            self.vectors += 1
+        function.prepare()
+        vm.board.plug(function, slot)
+        return function
+
+    def _sender(self, function: AssignedFunction, index: int) -> Callable[[], None]:
+        assert function.msix is not None
+        return partial(function.msix.fire, index)
+
+    def _forget(self, address: int, size: int) -> None:
+        self.vm.mode.forget_mapping(address, size)
+
+    def state(self) -> SriovState:
+        mine = {column: self.owner(column) for column in self.given if self.vm.number == 0}
+        owners = {column: (owner.tail, owner.head, owner.phase) for column, owner in mine.items()}
+        return SriovState(self.pool.used, owners)
+
+    def set_state(self, state: SriovState) -> None:
+        self.pool.used = state.used
+        for column, (tail, head, phase) in state.owners.items():
+            owner = self.owner(column)
+            owner.tail, owner.head, owner.phase = tail, head, phase

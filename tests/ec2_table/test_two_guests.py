@@ -1,0 +1,126 @@
+"""Two guests on one card: each drives its own function, at the same time, as if it were alone."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from hv.costs import load
+from hv.host.outside import Outside
+from hv.host.store import MemoryStore
+from hv.loader import default_guest, load_guest
+from hv.mode import find_modes
+from hv.neighbours import Neighbours
+from hv.table import machine_modes
+from hv.vm import Vm
+from tests.conftest import RunHv
+from tests.ec2_table.measuring import row_named
+from tests.guests.test_assignment import SpinningGuest
+
+OPERATIONS = ("local.read4k", "local.write4k", "local.flush", "remote.read4k", "remote.flush")
+
+
+def built(neighbours: Neighbours, row: str = "nitro") -> list[Vm]:
+    modes = machine_modes(row_named(row), find_modes())
+    guest = load_guest(default_guest())
+    return [Vm(modes, guest, load(), outside=outside, neighbours=neighbours) for outside in neighbours.outsides]
+
+
+@contextlib.contextmanager
+def side_by_side(count: int) -> Iterator[tuple[Neighbours, list[Vm]]]:
+    neighbours = Neighbours([Outside(local=MemoryStore(4096, "local")) for _ in range(count)])
+    vms = built(neighbours)
+    neighbours.run()
+    for vm in vms:
+        assert vm.console.take().endswith("hv> ")
+    try:
+        yield neighbours, vms
+    finally:
+        for vm in vms:
+            vm.close()
+
+
+def exits_of(vm: Vm) -> list[dict[str, int]]:
+    """Of each operation so far, by reason."""
+    windows = range(1, len(vm.machine.probe.windows), 2)
+    return [{reason: tally.count for reason, tally in vm.ledger.tallies(window).items()} for window in windows]
+
+
+def work(count: int) -> tuple[list[list[dict[str, int]]], list[str]]:
+    """All operations in each of so many guests: exits, and what they print without the cycles."""
+    with side_by_side(count) as (neighbours, vms):
+        for vm in vms:
+            vm.console.feed("".join(f"bench {op} 20 0\n" for op in OPERATIONS).encode())
+        neighbours.run()
+        texts = [vm.console.take() for vm in vms]
+        words = [" ".join(word for word in text.split() if not word.startswith("cycles=")) for text in texts]
+        return [exits_of(vm) for vm in vms], words
+
+
+def test_two_guests_at_the_same_time_exit_as_one_alone_does_and_get_the_same_results() -> None:
+    alone, printed = work(1)
+    together, both = work(2)
+    assert together == [alone[0], alone[0]]
+    assert both == [printed[0], printed[0]]
+    assert "result=" in printed[0]
+
+
+def test_each_has_its_own_blocks() -> None:
+    with side_by_side(2) as (neighbours, vms):
+        for number, vm in enumerate(vms):
+            vm.console.feed(f"write local 5 guest {number}\nflush local\n".encode())
+        neighbours.run()
+        for number, vm in enumerate(vms):
+            store = vm.outside.local
+            assert store.read(40, 1).startswith(f"guest {number}\n".encode())
+
+
+def test_a_guest_that_attacks_leaves_the_other_alone() -> None:
+    """One guest's function is turned against the other's memory and the other's namespace, while that one works."""
+    outsides = [Outside(local=MemoryStore(4096)) for _ in range(2)]
+    neighbours = Neighbours(outsides)
+    victim, attacker = SpinningGuest(neighbours, outsides[0]), SpinningGuest(neighbours, outsides[1])
+    victim.vm.machine.memory.write(victim.vm.machine.ram_base + 0x8_0000, b"secret" * 100)
+    ours, theirs = victim.driver(), attacker.driver()
+    victim.ram[ours.page : ours.page + 512] = b"v" * 512
+    assert ours.io(1, 9, 1, ours.page) == 0
+    before = victim.ram[0x8_0000:0x9_0000]
+    for address in (victim.vm.machine.ram_base + 0x8_0000, 0x8_0000 | 1 << 40):
+        assert theirs.io(2, 0, 8, address, namespace=2) == 4
+        assert theirs.io(1, 0, 8, address, namespace=2) == 4
+    assert theirs.io(2, 9, 1, theirs.page, namespace=1) == 2  # the victim's namespace: not attached
+    assert theirs.io(1, 9, 1, theirs.page, namespace=1) == 2
+    assert theirs.io(1, 9, 1, 0x8_0000, namespace=2) == 0  # the same address is the attacker's own memory
+    assert outsides[1].local.read(9, 1) == bytes(512)
+    assert victim.ram[0x8_0000:0x9_0000] == before
+    for what in (0x14, 0x15):
+        assert theirs.admin(6, what, data=True).status == 2
+    assert theirs.admin(0x1C, 7 | 1 << 16).status == 1
+    attacker.configure(4 << 3, 0xA8, 0x8000, 2)  # a reset of its own function
+    assert ours.io(2, 9, 1, ours.page + 0x1000) == 0
+    assert victim.ram[ours.page + 0x1000 : ours.page + 0x1200] == b"v" * 512
+    assert victim.faults == []
+    assert all(fault.function == (4 << 3) + 2 for fault in attacker.faults)
+    assert struct.unpack("<I", attacker.ram[0x1_1008:0x1_100C]) == (1,)
+    for guest in (victim, attacker):
+        guest.vm.close()
+
+
+@pytest.mark.parametrize("row", ["nitro", "emulated"])
+def test_hv_run_with_two_guests(run_hv: RunHv, row: str) -> None:
+    done = run_hv("run", row, "--guests", "2", "-c", "bench local.read4k 5")
+    assert done.returncode == 0, done.stderr
+    results = [line.split("result=")[1] for line in done.stdout.splitlines() if "result=" in line]
+    assert len(results) == 2
+    assert results[0] == results[1]
+    assert "1| [hv: " in done.stdout
+    assert "2| [hv: " in done.stdout
+
+
+def test_several_guests_need_a_command(run_hv: RunHv) -> None:
+    done = run_hv("run", "nitro", "--guests", "2")
+    assert done.returncode == 2
+    assert "needs -c" in done.stderr

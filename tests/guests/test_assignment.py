@@ -1,0 +1,313 @@
+"""Direct assignment under attack: a guest that turns the drive it was given against everybody else.
+
+The guest's CPU spins and counts; the test plays its driver, through the same registers that the guest finds.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hv.host.outside import Outside
+from hv.host.store import MemoryStore
+from hv.loader import Guest, Segment
+from hv.neighbours import Neighbours
+from hv.silicon.iommu import Fault
+from hv.silicon.memory import BusError
+from hv.silicon.pci import BAR0
+from hv.silicon.x86_64.engine import BUS_BASE, PRIVATE_BASE
+from hv.silicon.x86_64.machine import Ended, Idle, Paused
+from hv.silicon.x86_64.pc import NEVER
+from hv.vm import Vm
+from hv.x86_64.assigned import AssignedFunction
+from hv.x86_64.board import Board
+from hv.x86_64.pool import CARDS_POOL_BASE, POOL_BASE
+from modes.hw_assist.mode import HwAssist
+from modes.hw_assist.shadow import HwShadow
+from modes.sriov.mode import Sriov
+from tests.nvme_host import Driver
+from tests.support import assemble, costs
+
+LOCAL, REMOTE = 4 << 3, 5 << 3  # places on the guest's board
+LOCAL_VF = LOCAL + 1  # and in the root complex
+WINDOW = {LOCAL: 0xFE00_0000, REMOTE: 0xFE01_0000}
+CODE, COUNT, SHOWN = 0x10_0000, 0x1_1000, 0x1_1008
+TRANSFER_ERROR = 4
+RAM_BASE = HwAssist.ram_base
+TARGETS = {
+    "the hypervisor's memory": POOL_BASE, "its IOMMU tables": CARDS_POOL_BASE, "the microcode": PRIVATE_BASE,
+    "host-physical addresses": RAM_BASE, "the local APIC": 0xFEE0_0000, "the I/O APIC": 0xFEC0_0000,
+    "its own window": WINDOW[LOCAL], "the physical window": BUS_BASE + 0x3040_4000, "behind its memory": 16 << 20,
+    "nowhere": 1 << 52, "the end of everything": (1 << 64) - 0x1000,
+}  # fmt: skip
+
+
+class Ram:
+    """The guest's memory, as a driver writes to it."""
+
+    def __init__(self, vm: Vm) -> None:
+        self.memory = vm.machine.memory
+
+    def __getitem__(self, part: slice) -> bytes:
+        return self.memory.read(RAM_BASE + part.start, part.stop - part.start)
+
+    def __setitem__(self, part: slice, data: bytes) -> None:
+        self.memory.write(RAM_BASE + part.start, data)
+
+
+class SpinningGuest:
+    """A guest whose CPU counts at COUNT and shows at SHOWN a number that is in its code. It stands in for a Host."""
+
+    def __init__(self, neighbours: Neighbours | None = None, outside: Outside | None = None) -> None:
+        code = assemble(f".code32\n1: incl {COUNT}\n movl $1, {SHOWN}\n jmp 1b", CODE)
+        guest = Guest(Path("spinning"), "", CODE, [Segment(CODE, len(code.data), code.data)], {}, b"")
+        self.outside = outside or Outside(local=MemoryStore(4096))
+        modes = {"cpu": HwAssist, "local": Sriov, "remote": Sriov}
+        self.vm = Vm(modes, guest, costs(), mib=16, outside=self.outside, neighbours=neighbours)
+        self.ram = Ram(self.vm)
+        for place, window in WINDOW.items():
+            self.configure(place, BAR0, window)
+            self.configure(place, 4, 6, 2)
+
+    @property
+    def store(self) -> MemoryStore:
+        assert isinstance(self.outside.local, MemoryStore)
+        return self.outside.local
+
+    def function(self, place: int) -> AssignedFunction:
+        function = self.vm.board.pci.functions[place]
+        assert isinstance(function, AssignedFunction)
+        return function
+
+    def configure(self, place: int, offset: int, value: int, size: int = 4) -> None:
+        self.vm.board.pci.config_write(self.function(place), offset, size, value)
+
+    def pass_time(self) -> None:
+        """Until the cards have nothing left to do. The guest goes on counting, or this fails."""
+        cards = self.vm.machine.cards
+        assert cards is not None
+        while True:
+            before = self.count()
+            outcome = self.vm.run(max(cards.deadline if cards.deadline != NEVER else 0, self.vm.now) + 10_000_000)
+            assert isinstance(outcome, Paused), outcome
+            assert self.count() > before, "the guest has stopped"
+            if cards.deadline == NEVER:
+                return
+
+    def count(self) -> int:
+        return int.from_bytes(self.ram[COUNT : COUNT + 4], "little")
+
+    @property
+    def faults(self) -> list[Fault]:
+        cards = self.vm.machine.cards
+        assert cards is not None
+        return cards.iommu.state.faults
+
+    def elsewhere(self) -> list[bytes]:
+        """The hypervisor's memory, but its first page: the VMCB changes all the time."""
+        return [
+            bytes(region.data[region.offset + 0x1000 : region.offset + region.size])
+            for region in self.vm.machine.memory.regions
+            if region.base in (POOL_BASE, CARDS_POOL_BASE)
+        ]
+
+    def driver(self, place: int = LOCAL, base: int = 0x2_0000) -> Driver:
+        driver = Driver(self, place, base)  # type: ignore[arg-type]
+        driver.start()
+        driver.create_queues()
+        return driver
+
+
+@pytest.fixture
+def guest() -> Iterator[SpinningGuest]:
+    guest = SpinningGuest()
+    yield guest
+    guest.vm.close()
+
+
+def test_the_drive_works(guest: SpinningGuest) -> None:
+    drive = guest.driver()
+    guest.ram[drive.page : drive.page + 512] = b"x" * 512
+    assert drive.io(1, 7, 1, drive.page) == 0
+    assert guest.store.read(7, 1) == b"x" * 512
+    assert guest.faults == []
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_data_pages_that_are_not_the_guests_are_stopped(guest: SpinningGuest, target: str) -> None:
+    address = TARGETS[target]
+    drive = guest.driver()
+    before = guest.elsewhere()
+    guest.faults.clear()
+    for opcode, write in ((2, True), (1, False)):
+        assert drive.io(opcode, 0, 1, address) == TRANSFER_ERROR
+        assert guest.faults.pop() == Fault(LOCAL_VF, address, write, "dma")
+    assert guest.elsewhere() == before
+    assert guest.store.pages == {}
+    assert drive.io(2, 0, 1, drive.page) == 0
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_list_of_pages_that_is_not_the_guests_is_not_read(guest: SpinningGuest, target: str) -> None:
+    drive = guest.driver()
+    guest.faults.clear()
+    assert drive.io(2, 0, 64, drive.page, TARGETS[target]) == TRANSFER_ERROR
+    assert guest.faults == [Fault(LOCAL_VF, TARGETS[target], False, "dma")]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_rings_that_are_not_the_guests_stop_the_drive_and_nothing_else(guest: SpinningGuest, target: str) -> None:
+    address = TARGETS[target]
+    drive, other = guest.driver(), guest.driver(REMOTE, 0x4_0000)
+    before = guest.elsewhere()
+    for kind in ("submission", "completion"):
+        drive = guest.driver()
+        guest.faults.clear()
+        cq = address if kind == "completion" else drive.base + 0x5000
+        sq = address if kind == "submission" else drive.base + 0x4000
+        assert drive.run(0, 5, 0, cq, 0, 2 | 7 << 16, 1).status == 0
+        assert drive.run(0, 1, 0, sq, 0, 2 | 7 << 16, 1 | 2 << 16).status == 0
+        drive.set(0x1010, 1)
+        guest.pass_time()
+        assert drive.get(0x1C) & 2
+        assert guest.faults == [Fault(LOCAL_VF, address, kind == "completion", "dma")]
+    assert guest.elsewhere() == before
+    assert other.io(2, 0, 1, other.page) == 0
+    assert guest.driver().io(2, 0, 1, drive.page) == 0
+
+
+def test_interrupts_reach_the_guest_that_has_the_function_and_its_memory_at_most(guest: SpinningGuest) -> None:
+    """The guest's own table may say anything: the message is sent in the guest's world."""
+    drive = guest.driver()
+    before = guest.elsewhere()
+    lapic = guest.vm.board.lapics[0]
+    lapic.write(0xF0, 0x1FF)
+    guest.faults.clear()
+    assert drive.io(0, 0, 1, 0) == 0
+    assert lapic.state.irr >> 0x41 & 1
+    for address in (0x9_0000, POOL_BASE, RAM_BASE, 0xFEC0_0000, (1 << 64) - 4):
+        drive.set(0x2010, address, 8)
+        assert drive.io(0, 0, 1, 0) == 0
+    assert guest.ram[0x9_0000:0x9_0004] == struct.pack("<I", 0x41)
+    assert guest.elsewhere() == before
+    assert guest.faults == []
+    assert guest.vm.ledger.totals()["external_interrupt"] >= 6
+
+
+def test_a_message_that_was_not_set_for_the_function_is_blocked(guest: SpinningGuest) -> None:
+    """As if the card itself were turned: a message beyond those that the hypervisor has set."""
+    vf = guest.function(LOCAL).physical
+    guest.faults.clear()
+    with pytest.raises(BusError):
+        vf.slot.write(0xFEE0_0000, struct.pack("<I", 0x31))  # what would be vector 0x31 without remapping
+    assert guest.faults == [Fault(LOCAL_VF, 0xFEE0_0000, True, "interrupt")]
+
+
+def test_dma_into_code_that_runs(guest: SpinningGuest) -> None:
+    drive = guest.driver()
+    page = bytearray(guest.ram[CODE : CODE + 512])
+    assert guest.ram[SHOWN : SHOWN + 4] == struct.pack("<I", 1)
+    at = bytes(page).index(struct.pack("<II", SHOWN, 1)) + 4
+    page[at] = 2
+    guest.store.write(3, bytes(page))
+    assert drive.io(2, 3, 1, CODE) == 0
+    guest.pass_time()
+    assert guest.ram[SHOWN : SHOWN + 4] == struct.pack("<I", 2)
+
+
+@pytest.mark.parametrize("way", ["disabled", "reset"])
+def test_a_function_that_is_reset_with_commands_in_flight_writes_nothing_more(guest: SpinningGuest, way: str) -> None:
+    drive = guest.driver()
+    guest.store.write(0, b"y" * 4096)
+    for _ in range(5):
+        drive.put(1, 2, 1, drive.page, 0, 0, 0, 7)
+    drive.ring(1)
+    guest.vm.run(guest.vm.now + 2_000_000)  # fetched, not done
+    vf = guest.function(LOCAL).physical
+    assert vf.state.controller.flight
+    if way == "disabled":
+        drive.set(0x14, 0)
+    else:
+        guest.configure(LOCAL, 0xA8, 0x8000, 2)
+        guest.configure(LOCAL, BAR0, WINDOW[LOCAL])
+        guest.configure(LOCAL, 4, 6, 2)
+    guest.pass_time()
+    assert guest.ram[drive.page : drive.page + 4096] == bytes(4096)
+    assert drive.get(0x1C) == 0
+    assert guest.driver().io(2, 0, 8, drive.page) == 0
+    assert guest.ram[drive.page : drive.page + 4096] == b"y" * 4096
+
+
+def test_a_function_that_is_taken_away_is_gone_at_once(guest: SpinningGuest) -> None:
+    drive, other = guest.driver(), guest.driver(REMOTE, 0x4_0000)
+    guest.store.write(0, b"y" * 4096)
+    drive.put(1, 2, 1, drive.page, 0, 0, 0, 7)
+    drive.ring(1)
+    guest.vm.run(guest.vm.now + 2_000_000)
+    sriov = next(mode for mode in guest.vm._objects.values() if isinstance(mode, Sriov))
+    sriov.take_away("local")
+    guest.pass_time()
+    assert guest.ram[drive.page : drive.page + 4096] == bytes(4096)
+    assert guest.vm.board.pci.find(LOCAL) is None
+    assert guest.vm.board.mmio_read(0, WINDOW[LOCAL] + 0x1C, 4) == 0xFFFF_FFFF
+    assert other.io(2, 0, 1, other.page) == 0
+
+
+def test_a_function_without_bus_mastering_reaches_nothing(guest: SpinningGuest) -> None:
+    drive = guest.driver()
+    guest.configure(LOCAL, 4, 2, 2)
+    drive.put(1, 2, 1, drive.page)
+    drive.ring(1)
+    guest.pass_time()
+    assert drive.get(0x1C) & 2
+
+
+def test_the_window_follows_its_base_address_and_never_covers_an_apic(guest: SpinningGuest) -> None:
+    board = guest.vm.board
+    assert isinstance(board, Board)
+    physical = board.assigned_page(WINDOW[LOCAL])
+    assert physical is not None
+    assert BUS_BASE <= physical < BUS_BASE + (1 << 30)
+    for page in (2, 3):
+        assert board.assigned_page(WINDOW[LOCAL] + 0x1000 * page) is None
+    guest.configure(LOCAL, BAR0, 0xFE80_0000)
+    assert board.assigned_page(WINDOW[LOCAL]) is None
+    assert board.assigned_page(0xFE80_0000) == physical
+    guest.configure(LOCAL, BAR0, 0xFEE0_0000)
+    assert board.assigned_page(0xFEE0_0000) is None
+
+
+def test_code_in_a_cards_registers_ends_the_guest_in_order() -> None:
+    """Mapped or not: the first touch is a read, the second a jump."""
+    for touch in ("", f"movl {WINDOW[LOCAL] + 0x1C:#x}, %eax"):
+        code = assemble(f".code32\n{touch}\n mov ${WINDOW[LOCAL]:#x}, %eax\n jmp *%eax", CODE).data
+        guest = Guest(Path("jumping"), "", CODE, [Segment(CODE, len(code), code)], {}, b"")
+        vm = Vm({"cpu": HwAssist, "local": Sriov}, guest, costs(), mib=16)
+        card = vm.board.pci.functions[LOCAL]
+        vm.board.pci.config_write(card, BAR0, 4, WINDOW[LOCAL])
+        vm.board.pci.config_write(card, 4, 2, 6)
+        outcome = vm.run(vm.now + 10_000_000_000)
+        assert isinstance(outcome, Ended)
+        assert outcome.cause == "crash"
+        assert "\n" not in outcome.report
+        vm.close()
+
+
+def test_registers_are_reached_without_exits_after_the_first_touch() -> None:
+    window = WINDOW[LOCAL]
+    code = assemble(
+        f".code32\n mov $100, %ecx\n1: movl {window + 8:#x}, %eax\n loop 1b\n mov %eax, {COUNT}\n cli\n hlt", CODE
+    ).data
+    guest = Guest(Path("reading"), "", CODE, [Segment(CODE, len(code), code)], {}, b"")
+    for mode, exits in ((HwAssist, {"npf": 3, "hlt": 1}), (HwShadow, {"mmio": 100, "hlt": 1, "shadow_page_fault": 2})):
+        vm = Vm({"cpu": mode, "local": Sriov}, guest, costs(), mib=16)
+        card = vm.board.pci.functions[LOCAL]
+        vm.board.pci.config_write(card, BAR0, 4, window)
+        vm.board.pci.config_write(card, 4, 2, 6)
+        assert isinstance(vm.run(), Idle)
+        assert vm.machine.memory.read(vm.machine.ram_base + COUNT, 4) == struct.pack("<I", 0x0001_0400)
+        assert vm.ledger.totals() == exits
+        vm.close()
