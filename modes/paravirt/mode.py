@@ -17,6 +17,7 @@ from hv.mode import Mode
 from hv.silicon.x86_64 import svm
 from hv.silicon.x86_64.cpu import Cpu, Exit, Shutdown
 from hv.silicon.x86_64.cpuid import cpuid
+from hv.silicon.x86_64.machine import HOLE
 from hv.silicon.x86_64.state import RAX, RBX, RCX, RDI, RDX, RSI
 from hv.silicon.x86_64.svm import Vmcb, intercepts
 from hv.vcpu import Vcpu
@@ -106,6 +107,8 @@ class Paravirt(Mode):
         if guest.xen is None:
             raise HvError(f"guest {guest.path} has no ELF notes for Xen: it cannot start as a PV domain", 1)
         machine = self.vm.machine
+        if machine.ram_size > HOLE:
+            raise HvError(f"a PV domain takes at most {HOLE >> 20} MiB, not {machine.ram_size >> 20}")
         first, pages = machine.ram_base // PAGE, machine.ram_size // PAGE
         self.domain = d = self._new_domain(first, pages)
         mfns = [first + frame for frame in scatter(pages)]
@@ -275,7 +278,8 @@ class Paravirt(Mode):
     def _software_interrupt(self, v: PvVcpu) -> str:
         """INT n: through the trap table, if the guest's kernel allows it to whoever did it."""
         instruction = v.instruction()
-        assert instruction is not None
+        if instruction is None:
+            raise Shutdown(f"an INT at RIP {v.cpu.rip:#x} with prefixes that hv does not know")
         vector = INT_WITHOUT_OPERAND.get(instruction.mnemonic)
         if vector is None:
             vector = instruction.operands[0].imm & 0xFF

@@ -24,7 +24,7 @@ def suite(folder: Path, name: str, *more: str, path: Path | None = None) -> subp
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["bare-metal", "hw-assist"])
+@pytest.mark.parametrize("name", ["bare-metal", "hw-assist", "paravirt"])
 def test_our_own_modes_pass(name: str, tmp_path: Path) -> None:
     done = suite(tmp_path, name)
     assert done.returncode == 0, done.stdout
