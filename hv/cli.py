@@ -39,7 +39,7 @@ from hv.ops import OPS, find_op, select
 from hv.silicon.x86_64.engine import interrupt
 from hv.silicon.x86_64.layout import SiliconError
 from hv.table import COLUMNS, ROWS, SHORT, Row, customize, find_row, machine_modes, missing_mode
-from hv.vm import DEFAULT_MIB, Vm, check_size
+from hv.vm import DEFAULT_MIB, Vm, check_size, count_cpus
 
 WELCOME = """hv, the teaching hypervisor: one guest kernel under every virtualization technique, its exits counted.
 
@@ -333,6 +333,7 @@ def run(
     chosen = machine_modes(customize(find_row(row), set or [], installed), installed)
     guest = load_guest(kernel or default_guest())
     check_size(guest, m)  # before anything is said of disks
+    count_cpus(chosen["cpu"], smp)
     if pcap is not None and "net" not in chosen:
         raise HvError(f"--pcap: row {row} has no network card yet", 1)
     for option, given, column in (("-drive", drive, "local"), ("-nbd", nbd, "remote")):

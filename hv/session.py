@@ -149,12 +149,11 @@ def run_command(neighbours: Neighbours, command: str) -> int:
     for place, vm in enumerate(neighbours.vms, 1):
         for line in vm.console.take().replace("\r", "").splitlines():
             print(f"{place}| {line}")
-        for window in range(len(vm.machine.probe.windows)):
-            if window % 2:
-                tallies = vm.ledger.tallies(window)
-                parts = ", ".join(f"{reason} {tally.count}" for reason, tally in tallies.items()) or "none"
-                cycles = number(vm.machine.probe.windows[window].time / MILLI)
-                print(f"{place}| [hv: {sum(t.count for t in tallies.values())} exits in {cycles} cycles: {parts}]")
+        windows = vm.machine.probe.windows
+        tallies = vm.ledger.tallies(2 * len(windows) - 1)  # of the last operation
+        parts = ", ".join(f"{reason} {tally.count}" for reason, tally in tallies.items()) or "none"
+        total, cycles = sum(tally.count for tally in tallies.values()), number(windows[-1].time / MILLI)
+        print(f"{place}| [hv: {total} exits in {cycles} cycles: {parts}]")
         ended = vm.machine.ended
         if ended is not None and ended.cause != "power-off":
             print(f"hv: guest {place}: {ended.report}", file=sys.stderr)

@@ -58,9 +58,7 @@ class Vm:
         kinds = {"cpu": modes} if isinstance(modes, type) else dict(modes)
         cpu = kinds["cpu"]
         check_size(guest, mib)
-        cpus = min(DEFAULT_CPUS, cpu.most_cpus) if smp is None else smp
-        if not 1 <= cpus <= cpu.most_cpus:
-            raise HvError(f"-smp takes 1 to {cpu.most_cpus} CPUs under {cpu.id}, not {cpus}")
+        cpus = count_cpus(cpu, smp)
         self_test(costs.timing, portable=portable)
         self.guest, self.costs = guest, costs
         reasons = {"shutdown"}.union(*(kind.reasons for kind in kinds.values()))
@@ -166,6 +164,14 @@ class Vm:
         """Finish the files outside, and give the memory back."""
         self.outside.close()
         self.machine.close()
+
+
+def count_cpus(cpu: type[Mode], smp: int | None) -> int:
+    """How many CPUs a guest gets who wants `smp`, or says nothing. Refuses more than the mode can give."""
+    cpus = min(DEFAULT_CPUS, cpu.most_cpus) if smp is None else smp
+    if not 1 <= cpus <= cpu.most_cpus:
+        raise HvError(f"-smp takes 1 to {cpu.most_cpus} CPUs under {cpu.id}, not {cpus}")
+    return cpus
 
 
 def check_size(guest: Guest, mib: int) -> None:
