@@ -15,6 +15,11 @@ class Reason(msgspec.Struct, frozen=True):
     meaning: str
 
 
+def _hypercall(name: str, meaning: str) -> Reason:
+    """A hypercall of a PV domain: SYSCALL from a kernel at ring 3 (Xen public headers, xen.h)."""
+    return Reason(f"hypercall.{name}", "SYSCALL", "SYSCALL", meaning)
+
+
 REASONS: dict[str, Reason] = {
     reason.id: reason
     for reason in (
@@ -34,6 +39,36 @@ REASONS: dict[str, Reason] = {
         Reason("false_trap", "address breakpoint", "address breakpoint", "it was no sensitive instruction"),
         Reason("guest_page_fault", "#PF", "#PF", "a page fault that the guest's kernel must handle"),
         Reason("hlt", "VMEXIT_HLT", "HLT exit", "the guest has nothing to do"),
+        _hypercall("callback_op", "an entry point of the guest's kernel is registered"),
+        _hypercall("console_io", "text for the hypervisor's console"),
+        _hypercall("event_channel_op", "an event is sent, or a channel made or closed"),
+        _hypercall("fpu_taskswitch", "the FPU is to fault at its next use, or not"),
+        _hypercall("get_debugreg", "a debug register is read"),
+        _hypercall("grant_table_op", "where the grant table is"),
+        _hypercall("hvm_op", "for guests that are no PV domain"),
+        _hypercall("iret", "the guest's kernel goes back to what it was entered from"),
+        _hypercall("memory_op", "frames are given back or asked for"),
+        _hypercall("mmu_update", "page-table entries, checked and written"),
+        _hypercall("mmuext_op", "tables are pinned or loaded, the TLB is flushed"),
+        _hypercall("multicall", "several hypercalls in one exit"),
+        _hypercall("nmi_op", "an entry point for NMIs"),
+        _hypercall("physdev_op", "the I/O privilege level"),
+        _hypercall("platform_op", "for domain 0"),
+        _hypercall("sched_op", "the vCPU waits, or the domain ends"),
+        _hypercall("set_callbacks", "the entry points for events and system calls"),
+        _hypercall("set_debugreg", "a debug register is written"),
+        _hypercall("set_gdt", "frames become the descriptor table, checked"),
+        _hypercall("set_segment_base", "the base of FS or GS"),
+        _hypercall("set_timer_op", "the time of the next timer event"),
+        _hypercall("set_trap_table", "the entry points for exceptions"),
+        _hypercall("stack_switch", "the stack on which the kernel is entered"),
+        _hypercall("unknown", "a number that is no hypercall"),
+        _hypercall("update_descriptor", "one descriptor, checked and written"),
+        _hypercall("update_va_mapping", "the page-table entry of an address, checked and written"),
+        _hypercall("update_va_mapping_otherdomain", "the same for another domain, if it may"),
+        _hypercall("vcpu_op", "a vCPU is started, stopped or asked about"),
+        _hypercall("vm_assist", "a compatibility mode is switched"),
+        _hypercall("xen_version", "what hypervisor this is"),
         Reason("int_bounce", "VMEXIT_SWINT", "INT n", "a software interrupt of a deprivileged guest"),
         Reason("interrupt_window", "VMEXIT_VINTR", "interrupt window", "the guest takes interrupts again, one waits"),
         Reason("invalid_opcode", "VMEXIT_VMRUN and the like", "VMX instruction", "an SVM instruction in a guest"),

@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
+import struct
 from pathlib import Path
 
 import msgspec
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
-from elftools.elf.segments import NoteSegment
 
 from hv.errors import HvError
 
-PVH_NOTE: tuple[object, ...] = (18,)  # XEN_ELFNOTE_PHYS32_ENTRY (Xen public headers, elfnote.h)
+# ELF notes of the owner "Xen" (Xen public headers, elfnote.h)
+NOTE_ENTRY, NOTE_HYPERCALL_PAGE, NOTE_VIRT_BASE, NOTE_PADDR_OFFSET, NOTE_PHYS32_ENTRY = 1, 2, 3, 4, 18
 ROM, RESET_VECTOR = 0xF_0000, 0xF_FFF0
 LOWEST, HIGHEST = 0x10_0000, 1 << 30  # where a kernel may be loaded
 
@@ -28,6 +29,15 @@ class Segment(msgspec.Struct, frozen=True):
     data: bytes
 
 
+class XenNotes(msgspec.Struct, frozen=True):
+    """What a kernel says that starts as a Xen PV domain: linear addresses, and by how much paddrs are to be lowered."""
+
+    entry: int
+    hypercall_page: int
+    virt_base: int
+    paddr_offset: int
+
+
 class Guest(msgspec.Struct, frozen=True):
     """A guest image. `entry` is the guest-physical address of its 32-bit entry point."""
 
@@ -37,6 +47,7 @@ class Guest(msgspec.Struct, frozen=True):
     segments: list[Segment]
     symbols: dict[str, int]
     image: bytes
+    xen: XenNotes | None = None  # for a PV domain
 
     def marks(self) -> tuple[int, int]:
         """Addresses of the begin and end marks of an operation; zeros for a guest without them."""
@@ -81,19 +92,16 @@ def _parse(path: Path, image: bytes) -> Guest:
     if elf.elfclass != 64 or elf["e_machine"] != "EM_X86_64":
         raise HvError(f"guest {path}: wrong machine ({elf['e_machine']}, {elf.elfclass}-bit); x86-64 is needed", 1)
     segments: list[Segment] = []
-    entry: int | None = None
+    notes: dict[int, int] = {}
     for part in elf.iter_segments():
         if part["p_type"] == "PT_LOAD":
             data = part.data()
             if len(data) != part["p_filesz"] or part["p_filesz"] > part["p_memsz"]:
                 raise HvError(f"guest {path}: truncated, a segment goes beyond the end of the file", 1)
             segments.append(Segment(part["p_paddr"], part["p_memsz"], data))
-        elif isinstance(part, NoteSegment):
-            for note in part.iter_notes():
-                if note["n_name"] == "Xen" and note["n_type"] in PVH_NOTE:
-                    raw = note["n_desc"]
-                    desc = raw.encode("latin-1") if isinstance(raw, str) else raw
-                    entry = int.from_bytes(desc[:8], "little")
+        elif part["p_type"] == "PT_NOTE":
+            notes |= _notes(part.data())
+    entry = notes.get(NOTE_PHYS32_ENTRY)
     segments.sort(key=lambda segment: segment.address)
     if entry is None or not segments:
         raise HvError(f"guest {path}: no PVH entry note, hv does not know where to start it", 1)
@@ -108,4 +116,32 @@ def _parse(path: Path, image: bytes) -> Guest:
     symbols = {}
     if isinstance(table, SymbolTableSection):
         symbols = {symbol.name: symbol["st_value"] for symbol in table.iter_symbols() if symbol.name}
-    return Guest(path, hashlib.sha256(image).hexdigest(), entry, segments, symbols, image)
+    xen = _xen_notes(path, segments, notes)
+    return Guest(path, hashlib.sha256(image).hexdigest(), entry, segments, symbols, image, xen)
+
+
+def _notes(data: bytes) -> dict[int, int]:
+    """The notes of Xen's that hold a number, by type. (pyelftools gives the types of another owner's notes names.)"""
+    found, at = {}, 0
+    while at + 12 <= len(data):
+        name_size, size, kind = struct.unpack_from("<III", data, at)
+        name, at = data[at + 12 : at + 12 + name_size], at + 12 + (name_size + 3 & ~3)
+        if name == b"Xen\0" and size in (4, 8):
+            found[kind] = int.from_bytes(data[at : at + size], "little")
+        at += size + 3 & ~3
+    return found
+
+
+def _xen_notes(path: Path, segments: list[Segment], notes: dict[int, int]) -> XenNotes | None:
+    """The notes for a PV domain, if there are any; what they name must lie in the image."""
+    if NOTE_ENTRY not in notes or NOTE_VIRT_BASE not in notes or NOTE_HYPERCALL_PAGE not in notes:
+        return None
+    base, offset = notes[NOTE_VIRT_BASE], notes.get(NOTE_PADDR_OFFSET, 0)
+    xen = XenNotes(notes[NOTE_ENTRY], notes[NOTE_HYPERCALL_PAGE], base, offset)
+    for what, address, size in (("entry point", xen.entry, 1), ("hypercall page", xen.hypercall_page, 0x1000)):
+        at = address - base + offset
+        if not any(s.address <= at and at + size <= s.address + s.size for s in segments):
+            raise HvError(f"guest {path}: the Xen {what} {address:#x} lies in no segment", 1)
+    if base % (4 << 20) or xen.hypercall_page % 0x1000 or segments[0].address < offset:
+        raise HvError(f"guest {path}: the Xen notes do not fit together", 1)
+    return xen

@@ -46,6 +46,10 @@ class Mode:
     def __init__(self, vm: Vm) -> None:
         self.vm = vm
 
+    def load(self, guest: Guest) -> None:
+        """The cpu column: put the image of `guest` into RAM. A machine's loader does it, unless a mode has its own."""
+        self.vm.load(guest)
+
     def start(self, guest: Guest) -> None:
         """The cpu column: put CPU 0 in its first state, at the entry of `guest`, whose image is in RAM already."""
         raise NotImplementedError(f"{self.id} provides no CPU")

@@ -94,7 +94,7 @@ class Session:
         """None: the user left."""
         unended = False  # the last line has no end: Ctrl-D would not be taken as one
         while True:
-            self.vm.console.pump(self.vm.board.uart)  # a busy guest never waits for input, and gets it all the same
+            self.vm.console.pump(self.vm.serial)  # a busy guest never waits for input, and gets it all the same
             outcome = self.vm.run(self.vm.now + SLICE)
             if isinstance(outcome, Ended):
                 return outcome

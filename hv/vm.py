@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from hv.errors import HvError
-from hv.host.console import Console
+from hv.host.console import Console, SerialEnd
 from hv.host.outside import Outside
 from hv.ledger import Ledger, LedgerState
 from hv.loader import Guest, load_firmware
@@ -70,6 +70,7 @@ class Vm:
         # Who owns the hardware finds the silicon's board, everybody else one that stands behind exits.
         owns_it = cpu.cells.get("cpu") == "H"
         self.board: Pc = self.machine.build_board(self.console.sink) if owns_it else Board(self)
+        self.serial: SerialEnd = self.board.uart
         low = min(mib * MIB, HOLE)
         self.board.cmos.describe(low, mib * MIB - low, cpus)
         self._objects = {kind: kind(self) for kind in dict.fromkeys(kinds.values())}
@@ -79,11 +80,8 @@ class Vm:
         for column, kind in kinds.items():
             if column != "cpu":
                 self._objects[kind].equip(column)
-        for segment in self.image.segments:
-            self.write(segment.address, segment.data)
-        self.start_info = write_start_info(self.write, mib * MIB, "") if self.image is guest else 0
-        if self.image is guest:
-            write_mp_table(self.write, cpus)
+        self.start_info = 0
+        self.mode.load(self.image)
         self.mode.start(self.image)
         self.machine.watch_marks(*guest.marks())
 
@@ -104,6 +102,14 @@ class Vm:
         """The other end of the serial line."""
         return self.outside.console
 
+    def load(self, guest: Guest) -> None:
+        """Put the image where it wants to be, and for a kernel that starts by itself the PVH start information."""
+        for segment in guest.segments:
+            self.write(segment.address, segment.data)
+        if guest is self.guest:
+            self.start_info = write_start_info(self.write, self.machine.ram_size, "")
+            write_mp_table(self.write, len(self.machine.cpus))
+
     def write(self, address: int, data: bytes) -> None:
         """Write to guest-physical memory from outside, as a loader does."""
         self.machine.memory.write(self.mode_base + address, data)
@@ -116,7 +122,7 @@ class Vm:
         """Run until the end, until the guest waits for input, or until virtual time `budget` (millicycles)."""
         while True:
             outcome = self.machine.run(budget)
-            if not (isinstance(outcome, Idle) and self.console.pump(self.board.uart)):
+            if not (isinstance(outcome, Idle) and self.console.pump(self.serial)):
                 return outcome
 
     @property

@@ -75,7 +75,7 @@ class GuestThread(threading.Thread):
                     self._wake.clear()
                     self.waits = False
             elif vm.console.input:
-                vm.console.pump(vm.board.uart)  # a guest that computes is interrupted
+                vm.console.pump(vm.serial)  # a guest that computes is interrupted
             if len(vm.console.output) > UNREAD:
                 del vm.console.output[:-UNREAD]
 

@@ -57,6 +57,8 @@ static bool look(struct pci_function *f)
 u32 pci_scan(void)
 {
     count = 0;
+    if (!arch_has_pci())
+        return 0;
     for (u32 device = 0; device < DEVICES; device++) {
         u32 last = 0;
         for (u32 function = 0; function <= last && count < PCI_MOST_FUNCTIONS; function++) {

@@ -51,4 +51,9 @@ static void stop(void)
 
 static struct irq_source rtc = {"clock", start, stop, 0};
 
-struct irq_source *irq_source(void) { return rtc_read(REGISTER_D) == VALID ? &rtc : NULL; }
+struct irq_source *irq_source(void)
+{
+    if (arch_irq_source())
+        return arch_irq_source();
+    return rtc_read(REGISTER_D) == VALID ? &rtc : NULL;
+}

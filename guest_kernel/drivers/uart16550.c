@@ -4,6 +4,7 @@
 
 #include "arch.h"
 #include "console.h"
+#include "console_port.h"
 
 #define BASE 0x3F8 /* COM1 */
 #define LINE 4
@@ -26,7 +27,7 @@
 #define FIFO_SIZE 16
 #define DIVISOR 1                   /* 115200 baud */
 
-void uart_init(void)
+static void init(void)
 {
     arch_io_write(INTERRUPT_ENABLE, 0);
     arch_io_write(LINE_CONTROL, LINE_8N1 | LINE_DIVISOR);
@@ -38,12 +39,14 @@ void uart_init(void)
     arch_io_write(MODEM_CONTROL, MODEM_DTR_RTS | MODEM_OUT2);
 }
 
-void uart_connect(void) { arch_irq_connect(LINE, false, uart_interrupt); }
+static void connect(void) { arch_irq_connect(LINE, false, uart_interrupt); }
 
 /* Bytes that wait when this is switched on raise the interrupt at once. */
-void uart_listen(bool on) { arch_io_write(INTERRUPT_ENABLE, on ? ENABLE_RECEIVE : 0); }
+static void listen(bool on) { arch_io_write(INTERRUPT_ENABLE, on ? ENABLE_RECEIVE : 0); }
 
-void uart_send(const char *bytes, u64 length)
+static void more(void) {} /* they wait in the FIFO and interrupt again */
+
+static void send(const char *bytes, u64 length)
 {
     for (u64 i = 0; i < length; i++) {
         while (i % FIFO_SIZE == 0 && !(arch_io_read(LINE_STATUS) & STATUS_SENT))
@@ -57,3 +60,5 @@ void uart_interrupt(void)
     while (arch_io_read(LINE_STATUS) & STATUS_RECEIVED)
         console_receive((char)arch_io_read(DATA));
 }
+
+const struct console_port uart_console = {init, connect, listen, more, send};

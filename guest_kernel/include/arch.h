@@ -22,6 +22,7 @@ void arch_start_cpus(void);
 
 /* Page tables. A leaf slot is written with pte_write() alone. */
 u64 arch_space_create(void);
+void arch_space_retire(u64 root);
 void arch_space_free(u64 root);
 void arch_space_load(u64 root);
 void arch_space_load_kernel(void); /* the kernel's half alone */
@@ -44,6 +45,11 @@ void arch_send_call(u32 cpu); /* an interrupt, in which that one runs cpu_call_r
 void arch_irq_connect(u32 line, bool level, void (*handler)(void));
 void arch_end_of_interrupt(void);
 void *arch_map_device(u64 physical, u64 size); /* registers, for good */
+
+/* What this machine is without: why a kernel operation (bench.h) has nothing to work on, or NULL; its devices. */
+const char *arch_lacks(u64 operation);
+bool arch_has_pci(void);
+struct irq_source *arch_irq_source(void); /* instead of a PC's clock, or NULL */
 
 /* Time and the end of it. */
 struct clock_rates {

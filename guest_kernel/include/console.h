@@ -7,6 +7,7 @@ void console_init(void);
 void console_connect(void); /* once interrupts can come */
 void console_listen(bool on);
 void console_receive(char c);
+u32 console_room(void);
 i64 console_read(u64 buffer, u64 length);
 i64 console_write(u64 buffer, u64 length);
 

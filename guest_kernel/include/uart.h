@@ -1,10 +1,5 @@
-/* The serial port's driver, as the console uses it. */
+/* The serial port's driver. */
 #pragma once
 
-#include "types.h"
-
-void uart_init(void);
-void uart_connect(void); /* to its interrupt line */
-void uart_listen(bool on);
-void uart_send(const char *bytes, u64 length);
+extern const struct console_port uart_console;
 void uart_interrupt(void);

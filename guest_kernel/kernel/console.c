@@ -1,24 +1,33 @@
-/* The console over the serial port: bytes received wait in a ring for read(); all output is polled.
+/* The console: bytes received wait in a ring for read(); all output is polled.
    Simplified: one console for all processes, and no line editing here: the shell does that. */
 #include "console.h"
 
+#include "console_port.h"
 #include "format.h"
 #include "process.h"
 #include "syscall.h"
-#include "uart.h"
 
 #define RING_SIZE 256
 
 static char ring[RING_SIZE];
 static u32 ring_in, ring_out; /* counted on for ever; in - out bytes wait */
 
-void console_init(void) { uart_init(); }
-void console_connect(void) { uart_connect(); }
-void console_listen(bool on) { uart_listen(on); }
+static const struct console_port *port;
+
+void console_init(void)
+{
+    port = arch_console_port();
+    port->init();
+}
+
+void console_connect(void) { port->connect(); }
+void console_listen(bool on) { port->listen(on); }
+
+u32 console_room(void) { return RING_SIZE - (ring_in - ring_out); }
 
 void console_receive(char c)
 {
-    if (ring_in - ring_out < RING_SIZE)
+    if (console_room())
         ring[ring_in++ % RING_SIZE] = c;
     wake(&ring);
 }
@@ -28,19 +37,22 @@ static void send(const char *bytes, u64 length)
     u64 start = 0;
     for (u64 i = 0; i < length; i++) { /* a terminal wants a carriage return before each line feed */
         if (bytes[i] == '\n') {
-            uart_send(bytes + start, i - start);
-            uart_send("\r", 1);
+            port->send(bytes + start, i - start);
+            port->send("\r", 1);
             start = i;
         }
     }
-    uart_send(bytes + start, length - start);
+    port->send(bytes + start, length - start);
 }
 
 /* Waits for at least one byte. */
 i64 console_read(u64 buffer, u64 length)
 {
-    while (ring_in == ring_out)
-        sleep(&ring);
+    while (ring_in == ring_out) {
+        port->more();
+        if (ring_in == ring_out)
+            sleep(&ring);
+    }
     u64 done = 0;
     for (; done < length && ring_in != ring_out; done++, ring_out++)
         if (!vm_write(&current_process()->space, buffer + done, &ring[ring_out % RING_SIZE], 1))

@@ -39,10 +39,12 @@ static void *frame_memory(u64 frame) { return phys_to_virt(frame); }
 static void release_pages(struct space *space, const struct region *region)
 {
     pte *slot;
+    arch_batch_begin();
     for (u64 at = region->start; (slot = arch_next_page(space->root, &at, region->end)); at += PAGE_SIZE) {
         frame_release(pte_frame(*slot));
         pte_write(slot, 0);
     }
+    arch_batch_end();
 }
 
 static void flush(const struct space *space, const struct region *region)
@@ -97,10 +99,13 @@ static bool fork_page(struct space *child, pte *slot, u64 address, bool shared)
     pte *copy = arch_leaf_slot(child->root, address, true);
     if (!copy)
         return false;
-    if (!shared && pte_writable(*slot))
-        pte_write(slot, pte_read_only(*slot));
-    frame_share(pte_frame(*slot));
-    pte_write(copy, *slot);
+    pte entry = *slot;
+    if (!shared && pte_writable(entry)) {
+        entry = pte_read_only(entry);
+        pte_write(slot, entry);
+    }
+    frame_share(pte_frame(entry));
+    pte_write(copy, entry);
     return true;
 }
 
@@ -111,12 +116,14 @@ bool vm_fork(struct space *child, struct space *parent)
         return false;
     memcpy(child->region, parent->region, sizeof child->region);
     bool done = true;
+    arch_batch_begin();
     for (struct region *r = parent->region; done && r < parent->region + MAX_REGIONS; r++) {
         pte *slot;
         for (u64 at = r->start; done && (slot = arch_next_page(parent->root, &at, r->end)); at += PAGE_SIZE)
             done = fork_page(child, slot, at, r->shared);
     }
     arch_flush_all(parent->root); /* the parent's pages that became read-only */
+    arch_batch_end();
     cpus_flush(parent->root);
     if (!done)
         vm_destroy(child);
@@ -127,6 +134,7 @@ void vm_destroy(struct space *space)
 {
     if (!space->root)
         return;
+    arch_space_retire(space->root);
     for (struct region *r = space->region; r < space->region + MAX_REGIONS; r++)
         release_pages(space, r);
     arch_space_free(space->root);
@@ -153,8 +161,10 @@ static enum vm_result copy_on_write(pte *slot, u64 address, u32 prot)
         memcpy(frame_memory(frame), frame_memory(old), PAGE_SIZE);
         frame_release(old);
     }
+    arch_batch_begin();
     pte_write(slot, pte_make(frame, prot | PROT_USER));
     arch_flush_page(address);
+    arch_batch_end();
     return VM_DONE;
 }
 
@@ -191,18 +201,17 @@ static u64 find_gap(struct space *space, u64 length)
 
 static bool fill(struct space *space, const struct region *region, u32 flags)
 {
-    for (u64 address = region->start; address < region->end; address += PAGE_SIZE) {
+    bool done = true;
+    arch_batch_begin();
+    for (u64 address = region->start; done && address < region->end; address += PAGE_SIZE) {
         pte *slot = arch_leaf_slot(space->root, address, true);
-        if (!slot)
-            return false;
-        if (flags & MAP_POPULATE) {
-            u64 frame = frame_alloc();
-            if (!frame)
-                return false;
+        u64 frame = slot && flags & MAP_POPULATE ? frame_alloc() : 0;
+        if (frame)
             pte_write(slot, pte_make(frame, region->prot | PROT_USER));
-        }
+        done = slot && (frame || !(flags & MAP_POPULATE));
     }
-    return true;
+    arch_batch_end();
+    return done;
 }
 
 i64 vm_mmap(struct space *space, u64 length, u32 prot, u32 flags)
@@ -233,8 +242,10 @@ i64 vm_munmap(struct space *space, u64 address, u64 length)
     struct region *region = region_at(space, address);
     if (!region || region->start != address || region->end - address != round_up(length, PAGE_SIZE))
         return -EINVAL;
+    arch_batch_begin();
     release_pages(space, region);
     flush(space, region);
+    arch_batch_end();
     *region = (struct region){0};
     return 0;
 }

@@ -6,8 +6,18 @@ Input is handed over when the guest waits for it, so that the moment of arrival 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
-from hv.silicon.uart16550 import Uart
+
+class SerialEnd(Protocol):
+    """The guest's end of the line: a 16550, or a ring that a PV domain shares."""
+
+    @property
+    def room(self) -> int:
+        """How many bytes it takes now."""
+
+    def receive(self, data: bytes) -> None:
+        """Bytes arrive."""
 
 
 class Console:
@@ -28,13 +38,13 @@ class Console:
         """The user types. It reaches the guest as its receiver has room."""
         self.input += data
 
-    def pump(self, uart: Uart) -> bool:
+    def pump(self, end: SerialEnd) -> bool:
         """Hand over what fits. True when something was."""
-        chunk = bytes(self.input[: uart.room])
+        chunk = bytes(self.input[: end.room])
         if not chunk:
             return False
         del self.input[: len(chunk)]
-        uart.receive(chunk)
+        end.receive(chunk)
         return True
 
     def take(self) -> str:

@@ -15,8 +15,8 @@ import msgspec
 import pytest
 
 from hv.costs import CostModel, load
-from hv.loader import Guest, Segment, default_guest, load_guest
-from hv.measure import RowRunner, Settings, TableResult, run_table
+from hv.loader import Guest, Segment, XenNotes, default_guest, load_guest
+from hv.measure import OpResult, RowRunner, Settings, TableResult, run_table
 from hv.mode import Mode, find_modes, what_is_wrong
 from hv.ops import OPS, Op
 from hv.silicon.timing import MILLI
@@ -29,7 +29,9 @@ ITERATIONS = 3
 ENTRY = 0x10_0000
 BUDGET = 20_000_000 * MILLI  # virtual time for a hostile guest
 
-# Guests in 32-bit protected mode without descriptor tables, where any exception is the end.
+KERNEL_BASE = 0xFFFF_FFFF_8000_0000  # for a PV domain
+# Guests in 32-bit protected mode without descriptor tables, or in 64-bit mode at ring 3 without a trap table: there any
+# exception is the end.
 JUMP_INTO_NOTHING = b"\xb8" + struct.pack("<I", 0x7000_0000) + b"\xff\xe0"  # mov eax, 0x70000000; jmp eax
 HOSTILE = {
     "a triple fault": b"\x0f\x0b",  # ud2
@@ -93,12 +95,12 @@ def test_the_mode_keeps_the_contract(mode: type[Mode], hv_mode: str) -> None:
 
 
 def test_results_are_equal_to_bare_metal_s(measured: TableResult, on_metal: TableResult) -> None:
-    """The digest that the guest computes over its payload does not depend on who runs it."""
+    """The digest that the guest computes over its payload does not depend on who runs it. Metal has every operation."""
 
     def results(table: TableResult) -> dict[str, str]:
-        return {id: getattr(op, "result", "not there") for id, op in table.rows[0].ops.items()}
+        return {id: op.result for id, op in table.rows[0].ops.items() if isinstance(op, OpResult)}
 
-    assert results(measured) == results(on_metal)
+    assert results(measured).items() <= results(on_metal).items()
 
 
 def test_two_runs_give_the_same_bytes(
@@ -137,7 +139,8 @@ def hostile_vm(mode: type[Mode], costs: CostModel, request: pytest.FixtureReques
     if "cpu" not in mode.cells:
         pytest.skip(f"{mode.id} provides no cpu column")
     code: bytes = request.param
-    guest = Guest(Path("hostile"), "", ENTRY, [Segment(ENTRY, len(code), code)], {}, b"")
+    notes = XenNotes(KERNEL_BASE + ENTRY, KERNEL_BASE + ENTRY + 0x1000, KERNEL_BASE, 0)
+    guest = Guest(Path("hostile"), "", ENTRY, [Segment(ENTRY, 0x2000, code)], {}, b"", notes)
     with closing(Vm(mode, guest, costs, mib=SMALLEST_MIB)) as vm:
         yield vm
 

@@ -144,6 +144,21 @@ def test_under_hw_assist_hypervisor_code_runs_only_inside_counted_exits(op: str)
         assert measured == {"cpuid": 1, "in": 1}.get(op, 0) * ITERATIONS
 
 
+@pytest.mark.parametrize("op", [op for op in CPU_OPERATIONS if op != "cr8wr"])
+def test_under_xen_hypervisor_code_runs_only_inside_counted_exits(op: str) -> None:
+    with watching("xen-pv") as (runner, witness):
+        runner.run(OPS[f"cpu.{op}"])
+        assert witness.windows == 2
+        counted = sum(
+            tally.count
+            for window in range(1, 2 * witness.windows, 2)
+            for tally in runner.vm.ledger.tallies(window).values()
+        )
+        assert witness.doors == witness.opened == counted
+        assert witness.outside == []
+        assert bool(witness.inside) == bool(counted)
+
+
 @pytest.mark.parametrize("op", CPU_OPERATIONS)
 @pytest.mark.parametrize("row", ["emulated", "nitro+cpu=hw-shadow"])
 def test_over_shadow_tables_hypervisor_code_runs_only_inside_counted_exits(row: str, op: str) -> None:

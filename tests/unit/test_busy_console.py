@@ -26,6 +26,6 @@ def test_a_guest_that_computes_in_the_background_hears_the_console(row: str) -> 
         assert isinstance(vm.run(vm.now + SLICE), Paused)
         vm.console.feed(b"echo still here\n")
         for _ in range(20):
-            vm.console.pump(vm.board.uart)  # as Session does
+            vm.console.pump(vm.serial)  # as Session does
             vm.run(vm.now + SLICE)
         assert "\nstill here" in vm.console.take()

@@ -92,6 +92,10 @@ void *arch_map_device(u64 physical, u64 size)
 
 void arch_interrupts_init(void)
 {
+    if (on_xen()) {
+        xen_events_init();
+        return;
+    }
     map_device(SLOT_LOCAL_APIC, cpu_read_msr(MSR_APIC_BASE) & PTE_ADDRESS);
     map_device(SLOT_IO_APIC, IO_APIC_ADDRESS);
     arch_io_write(PIC_MASTER_MASK, 0xFF);
@@ -141,9 +145,33 @@ void apic_timer_set_rate(u64 hz)
     apic_write(APIC_LVT_TIMER, APIC_PERIODIC | VECTOR_TIMER);
 }
 
-void arch_tick_start(void) { apic_write(APIC_TIMER_COUNT, (u32)(timer_hz / TICKS_A_SECOND)); }
-void arch_tick_stop(void) { apic_write(APIC_TIMER_COUNT, 0); }
+void arch_tick_start(void)
+{
+    if (on_xen())
+        xen_tick_start();
+    else
+        apic_write(APIC_TIMER_COUNT, (u32)(timer_hz / TICKS_A_SECOND));
+}
 
-/* The tick is off meanwhile. */
-void arch_timer_single(bool on) { apic_write(APIC_LVT_TIMER, (on ? 0 : APIC_PERIODIC) | VECTOR_TIMER); }
-void arch_timer_shoot(void) { apic_write(APIC_TIMER_COUNT, shot); }
+void arch_tick_stop(void)
+{
+    if (on_xen())
+        xen_tick_stop();
+    else
+        apic_write(APIC_TIMER_COUNT, 0);
+}
+
+/* The tick is off meanwhile. Xen's timer expires once anyway. */
+void arch_timer_single(bool on)
+{
+    if (!on_xen())
+        apic_write(APIC_LVT_TIMER, (on ? 0 : APIC_PERIODIC) | VECTOR_TIMER);
+}
+
+void arch_timer_shoot(void)
+{
+    if (on_xen())
+        xen_timer_shoot(SHOT_MICROSECONDS * 1000);
+    else
+        apic_write(APIC_TIMER_COUNT, shot);
+}

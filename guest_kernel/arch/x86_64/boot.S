@@ -79,9 +79,9 @@ END(secondary_entry)
 .balign 4096
 boot_pml4:                      /* the same GiB at 0, DIRECT_MAP and KERNEL_BASE */
     .quad PHYS(boot_pdpt) + 3
-    .fill 255, 8, 0
+    .fill 272, 8, 0
     .quad PHYS(boot_pdpt) + 3
-    .fill 254, 8, 0
+    .fill 237, 8, 0
     .quad PHYS(boot_pdpt) + 3
 boot_pdpt:
     .quad PHYS(boot_pd) + 3
@@ -105,4 +105,5 @@ boot_gdt_pointer:
 .section .bss.boot, "aw", @nobits
 .balign 16
     .skip 8192
+.global boot_stack_top
 boot_stack_top:

@@ -3,7 +3,9 @@
    writes (pte_write in paging.c). */
 #pragma once
 
+#include "static_branch.h"
 #include "types.h"
+#include "xen/xen.h"
 
 #define FLAG_RESERVED 0x2ul /* always 1 */
 #define FLAG_TF 0x100ul     /* single step */
@@ -38,6 +40,8 @@ static inline u64 cpu_flags(void)
 static inline u64 cpu_read_cr2(void)
 {
     u64 value;
+    if (on_xen())
+        return xen_vcpu()->cr2;
     __asm__ volatile("movq %%cr2, %0" : "=r"(value));
     return value;
 }
@@ -139,7 +143,10 @@ struct cpuid {
 static inline struct cpuid cpu_cpuid(u32 leaf)
 {
     struct cpuid r;
-    __asm__ volatile("cpuid" : "=a"(r.eax), "=b"(r.ebx), "=c"(r.ecx), "=d"(r.edx) : "a"(leaf), "c"(0));
+    if (on_xen()) /* "xen" behind UD2: Xen answers instead of the CPU (arch-x86/xen.h) */
+        __asm__ volatile("ud2; .ascii \"xen\"; cpuid" : "=a"(r.eax), "=b"(r.ebx), "=c"(r.ecx), "=d"(r.edx) : "a"(leaf), "c"(0));
+    else
+        __asm__ volatile("cpuid" : "=a"(r.eax), "=b"(r.ebx), "=c"(r.ecx), "=d"(r.edx) : "a"(leaf), "c"(0));
     return r;
 }
 

@@ -5,6 +5,7 @@
 
 #include "asm.h"
 #include "segments.h"
+#include "static_branch.h"
 
 #define CPU_KERNEL_STACK 8      /* offsets in struct cpu; process.c checks them */
 #define CPU_USER_STACK 16
@@ -76,6 +77,7 @@ END(trap_stubs)
 FUNCTION(trap_entry)
     cld
     push_registers
+    if_on_xen 1f                /* which gives the kernel its GS */
     testb $3, FRAME_CS(%rsp)    /* GS is the kernel's already if the kernel was interrupted */
     jz 1f                       /* (an NMI right at syscall_entry has the user's; it only prints and stops) */
     swapgs
@@ -84,11 +86,15 @@ FUNCTION(trap_entry)
     addq $16, %rsp
 END(trap_entry)
 FUNCTION(trap_return)           /* rsp = a trap_frame */
+    if_on_xen xen_return
     testb $3, FRAME_CS(%rsp)
     jz 1f
     swapgs
 1:  pop_registers
     iretq
+xen_return:
+    pop_registers
+    jmp xen_iret
 END(trap_return)
 
 /* SYSCALL left the return address in rcx, the flags in r11 and rsp as it was; interrupts are off (SFMASK). */
@@ -101,12 +107,15 @@ FUNCTION(syscall_entry)
     pushq %r11
     pushq $USER_CODE
     pushq %rcx
+.global syscall_enter
+syscall_enter:                  /* rsp = rip cs rflags rsp ss */
     pushq $0                    /* no error code, no vector: the frame is a trap's otherwise */
     pushq $0
     push_registers
     link_frame
     call syscall_trap
     addq $16, %rsp
+    if_on_xen xen_return
     pop_registers               /* with rcx and r11 as SYSRET wants them */
     movq 24(%rsp), %rsp
     swapgs

@@ -24,18 +24,52 @@ void pte_write(pte *slot, pte value);
 
 static inline pte pte_make(u64 frame, u32 prot)
 {
+    if (on_xen())
+        frame = xen_machine(frame);
     return frame | PTE_PRESENT | (prot & PROT_WRITE ? PTE_WRITE : 0) | (prot & PROT_USER ? PTE_USER : 0) |
            (prot & PROT_EXEC ? 0 : PTE_NO_EXECUTE);
 }
 
 static inline bool pte_present(pte entry) { return entry & PTE_PRESENT; }
 static inline bool pte_writable(pte entry) { return entry & PTE_WRITE; }
-static inline u64 pte_frame(pte entry) { return entry & PTE_ADDRESS; }
+static inline u64 pte_frame(pte entry)
+{
+    if (on_xen())
+        return xen_pseudo(entry & PTE_ADDRESS);
+    return entry & PTE_ADDRESS;
+}
 static inline pte pte_read_only(pte entry) { return entry & ~PTE_WRITE; }
 
-static inline void arch_flush_page(u64 address) { cpu_invlpg(address); }
+static inline void arch_flush_page(u64 address)
+{
+    if (on_xen())
+        xen_flush_page(address);
+    else
+        cpu_invlpg(address);
+}
+
 /* Empties the TLB; `root` is the address space that is loaded. */
-static inline void arch_flush_all(u64 root) { cpu_write_cr3(root); }
+static inline void arch_flush_all(u64 root)
+{
+    if (on_xen())
+        xen_flush_all();
+    else
+        cpu_write_cr3(root);
+}
+
+/* Between these two, changes of page tables may wait, so that a hypervisor can be told of many at once. No entry that
+   was written may be read meanwhile. */
+static inline void arch_batch_begin(void)
+{
+    if (on_xen())
+        xen_batch_begin();
+}
+
+static inline void arch_batch_end(void)
+{
+    if (on_xen())
+        xen_batch_end();
+}
 
 /* The registers of what was interrupted, in the order in which entry.S pushes them, last first. */
 struct trap_frame {
@@ -53,13 +87,36 @@ static inline struct cpu *arch_this_cpu(void)
     return cpu;
 }
 
-static inline void arch_irq_enable(void) { cpu_sti(); }
-static inline void arch_irq_disable(void) { cpu_cli(); }
-static inline bool arch_irq_enabled(void) { return cpu_flags() & FLAG_IF; }
+static inline void arch_irq_enable(void)
+{
+    if (on_xen())
+        xen_irq_enable();
+    else
+        cpu_sti();
+}
+
+static inline void arch_irq_disable(void)
+{
+    if (on_xen())
+        __atomic_store_n(&xen_vcpu()->mask, 1, __ATOMIC_SEQ_CST);
+    else
+        cpu_cli();
+}
+
+static inline bool arch_irq_enabled(void)
+{
+    if (on_xen())
+        return !xen_vcpu()->mask;
+    return cpu_flags() & FLAG_IF;
+}
 
 /* Sleeps until an interrupt has been handled. */
 static inline void arch_wait_for_interrupt(void)
 {
+    if (on_xen()) {
+        xen_wait_for_interrupt();
+        return;
+    }
     cpu_sti_hlt();
     cpu_cli();
 }

@@ -1,6 +1,9 @@
 /* What the machine is, and its two switches: the ACPI power-off port and the panic device. */
 #include "arch.h"
+#include "bench.h"
 #include "console.h"
+#include "console_port.h"
+#include "uart.h"
 
 #define ACPI_CONTROL_PORT 0x604 /* PIIX4 power management: PM1a control */
 #define ACPI_SLEEP_ENABLE 0x2000 /* with sleep type 0: soft off */
@@ -28,6 +31,28 @@ void arch_print_platform(void)
     kprintf("\n");
 }
 
+const struct console_port *arch_console_port(void) { return on_xen() ? &xen_console : &uart_console; }
+
+const char *arch_lacks(u64 operation)
+{
+    if (!on_xen())
+        return NULL;
+    switch (operation) {
+    case BENCH_CR8WR:
+        return "a PV domain has no task priority register";
+    case BENCH_EOI:
+        return "an event channel needs no end of interrupt";
+    case BENCH_PCI_SCAN:
+        return "a PV domain has no PCI bus";
+    case BENCH_TIMER_CALIBRATION:
+        return "a PV domain is told how fast its clock runs";
+    }
+    return NULL;
+}
+
+bool arch_has_pci(void) { return !on_xen(); }
+struct irq_source *arch_irq_source(void) { return on_xen() ? &xen_irq_source : NULL; }
+
 static __attribute__((noreturn)) void stop(void)
 {
     cpu_cli();
@@ -37,12 +62,16 @@ static __attribute__((noreturn)) void stop(void)
 
 void arch_power_off(void)
 {
+    if (on_xen())
+        xen_shutdown(SHUTDOWN_POWEROFF);
     cpu_outw(ACPI_CONTROL_PORT, ACPI_SLEEP_ENABLE);
     stop();
 }
 
 void arch_report_panic(void)
 {
+    if (on_xen())
+        xen_shutdown(SHUTDOWN_CRASH);
     cpu_outb(PANIC_PORT, PANIC_HAPPENED);
     stop();
 }

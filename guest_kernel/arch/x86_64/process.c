@@ -62,7 +62,9 @@ u64 arch_process_instruction(const struct process *process) { return process->fr
 
 void arch_switch(struct process *from, struct process *to)
 {
+    arch_batch_begin();
     arch_space_load(to->space.root);
     segments_set_kernel_stack(to->stack_top);
+    arch_batch_end();
     switch_stacks(&from->saved_stack, to->saved_stack);
 }

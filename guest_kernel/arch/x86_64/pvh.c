@@ -39,6 +39,10 @@ static void add_range(struct memory_map *map, u64 start, u64 end)
 
 void arch_read_memory_map(u64 boot_info, struct memory_map *map)
 {
+    if (on_xen()) {
+        xen_read_memory_map(map);
+        return;
+    }
     const struct start_info *info = phys_to_virt(boot_info);
     if (info->magic != START_INFO_MAGIC || info->version < 1 || !info->memory_map_entries)
         panic("the loader passed no PVH memory map");

@@ -40,6 +40,14 @@ static void load_segments(void)
 
 void segments_init(u32 number)
 {
+    struct cpu *cpu = &cpus[number];
+    cpu->self = cpu;
+    cpu->number = number;
+    if (on_xen()) {
+        xen_segments_init((u64)cpu);
+        return;
+    }
+
     struct task_state *task_state = &task_states[number];
     u64 *gdt = gdts[number];
     for (int i = 0; i < GDT_ENTRIES; i++)
@@ -58,17 +66,18 @@ void segments_init(u32 number)
     load_segments();
     cpu_ltr(TSS_SELECTOR);
 
-    struct cpu *cpu = &cpus[number];
-    cpu->self = cpu;
-    cpu->number = number;
     cpu_write_msr(MSR_GS_BASE, (u64)cpu);
     cpu_write_msr(MSR_KERNEL_GS_BASE, 0); /* the user's */
 }
 
-/* Both ways into the kernel from ring 3 use the same stack: traps find it in the TSS, SYSCALL in struct cpu. */
+/* Both ways into the kernel from ring 3 use the same stack: traps find it in the TSS, SYSCALL in struct cpu, and Xen
+   is told. */
 void segments_set_kernel_stack(u64 top)
 {
     struct cpu *cpu = arch_this_cpu();
-    task_states[cpu->number].rsp[0] = top;
+    if (on_xen())
+        xen_set_kernel_stack(top);
+    else
+        task_states[cpu->number].rsp[0] = top;
     cpu->kernel_stack = top;
 }

@@ -99,6 +99,10 @@ static const struct mp_table *find_table(void)
 /* Before arch_paging_init, because the table is not in RAM that the kernel maps. */
 void arch_find_cpus(void)
 {
+    if (on_xen()) {
+        xen_find_cpus();
+        return;
+    }
     const struct mp_table *table = find_table();
     const u8 *at = (const u8 *)(table + 1);
     cpu_count = 1;
@@ -116,7 +120,13 @@ void arch_find_cpus(void)
     }
 }
 
-void arch_send_call(u32 cpu) { apic_send(apic_ids[cpu], VECTOR_CALL); }
+void arch_send_call(u32 cpu)
+{
+    if (on_xen())
+        xen_send_call(cpu);
+    else
+        apic_send(apic_ids[cpu], VECTOR_CALL);
+}
 
 /* Called by boot.S on the CPU that starts, with interrupts off. */
 void secondary_main(void)
@@ -143,6 +153,10 @@ static bool start(u32 cpu)
 
 void arch_start_cpus(void)
 {
+    if (on_xen()) {
+        xen_start_cpus();
+        return;
+    }
     memcpy(phys_to_virt(TRAMPOLINE), trampoline_start, (u64)(trampoline_end - trampoline_start));
     for (u32 cpu = 1; cpu < cpu_count; cpu++)
         if (!start(cpu))

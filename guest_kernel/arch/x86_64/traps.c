@@ -14,7 +14,6 @@
 enum exception {
     DIVIDE_ERROR = 0,
     NMI = 2,
-    BREAKPOINT = 3,
     DOUBLE_FAULT = 8,
     PAGE_FAULT = 14,
     MACHINE_CHECK = 18,
@@ -55,6 +54,10 @@ extern char syscall_entry[];
 void arch_traps_init(void)
 {
     segments_init(0);
+    if (on_xen()) {
+        xen_traps_init();
+        return;
+    }
 
     for (int vector = 0; vector < 256; vector++) {
         u64 stub = (u64)trap_stubs[vector];
@@ -127,6 +130,13 @@ void trap(struct trap_frame *frame)
         apic_end_of_interrupt();
         if (from_user)
             yield();
+        return;
+    case VECTOR_XEN_EVENTS:
+        if (xen_handle_events()) {
+            arch_timer_expiries++;
+            if (from_user)
+                yield();
+        }
         return;
     case VECTOR_CALL:
         apic_end_of_interrupt();

@@ -106,13 +106,22 @@ i64 bench_arm(u64 point, u64 iterations, bool fresh)
     return 0;
 }
 
+/* What the machine lacks for the operation, or NULL. */
+static const char *missing(u64 operation)
+{
+    if (operation >= BENCH_NET_TX && operation <= BENCH_NET_TX_BURST && !net_present())
+        return "this machine has no network card";
+    return arch_lacks(operation);
+}
+
 i64 bench_kernel(u64 operation, u64 iterations, u64 seed)
 {
     if (operation >= BENCH_KERNEL_OPERATIONS)
         return -EINVAL;
     report = (struct bench_report){0};
-    if (operation >= BENCH_NET_TX && operation <= BENCH_NET_TX_BURST && !net_present())
-        measure_absent("this machine has no network card");
+    const char *why = missing(operation);
+    if (why)
+        measure_absent(why);
     else
         report.digest = operations[operation](iterations, seed);
     return 0;
