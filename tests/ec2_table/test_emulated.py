@@ -74,8 +74,8 @@ def test_translating_is_over_after_the_first_round() -> None:
     """`--cold` counts it: jumps that lead to nothing yet, and what translating takes."""
     for op in CPU_OPERATIONS:
         assert not measure("emulated", op).exits.keys() & {"translate", "lookup_miss"}, op
-    cold = measure("emulated", "fork_exit", iterations=1, cold=True)
-    warm = measure("emulated", "fork_exit", iterations=1)
+    cold = measure("emulated", "cpuid", iterations=1, cold=True)
+    warm = measure("emulated", "cpuid", iterations=1)
     assert cold.exits["translate"] > 0
     assert cold.cycles_per_op > warm.cycles_per_op
 
