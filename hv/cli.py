@@ -202,7 +202,7 @@ def table(
     ops
         Operations, comma-separated globs, e.g. 'cpu.*'. Without it: the article's grid.
     iterations
-        How often each operation runs, 1 to 10000.
+        How often each operation runs, 1 to 10000; of those that go in bursts, how many bursts of 32.
     seed
         Seed of the operations' payload.
     cold
@@ -262,7 +262,7 @@ def stat(
     op
         An operation; hv ops lists them.
     iterations
-        How often the operation runs, 1 to 10000.
+        How often the operation runs, 1 to 10000; of one that goes in bursts, how many bursts of 32.
     seed
         Seed of the operation's payload.
     cold

@@ -12,12 +12,15 @@ BOOT = "boot.boot"  # its window opens at reset
 
 
 class Op(msgspec.Struct, frozen=True):
-    """`headline`: the one that stands for its column in the table's grid. `once`: one cold run, never repeated."""
+    """`headline`: the one that stands for its column in the table's grid. `once`: one cold run, never repeated.
+    `burst`: packets or blocks that are handed over together; each is an iteration, and --iterations counts bursts.
+    """
 
     id: str
     meaning: str
     headline: bool = False
     once: bool = False
+    burst: int = 1
 
     @property
     def column(self) -> str:
@@ -44,14 +47,14 @@ OPS: dict[str, Op] = {
         Op("net.tx", "a UDP datagram sent"),
         Op("net.rx", "a UDP datagram received"),
         Op("net.rr", "a UDP datagram sent and its echo received", headline=True),
-        Op("net.tx_burst", "a datagram of 32 that are sent with one doorbell"),
+        Op("net.tx_burst", "a datagram of 32 that are sent with one doorbell", burst=32),
         Op("local.read4k", "4 KiB read from the local disk", headline=True),
         Op("local.write4k", "4 KiB written to the local disk"),
-        Op("local.read_qd32", "4 KiB read, of 32 that are asked for together"),
+        Op("local.read_qd32", "4 KiB read, of 32 that are asked for together", burst=32),
         Op("local.flush", "the disk's cache written to its medium"),
         Op("remote.read4k", "4 KiB read from the remote disk", headline=True),
         Op("remote.write4k", "4 KiB written to the remote disk"),
-        Op("remote.read_qd32", "4 KiB read, of 32 that are asked for together"),
+        Op("remote.read_qd32", "4 KiB read, of 32 that are asked for together", burst=32),
         Op("remote.flush", "the disk's cache written to its medium"),
         Op("interrupts.timer_tick", "arm the timer, take its interrupt, end it", headline=True),
         Op("interrupts.device_irq", "from one interrupt of a device to the next"),

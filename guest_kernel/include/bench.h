@@ -46,6 +46,8 @@ enum kernel_operation {
     BENCH_KERNEL_OPERATIONS, /* how many */
 };
 
+#define BENCH_BURST 32 /* packets or blocks that are handed over together */
+
 struct bench_report {
     u64 cycles; /* between the marks */
     u64 hits;   /* occurrences of the probe: N + 1, or the round was not whole; 0 for a kernel operation */

@@ -1,5 +1,6 @@
 /* The command `bench NAME [N [SEED]]`: the table of operations, and the halves of them that run in user mode.
-   A process of its own runs two rounds of N iterations, the first to warm up, and prints the digest of the second.
+   A process of its own runs two rounds of N iterations, the first to warm up, and prints the digest of the second. Of
+   what goes in bursts N is the bursts, and each packet or block an iteration.
    What a round prepares lies before it arms its probe; the kernel's probe puts the marks around N whole operations. */
 #include "bench.h"
 
@@ -187,42 +188,42 @@ static const struct operation {
     const char *name;
     u64 (*run_round)(const struct round *round); /* returns the digest of its payload */
     enum kernel_operation kernel_operation;
-    bool once; /* one cold round, of one iteration */
+    enum { EACH, BURSTS, ONCE } counted; /* N iterations, N bursts of them, or one cold round of one iteration */
 } operations[] = {
-    {"cpu.compute", kernel_round, BENCH_COMPUTE, false},
-    {"cpu.syscall", syscall_round, 0, false},
-    {"cpu.page_fault", page_fault_round, 0, false},
-    {"cpu.protection_fault", protection_fault_round, 0, false},
-    {"cpu.mmap_unmap", mmap_unmap_round, 0, false},
-    {"cpu.context_switch", context_switch_round, 0, false},
-    {"cpu.fork_exit", fork_exit_round, 0, false},
-    {"cpu.cpuid", kernel_round, BENCH_CPUID, false},
-    {"cpu.irq_mask", kernel_round, BENCH_IRQ_MASK, false},
-    {"cpu.in", kernel_round, BENCH_IN, false},
-    {"cpu.cr8wr", kernel_round, BENCH_CR8WR, false},
-    {"cpu.callret", kernel_round, BENCH_CALLRET, false},
-    {"cpu.divzero", divzero_round, 0, false},
-    {"cpu.ptemod", kernel_round, BENCH_PTEMOD, false},
-    {"net.tx", kernel_round, BENCH_NET_TX, false},
-    {"net.rx", kernel_round, BENCH_NET_RX, false},
-    {"net.rr", kernel_round, BENCH_NET_RR, false},
-    {"net.tx_burst", kernel_round, BENCH_NET_TX_BURST, false},
-    {"local.read4k", kernel_round, BENCH_LOCAL_READ4K, false},
-    {"local.write4k", kernel_round, BENCH_LOCAL_WRITE4K, false},
-    {"local.read_qd32", kernel_round, BENCH_LOCAL_READ_QD32, false},
-    {"local.flush", kernel_round, BENCH_LOCAL_FLUSH, false},
-    {"remote.read4k", kernel_round, BENCH_REMOTE_READ4K, false},
-    {"remote.write4k", kernel_round, BENCH_REMOTE_WRITE4K, false},
-    {"remote.read_qd32", kernel_round, BENCH_REMOTE_READ_QD32, false},
-    {"remote.flush", kernel_round, BENCH_REMOTE_FLUSH, false},
-    {"interrupts.timer_tick", kernel_round, BENCH_TIMER_TICK, false},
-    {"interrupts.device_irq", kernel_round, BENCH_DEVICE_IRQ, false},
-    {"interrupts.ipi", kernel_round, BENCH_IPI, false},
-    {"interrupts.eoi", kernel_round, BENCH_EOI, false},
-    {"interrupts.hlt_wake", kernel_round, BENCH_HLT_WAKE, false},
-    {"boot.boot", kernel_round, BENCH_BOOT, true},
-    {"boot.pci_scan", kernel_round, BENCH_PCI_SCAN, true},
-    {"boot.timer_calibration", kernel_round, BENCH_TIMER_CALIBRATION, true},
+    {"cpu.compute", kernel_round, BENCH_COMPUTE, EACH},
+    {"cpu.syscall", syscall_round, 0, EACH},
+    {"cpu.page_fault", page_fault_round, 0, EACH},
+    {"cpu.protection_fault", protection_fault_round, 0, EACH},
+    {"cpu.mmap_unmap", mmap_unmap_round, 0, EACH},
+    {"cpu.context_switch", context_switch_round, 0, EACH},
+    {"cpu.fork_exit", fork_exit_round, 0, EACH},
+    {"cpu.cpuid", kernel_round, BENCH_CPUID, EACH},
+    {"cpu.irq_mask", kernel_round, BENCH_IRQ_MASK, EACH},
+    {"cpu.in", kernel_round, BENCH_IN, EACH},
+    {"cpu.cr8wr", kernel_round, BENCH_CR8WR, EACH},
+    {"cpu.callret", kernel_round, BENCH_CALLRET, EACH},
+    {"cpu.divzero", divzero_round, 0, EACH},
+    {"cpu.ptemod", kernel_round, BENCH_PTEMOD, EACH},
+    {"net.tx", kernel_round, BENCH_NET_TX, EACH},
+    {"net.rx", kernel_round, BENCH_NET_RX, EACH},
+    {"net.rr", kernel_round, BENCH_NET_RR, EACH},
+    {"net.tx_burst", kernel_round, BENCH_NET_TX_BURST, BURSTS},
+    {"local.read4k", kernel_round, BENCH_LOCAL_READ4K, EACH},
+    {"local.write4k", kernel_round, BENCH_LOCAL_WRITE4K, EACH},
+    {"local.read_qd32", kernel_round, BENCH_LOCAL_READ_QD32, BURSTS},
+    {"local.flush", kernel_round, BENCH_LOCAL_FLUSH, EACH},
+    {"remote.read4k", kernel_round, BENCH_REMOTE_READ4K, EACH},
+    {"remote.write4k", kernel_round, BENCH_REMOTE_WRITE4K, EACH},
+    {"remote.read_qd32", kernel_round, BENCH_REMOTE_READ_QD32, BURSTS},
+    {"remote.flush", kernel_round, BENCH_REMOTE_FLUSH, EACH},
+    {"interrupts.timer_tick", kernel_round, BENCH_TIMER_TICK, EACH},
+    {"interrupts.device_irq", kernel_round, BENCH_DEVICE_IRQ, EACH},
+    {"interrupts.ipi", kernel_round, BENCH_IPI, EACH},
+    {"interrupts.eoi", kernel_round, BENCH_EOI, EACH},
+    {"interrupts.hlt_wake", kernel_round, BENCH_HLT_WAKE, EACH},
+    {"boot.boot", kernel_round, BENCH_BOOT, ONCE},
+    {"boot.pci_scan", kernel_round, BENCH_PCI_SCAN, ONCE},
+    {"boot.timer_calibration", kernel_round, BENCH_TIMER_CALIBRATION, ONCE},
 };
 
 #define OPERATIONS (sizeof operations / sizeof *operations)
@@ -255,12 +256,14 @@ static void run(const struct operation *operation, u64 iterations, u64 seed)
     struct round round;
     struct bench_report report;
     u64 digest = 0;
-    if (operation->once)
+    if (operation->counted == ONCE)
         iterations = 1;
+    else if (operation->counted == BURSTS)
+        iterations *= BENCH_BURST;
     round.iterations = iterations;
     round.seed = digest_add(digest_text(DIGEST_START, operation->name), seed); /* no two operations work on the same */
     round.kernel_operation = operation->kernel_operation;
-    for (int i = operation->once; i < 2; i++) {
+    for (int i = operation->counted == ONCE; i < 2; i++) {
         round.warm_up = i == 0;
         digest = operation->run_round(&round);
         system_call(SYS_BENCH_REPORT, (u64)&report, 0, 0);

@@ -18,12 +18,6 @@ CPU_OPERATIONS = (
 BUILT_ROWS = ("nitro", "metal")
 
 
-def row_of(name: str) -> Row:
-    """A row, or a custom one such as emulated+cpu=trap-and-emulate."""
-    row, *changes = name.split("+")
-    return customize(find_row(row), changes, find_modes())
-
-
 @functools.cache
 def measure_table(
     rows: str, ops: str = "cpu.*", *, iterations: int = 10, seed: int = 0, cold: bool = False, portable: bool = False

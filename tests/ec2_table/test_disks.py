@@ -92,6 +92,7 @@ def shell(row: str, local: MemoryStore | None = None, remote: Nbd | None = None)
 @pytest.mark.parametrize("op", DISK_OPERATIONS)
 def test_an_operation_exits_for_its_reasons(row: str, op: str) -> None:
     result = operation(measure_table(row, "local.*,remote.*").rows[0], op)
+    assert result.iterations == (320 if op.endswith("qd32") else 10), "100 bursts are 3200 iterations"
     reasons = FLUSH if op.endswith("flush") else TRANSFER
     assert result.exits == {reason: n * result.iterations for reason, n in expected(row, reasons).items()}
 

@@ -15,7 +15,7 @@ from hv.silicon.timing import MILLI
 from hv.vm import Vm
 from modes.full_emulation.translator.cache import ADAPT, REVERT
 from modes.full_emulation.translator.mode import FullEmulation
-from tests.ec2_table.measuring import CPU_OPERATIONS, measure, measure_table, row_of
+from tests.ec2_table.measuring import CPU_OPERATIONS, measure, measure_table, row_named
 
 TRAP = "emulated+cpu=trap-and-emulate"
 
@@ -88,7 +88,7 @@ def test_cheaper_and_dearer_than_native_as_published_in_2006(op: str, cheaper: b
     settings = Settings(load_guest(default_guest()), load("p4-672"), 10)
     cycles = []
     for name in ("emulated", "metal"):
-        with contextlib.closing(RowRunner(row_of(name), find_modes(), settings)) as runner:
+        with contextlib.closing(RowRunner(row_named(name), find_modes(), settings)) as runner:
             measured = runner.run(OPS[f"cpu.{op}"])
             assert isinstance(measured, Measured)
             cycles.append(measured.result.cycles_per_op)

@@ -151,7 +151,7 @@ def test_under_xen_hypervisor_code_runs_only_inside_counted_exits(op: str) -> No
         assert witness.windows == 2
         counted = sum(
             tally.count
-            for window in range(1, 2 * witness.windows, 2)
+            for window in (3, 5)  # behind the boot's own
             for tally in runner.vm.ledger.tallies(window).values()
         )
         assert witness.doors == witness.opened == counted

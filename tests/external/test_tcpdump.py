@@ -13,7 +13,7 @@ from tests.conftest import RunHv
 
 pytestmark = pytest.mark.external
 
-COMMANDS = "ping 10.0.2.2 2\nbench net.tx_burst 32\nbench net.rr 3\n"
+COMMANDS = "ping 10.0.2.2 2\nbench net.tx_burst 1\nbench net.rr 3\n"
 
 
 def tcpdump(capture: Path, *options: str) -> list[str]:

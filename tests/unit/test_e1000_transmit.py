@@ -98,7 +98,12 @@ def test_the_fifo_takes_only_so_much_before_it_has_left(bench: NicBench) -> None
     for i in range(15):
         bench.put(i, TX_BUFFERS, 1500 | (EOP | IFCS | RS) << 24)
     bench[reg.TDT] = 15
-    assert 8 <= len(bench.sent) <= 16 * 1024 // 1500
+    at_once = len(bench.sent)
+    assert 8 <= at_once <= 16 * 1024 // 1500
+    bench.pass_time(1524 * 8)
+    assert len(bench.sent) == at_once, "filled again before half of it has left"
+    bench.pass_time((at_once // 2 + 1) * 1524 * 8)
+    assert at_once + 4 <= len(bench.sent) < 15
     bench.pass_time(15 * 1524 * 8)
     assert len(bench.sent) == 15
     times = [at for _, at in bench.sent]

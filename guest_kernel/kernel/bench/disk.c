@@ -7,14 +7,13 @@
 #include "frames.h"
 #include "kernel_bench.h"
 
-#define BURST 32        /* requests that are submitted together */
 #define READ_BLOCKS 256 /* the disk's first MiB */
 #define FIRST_WRITTEN 64
 #define WRITTEN 32      /* blocks from there on */
 #define WORDS (BLOCK_SIZE / 8)
 
-static u64 buffers[BURST], kept[WRITTEN]; /* frames */
-static struct disk_request requests[BURST];
+static u64 buffers[BENCH_BURST], kept[WRITTEN]; /* frames */
+static struct disk_request requests[BENCH_BURST];
 
 static u64 *words(u64 frame) { return phys_to_virt(frame); }
 
@@ -35,7 +34,7 @@ static i64 perform(struct disk *disk, enum disk_operation operation, u64 block, 
 /* False: there is no disk, it is too small, or there is no memory for the buffers. */
 static bool ready(const struct disk *disk)
 {
-    for (u64 i = 0; i < BURST; i++)
+    for (u64 i = 0; i < BENCH_BURST; i++)
         if ((!buffers[i] && !(buffers[i] = frame_alloc())) || (!kept[i] && !(kept[i] = frame_alloc())))
             return false;
     return disk && disk->sectors >= READ_BLOCKS * BLOCK_SECTORS;
@@ -112,7 +111,10 @@ static u64 flush(struct disk *disk, u64 iterations, u64 seed)
 }
 
 static u64 read_one(struct disk *disk, u64 iterations, u64 seed) { return read_bursts(disk, iterations, seed, 1); }
-static u64 read_burst(struct disk *disk, u64 iterations, u64 seed) { return read_bursts(disk, iterations, seed, BURST); }
+static u64 read_burst(struct disk *disk, u64 iterations, u64 seed)
+{
+    return read_bursts(disk, iterations, seed, BENCH_BURST);
+}
 
 static u64 round(u64 (*run)(struct disk *, u64, u64), enum disk_place place, u64 iterations, u64 seed)
 {

@@ -15,7 +15,6 @@
 #define REQUEST_TALLY 2
 
 #define WORDS 8      /* of payload in each datagram */
-#define BURST 32
 #define GAP 20000    /* ns between the datagrams of net.rx: more than any row takes for one */
 
 static u64 received; /* datagrams */
@@ -116,7 +115,7 @@ u64 net_tx(u64 iterations, u64 seed)
 u64 net_tx_burst(u64 iterations, u64 seed)
 {
     open();
-    return send_bursts(iterations, seed, BURST);
+    return send_bursts(iterations, seed, BENCH_BURST);
 }
 
 /* From the arrival of one datagram to that of the N-th after it. */

@@ -2,9 +2,10 @@
 
 A write to the tail makes it fetch: as much as the transmit FIFO holds at once, the rest as the wire drains it. A
 descriptor is done when its data is in the FIFO. What is done at one go is bounded by the FIFO and by BATCH descriptors.
-Simplified: descriptors are fetched one by one and written back at once; of TXDCTL only WTHRESH and LWTHRESH count; a
-full-duplex line has no collisions. Where the manual forbids something: a head or tail outside the ring stops the
-queue; with a segment size of 0, or one that is too large for the FIFO, the data goes as one packet.
+Simplified: a full FIFO is filled again when half of it has left, not after each frame, so that the host is interrupted
+for many frames at once; descriptors are fetched one by one and written back at once; of TXDCTL only WTHRESH and
+LWTHRESH count; a full-duplex line has no collisions. Where the manual forbids something: a head or tail outside the
+ring stops the queue; with a segment size of 0, or one that is too large for the FIFO, the data goes as one packet.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ class Transmitter:
         for _ in range(BATCH):
             if not self._ready():
                 return
-            if (wait := self._room_at()) > chip.now:
-                chip.start("fetch", wait)
+            if self._drained_to(self._room) > chip.now:
+                chip.start("fetch", self._drained_to(self._room // 2))
                 return
             self._fetch()
         chip.start("fetch", chip.now + chip.span(FETCH_NS))
@@ -61,10 +62,14 @@ class Transmitter:
         on = chip[reg.TCTL] & reg.TCTL_EN and self.phy.link and "pause" not in chip.state.timers
         return bool(on) and head != tail and max(head, tail) < size
 
-    def _room_at(self) -> int:
-        """When the FIFO, which holds what has not left yet, will have room for one more frame."""
-        room = max(self.chip.transmit_room - KEPT_FREE, 0)
-        return self.chip.state.wire_free - self.chip.span(room * NS_PER_BYTE[self.phy.speed])
+    @property
+    def _room(self) -> int:
+        """Bytes that may be in the FIFO when another frame is put into it."""
+        return max(self.chip.transmit_room - KEPT_FREE, 0)
+
+    def _drained_to(self, size: int) -> int:
+        """When the FIFO, which holds what has not left yet, will hold this many bytes."""
+        return self.chip.state.wire_free - self.chip.span(size * NS_PER_BYTE[self.phy.speed])
 
     def _fetch(self) -> None:
         """The descriptor at the head, or the next segment of one that has more."""
