@@ -32,6 +32,15 @@ def test_a_changed_entry_is_seen_after_invlpg(where: Where) -> None:
 
 
 @everywhere
+def test_a_store_into_two_tables_that_are_in_use_gets_through(where: Where) -> None:
+    """Each of them maps the store itself. As a plain move, a locked addition and a push."""
+    both = PDPT + 0xFFC
+    code = f"movl $0x5A5A, {both}; mov {both}, %rax; xor $4, %rax; mov %rax, {both}; lock xorq $8, {both};"
+    code += f"mov %rsp, %rbx; mov ${both + 8}, %esp; push {both}; mov %rbx, %rsp; mov {both}, %rax; mov %rax, DATA; finish"
+    assert RawGuest(code, where).finish().words(1)[0] & 0xFFFF_FFFF == 0x5A5A ^ 4 ^ 8
+
+
+@everywhere
 def test_accessed_and_dirty_bits_come_as_on_hardware(where: Where) -> None:
     look = f"mov {PT + 8 * 0xA0:#x}, %rax; mov %rax, DATA+"
     guest = RawGuest(
@@ -159,7 +168,7 @@ def test_a_burst_leaves_a_table_out_of_sync_until_the_guest_flushes(where: Where
         memory={0xA_8000: b"\1", 0xA_9000: b"\2", 0xA_A000: b"\3"},
     ).finish()
     assert guest.words(5) == [1, 2, 77, 3, 77]
-    assert guest.exits["page_table_write"] == 5
+    assert guest.exits["page_table_write"] + guest.exits.get("table_callout", 0) == 5
 
 
 @everywhere
