@@ -208,10 +208,13 @@ class TrapAndEmulate(Mode):
         try:
             return self._event(cpu, exit, stepped=stepped)
         except GuestFault as fault:
-            if fault.address is not None:
-                self.v.cr2 = fault.address
-            deliver(self.core, fault.vector, fault.error)
-            return "guest_page_fault" if fault.vector == PF else "exception_bounce"
+            return self._reflect(fault)
+
+    def _reflect(self, fault: GuestFault) -> str:
+        if fault.address is not None:
+            self.v.cr2 = fault.address
+        deliver(self.core, fault.vector, fault.error)
+        return "guest_page_fault" if fault.vector == PF else "exception_bounce"
 
     def _event(self, cpu: Cpu, exit: Exit, *, stepped: bool) -> str:
         vector = exit.code - svm.EXCEPTION
