@@ -96,7 +96,8 @@ class TrapAndEmulate(Mode):
         self._build()
         first = Vmcb()
         first_state(first, guest.entry)
-        self.core.cpu.load(self.core.vmcb, on_metal=False, deprivileged=True)
+        for seat in self.seats:
+            seat.core.cpu.load(seat.core.vmcb, on_metal=False, deprivileged=True)
         self.adopt(first)
         self.vm.machine.engine.state.regs[RBX] = self.vm.start_info
 
@@ -326,7 +327,6 @@ class TrapAndEmulate(Mode):
             core, first = self.core, Vmcb()
             startup_state(first, page)
             core.first_vmcb()
-            cpu.load(core.vmcb, on_metal=False, deprivileged=True)
             cpu.start_over()
             core.root = core.code = 0
             core.stepping = self.v.in_nmi = False
