@@ -36,7 +36,7 @@ from modes.full_emulation.real_mode import run_real_mode
 from modes.full_emulation.reflect import DB, GP, PF, UD, deliver, software_interrupt, system_call
 from modes.full_emulation.scan import candidates
 from modes.full_emulation.state import CS, FLAG_TF, SS, VirtualCpu
-from modes.shadow.faults import FaultHandler
+from modes.shadow.faults import FaultHandler, Opened
 from modes.shadow.pager import PagerState
 from modes.shadow.registers import GuestFault
 
@@ -52,7 +52,7 @@ class VcpuState(msgspec.Struct):
 
     v: VirtualCpu
     real: tuple[int, int, int, int, bool, bool]
-    after_step: tuple[str, int] | None
+    opened: list[Opened]
 
 
 class Seat(msgspec.Struct):
@@ -96,7 +96,8 @@ class TrapAndEmulate(Mode):
         self._build()
         first = Vmcb()
         first_state(first, guest.entry)
-        self.core.cpu.load(self.core.vmcb, on_metal=False, deprivileged=True)
+        for seat in self.seats:
+            seat.core.cpu.load(seat.core.vmcb, on_metal=False, deprivileged=True)
         self.adopt(first)
         self.vm.machine.engine.state.regs[RBX] = self.vm.start_info
 
@@ -158,13 +159,13 @@ class TrapAndEmulate(Mode):
         for seat in self.seats:
             core = seat.core
             real = core.root, core.code, core.cr0, core.cr4, core.stepping, core.trap
-            vcpus.append(VcpuState(core.v, real, seat.faults.after_step))
+            vcpus.append(VcpuState(core.v, real, seat.faults.opened))
         return TrapAndEmulateState(vcpus, self.turn, self.pager.s, dict(self.breakpoints.marked), self.pool.used)
 
     def set_state(self, state: TrapAndEmulateState) -> None:
         for seat, saved in zip(self.seats, state.vcpus, strict=True):
             core = seat.core
-            core.v, seat.faults.after_step = saved.v, saved.after_step
+            core.v, seat.faults.opened = saved.v, saved.opened
             core.root, core.code, core.cr0, core.cr4, core.stepping, core.trap = saved.real
         self._sit(state.turn)
         self.pager.s, self.pool.used = state.pager, state.used
@@ -186,7 +187,7 @@ class TrapAndEmulate(Mode):
         if exit.code == svm.INTR:
             reason = "external_interrupt"
         else:
-            stepped = self._end_step() if self.core.stepping else False
+            stepped = self._end_step(exit) if self.core.stepping else False
             if cpu.state.eip != self.v.shadow or (stepped and exit.code == svm.EXCEPTION + DB):
                 self.v.shadow = -1
             reason = self._sort(cpu, exit, stepped=stepped)
@@ -208,10 +209,13 @@ class TrapAndEmulate(Mode):
         try:
             return self._event(cpu, exit, stepped=stepped)
         except GuestFault as fault:
-            if fault.address is not None:
-                self.v.cr2 = fault.address
-            deliver(self.core, fault.vector, fault.error)
-            return "guest_page_fault" if fault.vector == PF else "exception_bounce"
+            return self._reflect(fault)
+
+    def _reflect(self, fault: GuestFault) -> str:
+        if fault.address is not None:
+            self.v.cr2 = fault.address
+        deliver(self.core, fault.vector, fault.error)
+        return "guest_page_fault" if fault.vector == PF else "exception_bounce"
 
     def _event(self, cpu: Cpu, exit: Exit, *, stepped: bool) -> str:
         vector = exit.code - svm.EXCEPTION
@@ -273,11 +277,11 @@ class TrapAndEmulate(Mode):
         cpu.rflags |= FLAG_TF
         self.core.stepping = True
 
-    def _end_step(self) -> bool:
+    def _end_step(self, exit: Exit) -> bool:
         core = self.core
         core.stepping = False
         core.cpu.rflags &= ~FLAG_TF
-        self.faults.stepped()
+        self.faults.stepped(cut=exit.code == svm.EXCEPTION + PF)
         return True
 
     def _scan(self, linear: int, frame: int) -> None:
@@ -323,7 +327,6 @@ class TrapAndEmulate(Mode):
             core, first = self.core, Vmcb()
             startup_state(first, page)
             core.first_vmcb()
-            cpu.load(core.vmcb, on_metal=False, deprivileged=True)
             cpu.start_over()
             core.root = core.code = 0
             core.stepping = self.v.in_nmi = False

@@ -110,7 +110,8 @@ class HwAssist(Mode):
         self.prepare_memory(first)
         for vmcb in self.vmcbs[1:]:
             vmcb.np_enable, vmcb.n_cr3 = first.np_enable, first.n_cr3
-        machine.cpus[0].load(first, on_metal=False)
+        for cpu, vmcb in zip(machine.cpus, self.vmcbs, strict=True):
+            cpu.load(vmcb, on_metal=False)
         machine.engine.state.regs[RBX] = self.vm.start_info
 
     def prepare_memory(self, vmcb: Vmcb) -> None:
@@ -184,7 +185,6 @@ class HwAssist(Mode):
         def start(page: int) -> None:
             vmcb = self.vmcbs[cpu.index]
             startup_state(vmcb, page)
-            cpu.load(vmcb, on_metal=False)
             cpu.start_over()
             self._end_nmi(cpu)
 

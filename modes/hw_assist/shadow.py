@@ -26,7 +26,7 @@ from hv.vcpu import Vcpu
 from hv.x86_64.decode import address_of, decode, read_register, write_register
 from hv.x86_64.ports import port_access
 from modes.hw_assist.mode import HANDLERS, Handler, HwAssist, HwAssistState
-from modes.shadow.faults import FaultHandler
+from modes.shadow.faults import FaultHandler, Opened
 from modes.shadow.pager import PF_USER, Pager, PagerState
 from modes.shadow.registers import (
     CR0_PG,
@@ -79,7 +79,7 @@ class HwShadowState(msgspec.Struct):
     root: int
     stepping: bool
     own_trap_flag: bool
-    after_step: tuple[str, int] | None
+    opened: list[Opened]
 
 
 class HwShadow(HwAssist):
@@ -114,13 +114,13 @@ class HwShadow(HwAssist):
     def state(self) -> Any:
         return HwShadowState(
             super().state(), self.registers, self.pager.s, self.root, self.stepping, self.own_trap_flag,
-            self.faults.after_step,
+            self.faults.opened,
         )  # fmt: skip
 
     def set_state(self, state: Any) -> None:
         super().set_state(state.shared)
         self.registers = self.pager.v = state.registers
-        self.pager.s, self.root, self.faults.after_step = state.pager, state.root, state.after_step
+        self.pager.s, self.root, self.faults.opened = state.pager, state.root, state.opened
         self.stepping, self.own_trap_flag = state.stepping, state.own_trap_flag
 
     def guest_registers(self, cpu: Cpu) -> dict[str, int]:
@@ -162,7 +162,7 @@ class HwShadow(HwAssist):
 
     def handle(self, vcpu: Vcpu, exit: Exit) -> str:
         if self.stepping and exit.code != svm.INTR:
-            self._end_step(vcpu.cpu)
+            self._end_step(vcpu.cpu, exit)
         return super().handle(vcpu, exit)
 
     def _deliver(self, cpu: Cpu) -> None:
@@ -304,12 +304,12 @@ class HwShadow(HwAssist):
         self.stepping = True
         self.vmcb.intercept_exceptions = EVERY_EXCEPTION
 
-    def _end_step(self, cpu: Cpu) -> None:
+    def _end_step(self, cpu: Cpu, exit: Exit) -> None:
         self.stepping = False
         if not self.own_trap_flag:
             cpu.rflags &= ~TF
         self.vmcb.intercept_exceptions = 1 << PF
-        self.faults.stepped()
+        self.faults.stepped(cut=exit.code == svm.EXCEPTION + PF)
 
     def _exception(self, cpu: Cpu, exit: Exit) -> str:
         """Only while stepping."""

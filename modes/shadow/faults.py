@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import capstone
+import msgspec
 from capstone import x86
 
 from hv.silicon.x86_64.cpu import Cpu, Shutdown
@@ -27,6 +28,15 @@ NOT_TO_BE_STEPPED = frozenset(
 )  # fmt: skip
 
 
+class Opened(msgspec.Struct):
+    """A page that one instruction may write to: for which, where, and what it is: a "table", or "code"."""
+
+    rip: int
+    address: int
+    frame: int
+    kind: str
+
+
 class FaultHandler:
     """`decode` gives the instruction at RIP; `step` lets one instruction run and then calls `stepped`."""
 
@@ -34,7 +44,8 @@ class FaultHandler:
         self, pager: Pager, board: Board, decode: Callable[[Cpu], capstone.CsInsn | None], step: Callable[[Cpu], None]
     ) -> None:
         self.pager, self.board, self.decode, self.step = pager, board, decode, step
-        self.after_step: tuple[str, int] | None = None  # what to do when the stepped instruction is over
+        self.opened: list[Opened] = []  # for the instruction that is stepped
+        self._cut: list[Opened] = []  # for one that this very page fault has cut short
 
     def handle(self, cpu: Cpu, address: int, error: int, *, user: bool, delivering: bool = False) -> str:
         """A #PF at linear `address` with error code `error`. Returns the reason; the guest's own raises GuestFault.
@@ -42,17 +53,19 @@ class FaultHandler:
         `delivering`: it came while an event was delivered, not from the instruction at RIP.
         """
         pager = self.pager
+        cut = [page for page in self._cut if page.rip == cpu.rip]
+        self._cut = []
         write, fetch = bool(error & PF_WRITE), bool(error & PF_FETCH)
         walk = pager.walk(address, write=write, user=user, fetch=fetch)
         frame = walk.gpa & ADDRESS
         if not pager.is_ram(walk.gpa):
             return self._device(cpu, walk.gpa, user=user, plain=not fetch and not delivering)
         if write and frame in pager.s.traced:
-            self._table_write(cpu, address, walk, delivering=delivering)
+            self._table_write(cpu, address, walk, cut, delivering=delivering)
             return "page_table_write"
         pager.fill(address, walk, write=write, fetch=fetch)
         if write and frame in pager.s.scanned:
-            self._code_write(cpu, address, walk, frame)
+            self._code_write(cpu, address, frame, cut)
             return "code_write"
         return "shadow_page_fault"
 
@@ -63,7 +76,7 @@ class FaultHandler:
         )
         return "mmio"
 
-    def _table_write(self, cpu: Cpu, address: int, walk: Walk, *, delivering: bool) -> None:
+    def _table_write(self, cpu: Cpu, address: int, walk: Walk, cut: list[Opened], *, delivering: bool) -> None:
         """Perform it if it is a plain move, else let it through."""
         pager, frame = self.pager, walk.gpa & ADDRESS
         instruction = None if delivering else self.decode(cpu)
@@ -75,8 +88,8 @@ class FaultHandler:
                 pager.fill(address, walk, write=True)  # the next write does not exit
         elif pager.leave_out_of_sync(frame):
             pager.fill(address, walk, write=True)
-        elif instruction is not None and instruction.id not in NOT_TO_BE_STEPPED:
-            self._let_through(cpu, address, walk, ("table", frame))
+        elif cut or (instruction is not None and instruction.id not in NOT_TO_BE_STEPPED):
+            self._let_through(cpu, Opened(cpu.rip, address, frame, "table"), cut)
         else:
             self._make_room(cpu, walk, frame)
             pager.fill(address, walk, write=True)
@@ -91,30 +104,30 @@ class FaultHandler:
             raise Shutdown(f"a stack lies in the page table at {table:#x}, which is in use, at RIP {cpu.rip:#x}")
         self.pager.forget_table(table)
 
-    def _code_write(self, cpu: Cpu, address: int, walk: Walk, frame: int) -> None:
-        """A write to code that was looked at. If it is the running code's own page, let this one write through."""
+    def _code_write(self, cpu: Cpu, address: int, frame: int, cut: list[Opened]) -> None:
+        """A write to code that was looked at. If the running code's own page is written, let this one write through."""
         rip = cpu.state.eip
         here = self.pager.walk(rip).gpa & ADDRESS
         end = self.pager.walk(rip + 15).gpa & ADDRESS if rip & 0xFFF > 0xFF0 else here
-        if frame in (here, end):
-            self._let_through(cpu, address, walk, ("code", frame))
+        if frame in (here, end) or cut:
+            self._let_through(cpu, Opened(rip, address, frame, "code"), cut)
         else:
             self.pager.forget_code(frame)
 
-    def _let_through(self, cpu: Cpu, address: int, walk: Walk, after: tuple[str, int]) -> None:
-        """Execute one instruction with the right to write to a page."""
-        self.pager.fill(address, walk, write=True)
-        self.pager.allow_once(address)
-        self.after_step = after
+    def _let_through(self, cpu: Cpu, page: Opened, cut: list[Opened]) -> None:
+        """Execute one instruction with the right to write to a page, and to those that it got as far as before."""
+        for other in (*cut, page):
+            self.pager.fill(other.address, self.pager.walk(other.address, write=True), write=True)
+            self.pager.allow_once(other.address)
+            self.opened.append(other)
         self.step(cpu)
 
-    def stepped(self) -> None:
-        """The instruction is over, or was cut short."""
-        after, self.after_step = self.after_step, None
-        if after is None:
-            return
-        kind, frame = after
-        if kind == "table":
-            self.pager.forget_table(frame)
-        else:
-            self.pager.scan_again(frame)
+    def stepped(self, *, cut: bool = False) -> None:
+        """The instruction is over. `cut`: a page fault has cut it short, and `handle` comes next."""
+        opened, self.opened = self.opened, []
+        self._cut = opened if cut else []
+        for page in opened:
+            if page.kind == "table":
+                self.pager.forget_table(page.frame)
+            else:
+                self.pager.scan_again(page.frame)

@@ -184,7 +184,7 @@ ALIKE: dict[str, tuple[str, dict[int, bytes]]] = {
     ),
     "a table that is all levels, and changes itself": (OWN_LEVELS, {}),
     "kernel code that rewrites itself": (
-        "mov $20, %ecx; 1: incl patch+1; patch: mov $5, %eax; dec %ecx; jnz 1b; mov %rax, DATA; finish", {}
+        "mov $3, %ecx; 1: incl patch+1; patch: mov $5, %eax; dec %ecx; jnz 1b; mov %rax, DATA; finish", {}
     ),
     "paging switched off in 64-bit code": (
         "mov %cr0, %rax; and $0x7FFFFFFF, %eax; lea 1f(%rip), %r15; mov %rax, %cr0; 1: finish", {}

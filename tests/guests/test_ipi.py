@@ -97,7 +97,7 @@ def test_the_cluster_model(where: Where) -> None:
 
 
 def test_init_stops_a_cpu_and_a_start_up_message_starts_it_again(where: Where) -> None:
-    code = """start_other; until DATA+8, 1; send 0x4500; rest 100000; mov DATA, %rax; rest 100000; sub DATA, %rax
+    code = """start_other; until DATA+8, 1; send 0x4500; rest 50000; mov DATA, %rax; rest 50000; sub DATA, %rax
         mov %rax, DATA+16; send 0x4615; until DATA+8, 2; finish
         other: incq DATA+8; 1: incq DATA; cmpq $2, DATA+8; jne 1b; finish\n"""
     guest = two(code, where).finish()
@@ -152,6 +152,20 @@ def test_a_cpu_sees_code_that_another_one_has_written(where: Where) -> None:
     code += "other:" + THERE + "2: incq DATA; jmp patch; .balign 64; patch: jmp 2b\n"
     guest = two(code, where).finish()
     assert guest.words(1)[0] > 10
+
+
+def test_a_machine_that_was_just_built_goes_on_from_a_snapshot_with_both_cpus_running(where: Where) -> None:
+    code = "start_other; until DATA+8, 1; 1: call count; cmpq $9000, DATA; jb 1b; movq $1, DATA+16; finish\n"
+    code += "other: incq DATA+8; 2: incq DATA+24; cli; sti; cli; call count; cmpq $0, DATA+16; je 2b; finish\n"
+    code += "count: lock incq DATA; ret\n"
+    first, second = two(code, where), two(code, where)
+    while not first.words(4)[3]:
+        first.run(1000)
+    second.vm.restore(first.vm.snapshot())
+    for guest in (first, second):
+        guest.finish()
+    assert first.words(1)[0] >= 9000
+    assert (first.words(4), first.exits, first.vm.now) == (second.words(4), second.exits, second.vm.now)
 
 
 # --- hostile guests ---------------------------------------------------------------------------------------------------

@@ -28,8 +28,8 @@ GUESTS = {
     # The third call replaces itself by the address behind it, which begins with an HLT.
     "call itself, over itself": ("lea 1f+24(%rip), %rsp; jmp 1f; .org 0xEF; 1: call 1b; hlt", 2 + 3 + 1, 0),
 }  # fmt: skip
-# The same, but not under trap-and-emulate: there a store into two pages of code does not get through, and a REP whose
-# last iteration is single-stepped counts its iterations and not one more.
+# The same, but not under trap-and-emulate: a REP whose last iteration is single-stepped counts its iterations and not
+# one more, and a translation has a jump at the end of a page.
 IN_HARDWARE = {
     "code across the end of a page": (
         ("mov $0x9090909090909090, %rax; jmp 1f; .org 0xFE8; 1: mov %rax, CODE+0xFFC; .fill 12, 1, 0x90; "
@@ -63,6 +63,13 @@ def test_a_store_into_the_running_code_is_counted_once(where: Where, name: str, 
 @pytest.mark.parametrize("name", IN_HARDWARE)
 def test_and_so_it_is_in_these_cases(where: Where, name: str, cut: bool) -> None:
     check(name, where, cut=cut)
+
+
+@everywhere
+def test_a_store_into_two_pages_of_code_gets_through(where: Where) -> None:
+    """Also where writes to both are watched, and one of them is the page that runs."""
+    code, _, rax = IN_HARDWARE["code across the end of a page"]
+    assert RawGuest(f".set CODE, {CODE}\n{code}", where).finish().registers()["rax"] == rax
 
 
 @everywhere

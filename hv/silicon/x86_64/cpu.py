@@ -114,7 +114,6 @@ class Cpu:
         self.irq_off_since: int | None = None  # for the machine's watchdog, in retired instructions
         self.watch_at = 0
         self.entered = False  # the guest is in the CPU
-        self.loaded = False  # a guest has been given to it
         self.vmcb = Vmcb()  # the hypervisor's, from load() on
         self.on_metal = True
         self.deprivileged = False  # everything of the guest runs at ring 3
@@ -176,10 +175,9 @@ class Cpu:
     # --- the guest's world ------------------------------------------------------------------------------------
 
     def load(self, vmcb: Vmcb, *, on_metal: bool, deprivileged: bool = False) -> None:
-        """Take a guest: its initial state and, for a hypervisor, its wishes. Read again at the next slice."""
+        """Take a guest: its state and, for a hypervisor, its wishes. Read again at the next slice, once it runs."""
         self.leave()
-        self.loaded, self.vmcb, self.on_metal = True, vmcb, on_metal
-        self.halted = self.waits = False
+        self.vmcb, self.on_metal = vmcb, on_metal
         self._control_view = memoryview(vmcb).cast("B")[:CONTROL_AREA]
         self.deprivileged = deprivileged
         nested = bool(vmcb.np_enable)

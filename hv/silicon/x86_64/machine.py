@@ -170,6 +170,9 @@ class Machine:
     def build_board(self, sink: Callable[[int], None]) -> MetalBoard:
         """The board of a machine without hypervisor. What is sent on its serial port goes to `sink`."""
         self.board = board = MetalBoard(self, sink)
+        for cpu in self.cpus:
+            region, at = self.memory.find(self.engine.alloc(), 0x1000)
+            cpu.load(Vmcb.from_buffer(region.data, at), on_metal=True)
         self.ports = board.ports
         self.engine.set_ports(board.ports.read, board.ports.write)
         chips = (LAPIC_BASE, 0x1000, LAPIC_BASE), (IOAPIC_BASE, 0x1000, IOAPIC_BASE), (BUS_BASE, GIB, HOLE)
@@ -187,15 +190,8 @@ class Machine:
     def start_on_metal(self, cpu: Cpu, prepare: Callable[[Vmcb], None]) -> None:
         """Give a CPU to a guest that owns it. `prepare` writes the state to start in."""
         cpu.leave()
-        vmcb = self._metal_vmcb(cpu)
-        prepare(vmcb)
-        cpu.load(vmcb, on_metal=True)
-
-    def _metal_vmcb(self, cpu: Cpu) -> Vmcb:
-        if cpu.loaded:
-            return cpu.vmcb
-        region, at = self.memory.find(self.engine.alloc(), 0x1000)
-        return Vmcb.from_buffer(region.data, at)
+        prepare(cpu.vmcb)
+        cpu.halted = cpu.waits = False
 
     # --- DMA --------------------------------------------------------------------------------------------------
 
@@ -379,7 +375,7 @@ class Machine:
     def _next_event(self, cpu: Cpu) -> int:
         """When something will happen to this CPU by itself."""
         now = self._time(cpu)
-        if not self._on_metal(cpu):
+        if not cpu.on_metal:
             if cpu.host_interrupt:
                 return now
             first = NEVER if cpu.host_timer is None else cpu.host_timer
@@ -399,10 +395,6 @@ class Machine:
             first = board.next_event(cpu.index)
         return NEVER if first == NEVER else max(first, now)
 
-    def _on_metal(self, cpu: Cpu) -> bool:
-        """No hypervisor is there to be interrupted. A CPU that has not started yet is whose the board is."""
-        return cpu.on_metal if cpu.loaded else self.board is not None
-
     def _run_one(self, cpu: Cpu, now: int, budget: int) -> None:
         """One slice of one CPU, with the interrupts that are due before it."""
         if cpu.halted:
@@ -412,7 +404,7 @@ class Machine:
                 now = when
         if self.cards is not None and cpu.index == 0:
             self.cards.advance(now)
-        if self._on_metal(cpu):
+        if cpu.on_metal:
             self._interrupt_on_metal(cpu)
         elif (
             cpu.host_interrupt
@@ -482,9 +474,7 @@ class Machine:
         """INIT, a start-up message, an NMI. The NMI waits for the end of the one before it."""
 
         def start(page: int) -> None:
-            vmcb = self._metal_vmcb(cpu)
-            startup_state(vmcb, page)
-            cpu.load(vmcb, on_metal=True)
+            startup_state(cpu.vmcb, page)
             cpu.start_over()
 
         try:

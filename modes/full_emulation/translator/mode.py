@@ -138,10 +138,13 @@ class FullEmulation(TrapAndEmulate, EmulatedDevices):
         return not self.board.ports.claimed(port)
 
     def _code_lost(self) -> None:
+        """Whoever is in the cache may not run on there: the hypervisor interrupts that CPU, to look."""
         self.decoded.clear()
-        for desk in self.desks:
+        for seat, desk in zip(self.seats, self.desks, strict=True):
             desk.lost = True
             desk.ready.clear()
+            if desk.inside:
+                seat.core.cpu.host_interrupt = True
 
     # --- state ------------------------------------------------------------------------------------------------
 
@@ -196,24 +199,30 @@ class FullEmulation(TrapAndEmulate, EmulatedDevices):
         if vcpu.index != self.turn:
             self._sit(vcpu.index)
         self._leave(cpu)
-        if self.desk.place is not None and self.desk.place.fix & FINISH and exit.code == svm.INTR:
-            instruction = self._instruction(cpu)
-            assert instruction is not None
-            self.emulator.run(instruction)
+        place = self.desk.place
+        if place is not None and place.fix & FINISH and (exit.code == svm.INTR or self._lost_window(exit)):
+            self._finish(cpu)
         reason = super().handle(vcpu, exit)
         self._enter(cpu)
         return reason
 
+    def _finish(self, cpu: Cpu) -> None:
+        """Complete an instruction that is cut short where the flags are spoilt."""
+        instruction = self._instruction(cpu)
+        assert instruction is not None
+        try:
+            self.emulator.run(instruction)
+        except GuestFault as fault:  # another vCPU has changed the tables in between
+            self._reflect(fault)
+
+    def _lost_window(self, exit: Exit) -> bool:
+        """Has the pager dropped the tables that the window hung in, for another vCPU?"""
+        page = exit.info2 - self.desk.window.base >> 12
+        return exit.code == svm.EXCEPTION + PF and CODE_PAGE <= page < PAGES and bool(exit.info1 & PF_FETCH)
+
     def wake(self, vcpu: Vcpu) -> None:
         super().wake(vcpu)
         self._enter(vcpu.cpu)
-
-    def memory_written(self, address: int, size: int) -> None:
-        """Code that a device has written over may not run on in the cache."""
-        super().memory_written(address, size)
-        for seat, desk in zip(self.seats, self.desks, strict=True):
-            if desk.inside and desk.lost:
-                seat.core.cpu.host_interrupt = True
 
     def _event(self, cpu: Cpu, exit: Exit, *, stepped: bool) -> str:
         place = self.desk.place
@@ -221,10 +230,9 @@ class FullEmulation(TrapAndEmulate, EmulatedDevices):
             return super()._event(cpu, exit, stepped=stepped)
         if exit.code == svm.SWINT and place.fix >= CALL_OUT:
             return self._called_out(cpu, place)
-        page = exit.info2 - self.desk.window.base >> 12
-        if exit.code == svm.EXCEPTION + PF and CODE_PAGE <= page < PAGES and exit.info1 & PF_FETCH:
-            return "shadow_page_fault"  # another vCPU has made the pager drop the tables that the window hung in
-        if exit.code == svm.EXCEPTION + PF and page == INTERRUPT_PAGE:
+        if self._lost_window(exit):
+            return "shadow_page_fault"
+        if exit.code == svm.EXCEPTION + PF and exit.info2 - self.desk.window.base >> 12 == INTERRUPT_PAGE:
             instruction = self._instruction(cpu)
             if instruction is not None and instruction.id in HANDLERS and is_sensitive(instruction):
                 self.emulator.run(instruction)  # it writes IF or CR8, for which an interrupt waits
@@ -294,6 +302,8 @@ class FullEmulation(TrapAndEmulate, EmulatedDevices):
     def _enter(self, cpu: Cpu) -> None:
         if self._translatable(cpu):
             address = self._find(cpu)
+            if address is None and any(desk.window.holds(cpu.rip) for desk in self.desks):
+                self.pager.drop_all()  # the guest has nothing there: let the real CPU find nothing either
             self.core.load_root()
             if address is not None:
                 window, v = self.desk.window, self.v

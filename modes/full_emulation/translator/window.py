@@ -13,7 +13,8 @@ operands of a kernel in the last 2 GiB reach the guest's data.
 
 A 32-bit kernel of 1998 could not even reach such a window: the hypervisor cut it off its segments' limits. 64-bit mode
 ignores limits, and user and kernel share ring 3 here. So a store of the guest to an address that it has not mapped
-faults as on hardware everywhere but in pages 0 and 1, and a load in the whole window finds bytes instead of a fault.
+faults as on hardware everywhere but in pages 0 and 1, and a load in the whole window finds bytes instead of a fault;
+so does a jump into it of a kernel that runs untranslated.
 What the guest could change there is its own state and nothing else; the hypervisor believes none of it.
 """
 
@@ -73,6 +74,9 @@ class Window:
 
     def _frame(self, page: int) -> int:
         return self.physical + (page << 12)
+
+    def holds(self, address: int) -> bool:
+        return self.base <= address < self.base + SIZE
 
     @property
     def guarded(self) -> bool:
