@@ -336,7 +336,7 @@ class Machine:
     def sleep(self, until: int) -> None:
         """All CPUs wait, as run() has just said: let time pass for them."""
         for cpu in self.cpus:
-            if cpu.loaded and cpu.halted:
+            if cpu.halted and not cpu.waits:
                 self._load(cpu)
                 cpu.charge(max(0, until - cpu.now))
 
