@@ -156,5 +156,13 @@ def machine_modes(row: Row, installed: Mapping[str, type[Mode]]) -> dict[str, ty
     missing = missing_mode(row, installed)
     if missing is not None:
         raise HvError(f"row {row.id} is not built yet: it needs mode {missing}", 1)
-    named = {column: installed.get(id) for column, id in row.modes.items()}
-    return {column: mode for column, mode in named.items() if mode is not None and column in mode.cells}
+    found = {column: cell_mode(row, column, installed) for column in COLUMNS}
+    return {column: mode for column, mode in found.items() if mode is not None}
+
+
+def cell_mode(row: Row, column: str, installed: Mapping[str, type[Mode]]) -> type[Mode] | None:
+    """The mode that provides a row's column, or None when that is not built yet."""
+    mode = installed.get(row.modes[column])
+    if mode is None or column not in mode.cells:
+        return None
+    return mode if column == "cpu" or mode.beside in (None, row.cells["cpu"]) else None

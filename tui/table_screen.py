@@ -21,7 +21,7 @@ from hv.measure import Measured, NotThere, Settings
 from hv.mode import Mode
 from hv.ops import OPS, Op
 from hv.report import number
-from hv.table import COLUMN_TITLES, COLUMNS, LETTERS, ROWS, SHORT, Row, missing_mode
+from hv.table import COLUMN_TITLES, COLUMNS, LETTERS, ROWS, SHORT, Row, cell_mode, missing_mode
 from tui.exits_view import bar, measured
 from tui.key_bar import KeyBar
 from tui.machine_screen import MachineScreen
@@ -141,8 +141,7 @@ A letter with a dot is not built yet.
         """The mode that this cell waits for, or None."""
         if column == "cpu":
             return missing_mode(row, self.modes)
-        mode = row.modes[column]
-        return None if mode in self.modes and column in self.modes[mode].cells else mode
+        return None if cell_mode(row, column, self.modes) else row.modes[column]
 
     # --- drawing ----------------------------------------------------------------------------------------------
 

@@ -62,6 +62,7 @@ class Paravirt(Mode):
     id = "paravirt"
     summary = "Xen PV: the kernel at ring 3 on its own page tables, hypercalls, event channels"
     cells = {"cpu": "P", "interrupts": "P", "boot": "P"}
+    beside = "P"  # event channels for a guest with a CPU of its own, PV on HVM, come with the split drivers
     reasons = frozenset(
         "cpuid cr_access exception_bounce external_interrupt guest_page_fault hlt int_bounce invlpg ioio msr "
         "page_table_write privileged syscall_bounce hypercall.unknown".split()

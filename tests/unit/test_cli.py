@@ -23,7 +23,7 @@ from hv.costs import HERE
 from hv.exits import REASONS
 from hv.mode import Mode, find_modes
 from hv.ops import OPS
-from hv.table import ROWS
+from hv.table import COLUMNS, ROWS, cell_mode
 from tests.conftest import ROOT, RunHv, hv_environment
 
 ESCAPE = "\x1b"
@@ -155,10 +155,7 @@ def test_doctor_says_so_when_the_guest_is_missing(call: Call, monkeypatch: pytes
 def built(row: str) -> list[bool]:
     """Is there a number for the headline of each column?"""
     modes, headlines = find_modes(), {op.column for op in OPS.values() if op.headline}
-    return [
-        column in headlines and mode in modes and column in modes[mode].cells
-        for column, mode in ROWS[row].modes.items()
-    ]
+    return [column in headlines and cell_mode(ROWS[row], column, modes) is not None for column in COLUMNS]
 
 
 @pytest.mark.parametrize("width", [80, 100, 140, 200])

@@ -10,7 +10,7 @@ import pytest
 from hv.errors import HvError
 from hv.mode import Mode
 from hv.ops import OPS, select
-from hv.table import COLUMN_TITLES, COLUMNS, DEFAULT_MODES, LETTERS, ROWS, customize, find_row, missing_mode
+from hv.table import COLUMN_TITLES, COLUMNS, DEFAULT_MODES, LETTERS, ROWS, cell_mode, customize, find_row, missing_mode
 
 # The article's table (B. Gregg, 2017), typed once more: cpu, net, local, remote, interrupts, boot.
 ARTICLE = """
@@ -118,3 +118,8 @@ def test_globs_select_in_the_table_s_order_without_doubles() -> None:
 def test_a_pattern_without_a_match_is_refused(patterns: str) -> None:
     with pytest.raises(HvError, match="no operation matches"):
         select(patterns)
+
+
+def test_event_channels_are_built_only_beside_a_paravirtualized_cpu(modes: Mapping[str, type[Mode]]) -> None:
+    assert cell_mode(ROWS["xen-pv"], "interrupts", modes) is not None
+    assert cell_mode(ROWS["xen-hvm-4"], "interrupts", modes) is None
