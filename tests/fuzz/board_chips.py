@@ -1,7 +1,7 @@
 """Hostile drivers of the board's chips: random register accesses do no harm, and what each chip promises stays true.
 
-8259 pair, 8254, CMOS, PCI configuration, local APIC and I/O APIC, on a board of their own. A case is a few hundred
-accesses of one chip, of all sizes, with interrupt lines and time moving in between.
+8259 pair, 8254, CMOS, 16550, PCI configuration, local APIC and I/O APIC, on a board of their own. A case is a few
+hundred accesses of one chip, of all sizes, with interrupt lines and time moving in between.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from hv.costs import load
 from hv.silicon.memory import BusError
 from hv.silicon.pci import Bar, Function, Header
 from hv.silicon.timing import MILLI
+from hv.silicon.uart16550 import FIFO
 from hv.silicon.x86_64.ioapic import PINS, Ioapic
-from hv.silicon.x86_64.pc import IOAPIC_BASE, LAPIC_BASE, NEVER, Pc
+from hv.silicon.x86_64.pc import COM1, IOAPIC_BASE, LAPIC_BASE, NEVER, Pc
 
 ACCESSES = 300
 SIZES = (1, 2, 4)
@@ -26,6 +27,7 @@ PORTS = {
     "cmos": [0x70, 0x71],
     "pci": [0xCF8, 0xCF9, 0xCFA, 0xCFB, 0xCFC, 0xCFD, 0xCFE, 0xCFF],
     "fw_cfg": list(range(0x510, 0x51C)),
+    "16550": list(range(COM1, COM1 + 8)),
 }
 CHIPS = [*PORTS, "lapic", "ioapic"]
 
@@ -92,7 +94,7 @@ class Table:
 
     def disturb(self, numbers: random.Random, lines: list[Callable[[bool], None]]) -> None:
         """The world goes on: lines, time, the CPU taking and ending interrupts."""
-        what = numbers.randrange(4)
+        what = numbers.randrange(5)
         board = self.board
         if what == 0:
             numbers.choice(lines)(numbers.random() < 0.5)
@@ -106,8 +108,10 @@ class Table:
             for lapic in board.lapics:
                 if lapic.interrupts:
                     assert 0 <= lapic.accept() < 256
-        else:
+        elif what == 3:
             board.lapics[numbers.randrange(2)].write(0xB0, 0)
+        else:
+            board.uart.receive(numbers.randbytes(numbers.randrange(2 * FIFO)))
 
 
 def check_width(value: int, size: int) -> None:
@@ -131,6 +135,9 @@ def check_promises(board: Pc, now: int) -> None:
         pending = lapic.pending()
         assert pending is None or pending >> 4 > lapic.ppr() >> 4
     check_ioapic(board.ioapic)
+    uart = board.uart.state
+    assert len(uart.rx) <= FIFO, "more bytes than a FIFO holds"
+    assert all(0 <= register < 256 for register in (uart.ier, uart.fcr, uart.lcr, uart.mcr, uart.scratch))
     for function in board.pci.functions.values():
         identity = function.header.vendor | function.header.device << 16
         assert function.config_read(0, 4) == identity, "a card has lost its name"

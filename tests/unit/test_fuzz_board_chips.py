@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from hv.silicon import cmos, fw_cfg, i8254, i8259, pci
+from hv.silicon import cmos, fw_cfg, i8254, i8259, pci, uart16550
 from hv.silicon.x86_64 import ioapic, lapic
 from tests.fuzz import board_chips
 
-CASES = 14  # two of each chip
-MOST = 210  # until a planted bug has shown itself
+CASES = 2 * len(board_chips.CHIPS)
+MOST = 240  # until a planted bug has shown itself
 
 
 @pytest.mark.parametrize("seed", range(CASES))
@@ -53,6 +53,11 @@ def _ioapic_write(self: Any, offset: int, value: int) -> None:
         self.state.entries[(self.state.index - 0x10) // 2] |= value
 
 
+def _receive(self: Any, data: bytes) -> None:
+    """The bug: what arrives always fits."""
+    self.state.rx.extend(data)
+
+
 PLANTED: dict[str, tuple[type[Any], str, Any]] = {
     "8259: a request outlives its line": (i8259._Chip, "line", _edge_line),
     "8254: a byte too wide": (i8254._Counter, "read", lambda self: self._value() | 0x1_0000),
@@ -60,6 +65,7 @@ PLANTED: dict[str, tuple[type[Any], str, Any]] = {
     "cmos: an index of 8 bits": (cmos.Cmos, "_read", lambda self, at: self.state.memory[at + 100]),
     "fw_cfg: a read beyond the end": (fw_cfg.FwCfg, "_take", lambda self, size: b""),
     "pci: a card's name can be changed": (pci.Function, "config_write", _config_write),
+    "16550: no end of the FIFO": (uart16550.Uart, "receive", _receive),
     "lapic: illegal vectors": (lapic.Lapic, "raise_vector", _raise),
     "ioapic: no bounds": (ioapic.Ioapic, "write", _ioapic_write),
 }
