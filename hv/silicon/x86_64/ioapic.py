@@ -91,6 +91,8 @@ class Ioapic:
         kept = READ_ONLY if not shift else 0
         old = s.entries[number]
         new = old & ~((0xFFFF_FFFF & ~kept) << shift) | (value & 0xFFFF_FFFF & ~kept) << shift
+        if not new & LEVEL:
+            new &= ~REMOTE_IRR  # an edge-triggered pin has none; old drivers end an interrupt in this way
         s.entries[number] = new
         if s.levels >> number & 1 and new & LEVEL:
             self._fire(number)
