@@ -46,7 +46,8 @@ def test_a_page_fault_is_the_guest_s_a_write_to_its_table_and_a_hidden_one() -> 
 def test_the_guest_computes_and_retires_what_it_does_on_metal(op: str) -> None:
     shadowed, metal = measure(ROW, op), measure("metal", op)
     assert shadowed.result == metal.result
-    assert shadowed.instructions_per_op == metal.instructions_per_op
+    flushes = {"mmap_unmap": 1, "fork_exit": 1}.get(op, 0)  # it has one CPU: nobody else's TLB to think of
+    assert metal.instructions_per_op - shadowed.instructions_per_op == pytest.approx(23 * flushes)
 
 
 @pytest.mark.parametrize("op", ["syscall", "divzero", "irq_mask", "cr8wr", "callret", "compute"])

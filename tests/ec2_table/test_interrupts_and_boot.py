@@ -15,7 +15,7 @@ from hv.table import customize, find_row
 
 INTERRUPTS = [id.partition(".")[2] for id, op in OPS.items() if op.column == "interrupts"]
 BOOT = [id.partition(".")[2] for id, op in OPS.items() if op.column == "boot"]
-METAL, UNDER_HW, DEPRIVILEGED = ("metal", ""), ("nitro", "interrupts=VS"), ("emulated", "")
+METAL, UNDER_HW, DEPRIVILEGED = ("metal", ""), ("nitro", "interrupts=VS"), ("emulated", "cpu=trap-and-emulate")
 EVERYWHERE = [METAL, UNDER_HW, DEPRIVILEGED]
 
 # One register access is one exit: `mmio` the local APIC's, `ioio` a port's. A deprivileged kernel also traps when it
@@ -23,12 +23,17 @@ EVERYWHERE = [METAL, UNDER_HW, DEPRIVILEGED]
 EXITS = {
     "timer_tick": {"mmio": 2, "external_interrupt": 1},  # arm, expiry, end of interrupt
     "device_irq": {"external_interrupt": 1, "ioio": 2, "mmio": 1},  # the clock: choose register C, read it, EOI
+    "ipi": {"mmio": 2, "external_interrupt": 1},  # the command, its arrival, end of interrupt
     "eoi": {"mmio": 1},
     "hlt_wake": {"mmio": 2, "hlt": 1},  # a CPU that sleeps is not interrupted: it is woken
 }
 MORE_WHEN_DEPRIVILEGED = {
-    "timer_tick": {"iret": 1}, "device_irq": {"iret": 1}, "eoi": {}, "hlt_wake": {"iret": 1, "sti": 1, "cli": 1},
-}  # fmt: skip
+    "timer_tick": {"iret": 1},
+    "device_irq": {"iret": 1},
+    "ipi": {"iret": 1},
+    "eoi": {},
+    "hlt_wake": {"iret": 1, "sti": 1, "cli": 1},
+}
 
 
 @functools.cache

@@ -50,7 +50,7 @@ def test_the_backtrace_names_the_functions_in_order(panic: subprocess.CompletedP
         "crash_inner",
         "crash_outer",
         "syscall",
-        "syscall_entry",
+        "syscall_enter",
         "system_call",
         "shell_main",
         "user_start",
