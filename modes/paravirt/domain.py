@@ -10,7 +10,9 @@ from hv.silicon.timing import MILLI, Timing
 from modes.paravirt.abi import EINVAL, EVENT_CHANNELS, FIRST_RESERVED_GDT_ENTRY, M2P_START, XEN_SLOTS, Refused
 from modes.paravirt.descriptors import XEN_PAGE, check_page
 from modes.paravirt.events import SELECTOR, TIME, Events
+from modes.paravirt.foreign import MachineFrames
 from modes.paravirt.frames import Frames, Kind
+from modes.paravirt.grants import Grants
 from modes.paravirt.state import DomainState, VcpuState
 from modes.paravirt.tables import PageTables
 from modes.paravirt.vcpu import GDT_BASE, GDT_SPAN, PvVcpu
@@ -101,8 +103,7 @@ class Domain:
         self.events = Events(memory, self.states, kick)
         self.console = self.store = 0  # mfns of the rings
         self.console_port = self.store_port = 0
-        self.grant_frames: list[int] = []
-        self.new_xen_page: Callable[[], int] = lambda: 0  # an mfn that is shared with the domain
+        self.grants = Grants(memory, MachineFrames(frames, domid))
         self.assists = 0  # VMASST bits
         self.free: list[int] = []
         self.end: Callable[[str, str], None] = lambda cause, report: None
@@ -196,12 +197,24 @@ class Domain:
         self.memory.write(new + SELECTOR, b"\xff" * 8)  # look at everything once: something may have been missed
         self.events.mark_pending(vcpu.index)
 
+    # --- the store ------------------------------------------------------------------------------------------------
+
+    def nodes(self) -> dict[str, str]:
+        """What its own directory in the store says of it, as a toolstack writes it."""
+        kib = sum(self.frames.allocated) * 4
+        nodes = {
+            "memory/target": kib, "memory/static-max": kib, "store/port": self.store_port, "store/ring-ref": self.store,
+            "console/port": self.console_port, "console/ring-ref": self.console,
+        }  # fmt: skip
+        cpus = {f"cpu/{vcpu.index}/availability": "online" for vcpu in self.vcpus}
+        return {name: str(value) for name, value in nodes.items()} | cpus
+
     # --- snapshots ------------------------------------------------------------------------------------------------
 
     def state(self) -> DomainState:
         return DomainState(
             self.frames.state(), self.states, self.events.channels, self.events.shared, self.console, self.store,
-            self.console_port, self.store_port, self.grant_frames, self.assists, self.free,
+            self.console_port, self.store_port, self.grants.s, self.assists, self.free,
         )  # fmt: skip
 
     def set_state(self, state: DomainState) -> None:
@@ -213,7 +226,7 @@ class Domain:
         self.events.channels, self.events.shared = state.channels, state.shared
         self.console, self.store = state.console, state.store
         self.console_port, self.store_port = state.console_port, state.store_port
-        self.grant_frames, self.assists, self.free = state.grant_frames, state.assists, state.free
+        self.grants.s, self.assists, self.free = state.grants, state.assists, state.free
 
 
 def clock_scale(hz: int) -> tuple[int, int]:
