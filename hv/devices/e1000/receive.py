@@ -12,9 +12,9 @@ import struct
 from hv.devices.e1000 import registers as reg
 from hv.devices.e1000.chip import Chip
 from hv.devices.e1000.flow import Flow
-from hv.devices.e1000.frames import BROADCAST, FCS, LONGEST, LONGEST_JUMBO, SHORTEST, VLAN_TAG, checksum, fcs
 from hv.devices.e1000.interrupts import Interrupts
 from hv.devices.e1000.statistics import Statistics
+from hv.silicon.ethernet.frames import BROADCAST, FCS, LONGEST, LONGEST_JUMBO, SHORTEST, VLAN_TAG, checksum, fcs
 
 DESCRIPTOR = 16  # bytes
 # Status and errors (3.2.3).
