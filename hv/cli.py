@@ -299,6 +299,8 @@ def run(
 ) -> int:  # fmt: skip
     """Boot a row and give the guest's console. Ctrl-] leaves; the end of piped input powers the guest off.
 
+    Ctrl-C goes to the guest, which ends its command; three that it does not answer leave. In a pipe Ctrl-C ends hv.
+
     Parameters
     ----------
     row

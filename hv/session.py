@@ -1,7 +1,8 @@
 """`hv run`: a guest's console in the user's terminal, or in a pipe.
 
-On a terminal the keys go to the guest one by one and Ctrl-] leaves. In a pipe the lines go in, and the end of the input
-powers the guest off. While the guest waits and nobody types, the host sleeps.
+On a terminal the keys go to the guest one by one, Ctrl-C too; a guest that says nothing to three of them is left, and
+Ctrl-] leaves any. In a pipe the lines go in, but not into a measurement, and the end of the input powers the guest off;
+Ctrl-C, a signal there, ends hv. While the guest waits and nobody types, the host sleeps.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from hv.silicon.x86_64.machine import Ended, Idle
 from hv.vm import Vm
 
 LEAVE = 0x1D  # Ctrl-]
+INTERRUPT = 0x03  # Ctrl-C
+PATIENCE = 3  # so many of them without an answer leave too
 END_OF_INPUT = 0x04  # Ctrl-D: the guest's shell powers off
 SLICE = 20_000_000 * MILLI  # virtual time between two looks at the keyboard
 
@@ -68,6 +71,7 @@ class Session:
         self.input = None if command is not None else sys.stdin.fileno()
         self.terminal = self.input if self.input is not None and os.isatty(self.input) else None
         self.windows = vm.machine.probe.window  # 1: the boot's own, which nobody asked for
+        self.unanswered = 0  # how often the user has typed Ctrl-C since the guest last said something
 
     def run(self) -> int:
         """Run to the end. Returns the exit status of hv."""
@@ -76,6 +80,8 @@ class Session:
             self.vm.console.feed(self.command.encode() + b"\n" + bytes([END_OF_INPUT]))
         try:
             with _raw(self.terminal):
+                if self.terminal is not None:
+                    say("Ctrl-C interrupts the guest's command, Ctrl-] leaves")
                 ended = self._loop()
         except KeyboardInterrupt:
             sys.stdout.flush()
@@ -85,6 +91,7 @@ class Session:
 
     def _show(self, data: bytes) -> None:
         self.vm.console.output.clear()  # nobody reads it here, and a session may be long
+        self.unanswered = 0
         sys.stdout.buffer.write(data)
         if data == b"\n":
             self._report_windows()  # behind the line with which the guest itself reports the operation
@@ -95,7 +102,8 @@ class Session:
         """None: the user left."""
         unended = False  # the last line has no end: Ctrl-D would not be taken as one
         while True:
-            self.vm.console.pump(self.vm.serial)  # a busy guest never waits for input, and gets it all the same
+            if self.terminal is not None or not self.vm.machine.probe.window & 1:
+                self.vm.console.pump(self.vm.serial)  # a busy guest never waits for input, and gets it all the same
             outcome = self.vm.run(self.vm.now + SLICE)
             if isinstance(outcome, Ended):
                 return outcome
@@ -112,9 +120,18 @@ class Session:
                     unended = not data.endswith(b"\n")
                 else:
                     data, self.input = (b"\n" if unended else b"") + bytes([END_OF_INPUT]), None
-                if self.terminal is not None and LEAVE in data:
+                if self.terminal is not None and (LEAVE in data or self._gives_up(data)):
                     return None
                 self.vm.console.feed(data)
+
+    def _gives_up(self, keys: bytes) -> bool:
+        """The user has asked a guest to stop, again and again, and it has said nothing."""
+        if INTERRUPT not in keys:
+            return False
+        self.unanswered += 1
+        if self.unanswered == PATIENCE - 1:
+            say("the guest does not answer; Ctrl-C once more leaves, as Ctrl-] does")
+        return self.unanswered >= PATIENCE
 
     def _report_windows(self) -> None:
         """After an operation: what it exited for, in its last round."""
