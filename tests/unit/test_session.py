@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +20,10 @@ from typing import Any
 import pytest
 from elftools.elf.elffile import ELFFile
 
+from hv.host.store import MemoryStore
 from hv.loader import Guest
 from tests.conftest import ROOT, TIMEOUT, RunHv, hv_environment
+from tests.nbd_serving import serving
 
 ROWS = ("nitro", "metal")
 LEAVE, CTRL_C, CTRL_D = b"\x1d", b"\x03", b"\x04"
@@ -269,6 +272,25 @@ def test_a_signal_ends_it_and_the_terminal_is_as_before(nitro: Terminal, number:
     assert nitro.leave() != 0
     assert nitro.settings() == nitro.before
     assert b"Traceback" not in nitro.screen
+
+
+def test_ctrl_bracket_leaves_a_guest_that_waits_for_a_hung_server(tmp_path: Path) -> None:
+    """The server answers while the guest boots, and then no more."""
+    hang = threading.Event()
+    with serving(tmp_path / "socket", {"disk": MemoryStore(4096)}, hang):
+        url = f"nbd+unix:///disk?socket={tmp_path / 'socket'}"
+        terminal = Terminal("run", "nitro", "-nbd", url)
+        try:
+            terminal.wait_for(b"hv> ")
+            hang.set()
+            terminal.type(b"block remote 100\r")
+            terminal.wait_for(b"\r\n")
+            terminal.type(LEAVE)
+            assert terminal.leave() == 0
+            assert b"does not answer" not in terminal.screen  # as hv says when its patience is over
+            assert terminal.settings() == terminal.before
+        finally:
+            terminal.close()
 
 
 @pytest.mark.parametrize(
