@@ -15,13 +15,15 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from hv.silicon import posted
+from hv.silicon.posted import Descriptor
 from hv.silicon.x86_64 import svm
 from hv.silicon.x86_64.cpu import Cpu, Exit
 from hv.silicon.x86_64.engine import APIC_ACCESS_PAGE
 from hv.silicon.x86_64.lapic import FIXED, Lapic
 from hv.silicon.x86_64.pc import LAPIC_BASE
 from hv.silicon.x86_64.svm import Vmcb
-from hv.silicon.x86_64.virtual_apic import DESCRIPTOR, VIRTUAL_APIC, Descriptor, Page
+from hv.silicon.x86_64.virtual_apic import VIRTUAL_APIC, Page
 from modes.hw_assist.interrupts import MAY_SIGNAL, EmulatedApics
 from modes.posted_interrupts.lapic import PagedLapic
 
@@ -50,7 +52,7 @@ class PostedDelivery(EmulatedApics):
         self.descriptors: list[Descriptor] = []
         for index, vmcb in enumerate(vmcbs):
             vmcb.apic_controls, vmcb.notification_vector = self.controls, NOTIFY
-            vmcb.avic_backing_page, vmcb.posted_descriptor = pages + 0x1000 * index, descriptors + DESCRIPTOR * index
+            vmcb.avic_backing_page, vmcb.posted_descriptor = pages + 0x1000 * index, descriptors + posted.SIZE * index
             descriptor = Descriptor(memory, vmcb.posted_descriptor)
             descriptor.direct(WAKE if index else NOTIFY, index)
             self.descriptors.append(descriptor)
@@ -78,9 +80,10 @@ class PostedDelivery(EmulatedApics):
     def posted(self, address: int, data: int) -> tuple[int, int] | None:
         """Descriptor and vector for a card's message, if it is a fixed one for one vCPU by its number."""
         destination, logical, mode, vector = address >> 12 & 0xFF, address >> 2 & 1, data >> 8 & 7, data & 0xFF
-        for vmcb, lapic in zip(self.vmcbs, self.board.lapics, strict=True):
-            if lapic.state.id == destination and not logical and mode == FIXED and vector >= 16:
-                return vmcb.posted_descriptor, vector
+        if address >> 20 == LAPIC_BASE >> 20 and not logical and mode == FIXED and vector >= 16:
+            for vmcb, lapic in zip(self.vmcbs, self.board.lapics, strict=True):
+                if lapic.state.id == destination:
+                    return vmcb.posted_descriptor, vector
         return None
 
     # --- delivery ---------------------------------------------------------------------------------------------

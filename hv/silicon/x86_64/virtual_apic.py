@@ -24,9 +24,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from hv.silicon.memory import Memory
+from hv.silicon.posted import Descriptor
 from hv.silicon.x86_64 import svm
 from hv.silicon.x86_64.lapic import (
     DFR,
@@ -62,8 +61,6 @@ X2APIC_MSRS = range(0x800, 0x900)
 ACCESS_WRITE = 1 << 12  # exit information of APIC_ACCESS: the offset, and this bit
 # An interrupt command that is an edge-triggered fixed one to oneself (30.1.5): these bits, and the shorthand.
 ICR_SHAPE, ICR_TO_SELF = 0xFFFF_B700, 1 << 18
-# The descriptor: 256 bits of requests, then outstanding notification, suppress notification, vector, destination.
-DESCRIPTOR, ON, SN = 64, 1, 2
 
 
 class Page:
@@ -92,57 +89,6 @@ class Page:
     def highest(self, base: int) -> int:
         """The highest vector in a set; 0 when it is empty."""
         return max(0, self.bits(base).bit_length() - 1)
-
-
-class Notification(msgspec.Struct, frozen=True):
-    """The physical interrupt that a post asks for."""
-
-    vector: int
-    destination: int  # physical APIC ID
-
-
-class Descriptor:
-    """A descriptor of posted interrupts at a physical address (Intel SDM table 30-1; VT-d specification 9.12)."""
-
-    def __init__(self, memory: Memory, address: int) -> None:
-        region, at = memory.find(address, DESCRIPTOR)
-        self.host_address = region.host_address() - region.offset + at
-        self.words = memoryview(region.data)[at : at + DESCRIPTOR].cast("I")
-
-    def post(self, vector: int, *, urgent: bool = False) -> Notification | None:
-        """Request a vector, in one atomic step (VT-d 5.2.3). What must be sent now, if anything."""
-        words = self.words
-        words[vector >> 5] |= 1 << (vector & 31)
-        control = words[8]
-        if control & ON or (control & SN and not urgent):
-            return None
-        words[8] = control | ON
-        return Notification(control >> 16 & 0xFF, words[9] >> 8 & 0xFF)  # xAPIC format: destination in bits 15:8
-
-    def direct(self, vector: int, destination: int) -> None:
-        """Software: whom to notify, with which vector."""
-        self.words[8] = self.words[8] & 0xFFFF | vector << 16
-        self.words[9] = destination << 8
-
-    def suppress(self, wanted: bool) -> None:
-        """Software: requests that are not urgent wait without a notification, or not."""
-        self.words[8] = self.words[8] & ~SN | (SN if wanted else 0)
-
-    @property
-    def outstanding(self) -> bool:
-        """A notification is on its way."""
-        return bool(self.words[8] & ON)
-
-    @property
-    def empty(self) -> bool:
-        return not any(self.words[:8])
-
-    def take(self) -> int:
-        """All requests, which are its no more, as a number of 256 bits; another post notifies again."""
-        self.words[8] &= ~ON
-        requests = int.from_bytes(self.words[:8], "little")
-        self.words[:8] = memoryview(bytes(32)).cast("I")
-        return requests
 
 
 class VirtualApic:
