@@ -71,6 +71,9 @@ REASONS: dict[str, Reason] = {
         _hypercall("vcpu_op", "a vCPU is started, stopped or asked about"),
         _hypercall("vm_assist", "a compatibility mode is switched"),
         _hypercall("xen_version", "what hypervisor this is"),
+        Reason(
+            "incomplete_ipi", "VMEXIT_AVIC_INCOMPLETE_IPI", "APIC write", "an interrupt to a vCPU that does not run"
+        ),
         Reason("int_bounce", "VMEXIT_SWINT", "INT n", "a software interrupt of a deprivileged guest"),
         Reason("interrupt_window", "VMEXIT_VINTR", "interrupt window", "the guest takes interrupts again, one waits"),
         Reason("invalid_opcode", "VMEXIT_VMRUN and the like", "VMX instruction", "an SVM instruction in a guest"),

@@ -38,7 +38,7 @@ from modes.full_emulation.mode import TrapAndEmulate
 from modes.full_emulation.translator.mode import FullEmulation
 from modes.hw_assist.mode import HwAssist
 from modes.hw_assist.shadow import HwShadow
-from modes.posted_interrupts.mode import PostedInterrupts
+from modes.posted_interrupts.mode import Avic, PostedInterrupts
 
 # --- the assembler --------------------------------------------------------------------------------------------------
 
@@ -253,6 +253,8 @@ NATIVE_METAL, PORTABLE_METAL = Where(BareMetal), Where(BareMetal, True)
 NATIVE_HW, PORTABLE_HW = Where(HwAssist), Where(HwAssist, True)
 NATIVE_POSTED = Where(HwAssist, interrupts=PostedInterrupts)
 PORTABLE_POSTED = NATIVE_POSTED._replace(portable=True)
+NATIVE_AVIC = Where(HwAssist, interrupts=Avic)
+PORTABLE_AVIC = NATIVE_AVIC._replace(portable=True)
 NATIVE_SHADOW, PORTABLE_SHADOW = Where(HwShadow), Where(HwShadow, True)
 NATIVE_TRAP, PORTABLE_TRAP = Where(TrapAndEmulate), Where(TrapAndEmulate, True)
 NATIVE_TRANSLATED, PORTABLE_TRANSLATED = Where(FullEmulation), Where(FullEmulation, True)
@@ -270,6 +272,10 @@ UNDER_POSTED = [
     pytest.param(NATIVE_POSTED, id="posted-native"),
     pytest.param(PORTABLE_POSTED, id="posted-portable"),
 ]
+UNDER_AVIC = [
+    pytest.param(NATIVE_AVIC, id="avic-native"),
+    pytest.param(PORTABLE_AVIC, id="avic-portable"),
+]
 UNDER_SHADOW = EVERYWHERE[4:]
 TRAPPED = [  # deprivileged, but nothing is executed that is not the guest's
     pytest.param(NATIVE_TRAP, id="trap-native"),
@@ -280,7 +286,7 @@ UNDER_TRAP = [
     pytest.param(NATIVE_TRANSLATED, id="translated-native"),
     pytest.param(PORTABLE_TRANSLATED, id="translated-portable"),
 ]
-WITH_TWO_CPUS = EVERYWHERE[:4] + UNDER_POSTED + UNDER_TRAP
+WITH_TWO_CPUS = EVERYWHERE[:4] + UNDER_POSTED + UNDER_AVIC + UNDER_TRAP
 
 
 def gate(handler: int, *, dpl: int = 0, kind: int = 0xE, ist: int = 0, present: bool = True) -> bytes:

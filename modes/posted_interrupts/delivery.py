@@ -98,9 +98,13 @@ class PostedDelivery(EmulatedApics):
         assert apic is not None
         if descriptor.outstanding:
             apic.take_posted()
+        self.look_again(cpu)
         if cpu.halted and cpu.m.recognized and cpu.interruptible:
             cpu.halted = False
         descriptor.direct(WAKE if cpu.halted else NOTIFY, cpu.index)
+
+    def look_again(self, cpu: Cpu) -> None:
+        """Nothing: nobody else writes to a vCPU's page."""
 
     def _status_changed(self) -> None:
         """The hypervisor has changed the status of the vCPU whose exit it handles."""
@@ -110,14 +114,14 @@ class PostedDelivery(EmulatedApics):
 
     # --- exits ------------------------------------------------------------------------------------------------
 
-    def _lapic(self, cpu: Cpu) -> PagedLapic:
+    def lapic(self, cpu: Cpu) -> PagedLapic:
         lapic = self.board.lapics[cpu.index]
         assert isinstance(lapic, PagedLapic)
         return lapic
 
     def _apic_write(self, cpu: Cpu, exit: Exit) -> str:
         """The page has been written, the instruction is over."""
-        self._lapic(cpu).written(exit.info1)
+        self.lapic(cpu).written(exit.info1)
         return "apic_write"
 
     def _apic_access(self, cpu: Cpu, exit: Exit) -> str:
@@ -126,5 +130,5 @@ class PostedDelivery(EmulatedApics):
         return "apic_access"
 
     def _virtual_eoi(self, cpu: Cpu, exit: Exit) -> str:
-        self._lapic(cpu).ended(exit.info1)
+        self.lapic(cpu).ended(exit.info1)
         return "virtual_eoi"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from hv.errors import HvError
 from hv.mode import Mode
 from modes.hw_assist.mode import HwAssist
+from modes.posted_interrupts.avic import AvicDelivery
 from modes.posted_interrupts.delivery import PostedDelivery
 
 
@@ -30,3 +31,5 @@ class PostedInterrupts(Mode):
 class Avic(PostedInterrupts):
     id = "avic"
     summary = "posted-interrupts, and interrupts from one running vCPU to another without an exit"
+    delivery = AvicDelivery
+    reasons = AvicDelivery.reasons

@@ -22,6 +22,7 @@ from hv.silicon.assists import ASSISTS
 from hv.silicon.memory import BusError
 from hv.silicon.timing import MILLI, Timing
 from hv.silicon.x86_64 import svm
+from hv.silicon.x86_64.avic import DOORBELL
 from hv.silicon.x86_64.cpuid import SIGNATURE, cpuid
 from hv.silicon.x86_64.engine import ALL_MSRS, NO_PORTS, STUB, Engine
 from hv.silicon.x86_64.microcode import CONTROL_WORDS, EVENTS, NOWHERE, Microcode
@@ -132,6 +133,7 @@ class Cpu:
         self.switch = 0  # time from the guest to its hypervisor and back
         self._cpi = timing.cpi
         self.on_exit: Callable[[Exit], None] = lambda exit: None  # the hypervisor's handler
+        self.send: Callable[[int, int], None] = lambda destination, vector: None  # an interrupt to another CPU
         self.on_wake: Callable[[], None] = lambda: None  # and what it does when a waiting CPU is interrupted
         self._booted = False
         m = self.m
@@ -282,10 +284,13 @@ class Cpu:
         """Physical interrupts that have been sent by now: for the hypervisor, unless one says that there are posts."""
         apic = self.apic
         for vector in sorted(vector for sent, vector in self.vectors if sent <= now):
-            if apic is not None and not self.halted and vector == self.vmcb.notification_vector:
+            if apic is not None and not self.halted and vector in (self.vmcb.notification_vector, DOORBELL):
                 self._assist("posted_interrupt", self.timing.mmio)
-                apic.take_posted()
-            else:
+                if vector == DOORBELL:
+                    apic.look_again()
+                else:
+                    apic.take_posted()
+            elif vector != DOORBELL:  # which nobody hears outside a guest
                 self.host_interrupt = True
         self.vectors = [(sent, vector) for sent, vector in self.vectors if sent > now]
 

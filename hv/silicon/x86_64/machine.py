@@ -114,6 +114,8 @@ class Machine:
             self.cpus[-1].park()
             self.cpus.append(kind(self.engine, timing, index, root, cpus))
         self.cpus[-1].park()
+        for cpu in self.cpus:
+            cpu.send = self.interrupt
         self._unpark(self.cpus[0])
         self.board: MetalBoard | None = None
         self.cards: RootComplex | None = None

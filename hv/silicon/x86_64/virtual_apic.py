@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 from hv.silicon.memory import Memory
 from hv.silicon.posted import Descriptor
 from hv.silicon.x86_64 import svm
+from hv.silicon.x86_64.avic import DOORBELL, HOST_ID, NOT_RUNNING, PAGE_POINTER, RUNNING, Incomplete, Targets
 from hv.silicon.x86_64.lapic import (
     DFR,
     EOI,
@@ -187,8 +188,35 @@ class VirtualApic:
         command = self.page[ICR_LOW]
         if register == ICR_LOW and command & ICR_SHAPE == ICR_TO_SELF and command & 0xF0:
             self.request(command & 0xFF)
+        elif register == ICR_LOW and self.vmcb.apic_controls & IPIS:
+            self._send(command)
         else:
             self.trap(svm.APIC_WRITE, register)
+
+    def _send(self, command: int) -> None:
+        """An interrupt to others (avic.py)."""
+        page, memory = self.page, self.cpu.engine.memory
+        own = page[ID] >> 24
+        try:
+            targets = Targets(memory, self.vmcb).find(command, page[ICR_HIGH], own, page[DFR])
+        except Incomplete as why:
+            self.trap(svm.INCOMPLETE_IPI, why.args[0])
+            return
+        vector = command & 0xFF
+        for id, entry in targets.items():
+            if id == own:
+                self.request(vector)
+                continue
+            Page(memory, entry & PAGE_POINTER).assign(IRR, vector, True)
+            if entry & RUNNING:
+                self.cpu.send(entry & HOST_ID, DOORBELL)
+        if not all(entry & RUNNING for entry in targets.values()):
+            self.trap(svm.INCOMPLETE_IPI, NOT_RUNNING)
+
+    def look_again(self) -> None:
+        """Others may have set bits in the page: what the doorbell says, and what an entry of the guest begins with."""
+        self.vmcb.rvi = self.page.highest(IRR)
+        self.evaluate()
 
     # --- registers behind MSRs --------------------------------------------------------------------------------
 
