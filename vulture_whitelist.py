@@ -41,3 +41,5 @@ ITEM_COMMAND_DATA, _.describe
 PIO_DEFAULT, REP_BLOCK_SIZE, CHUNK_ERROR_OFFSET
 # hv/silicon/ixgbe/rings.py: fields that are set by their register's name.
 _.dca, _.rsc
+# modes/paravirt/bus.py, grants.py: states and statuses that Xen's headers list.
+UNKNOWN, INITIALISED, RECONFIGURING, RECONFIGURED, NO_DEVICE_SPACE, ADDRESS_TOO_BIG
