@@ -142,7 +142,7 @@ class BlockFront(Rig):
     def __init__(self, store: MemoryStore | None = None) -> None:
         super().__init__()
         self.store = store or MemoryStore(4096, "local")
-        self.back = Blkback(self.cpu, self.store, self.model.local, "xvda")
+        self.back = Blkback(self.cpu, self.store, self.model.local, 51712)
         self.ring_frame = self.frame()
         self.ring_ref = self.grant(self.ring_frame)
         self.connect()

@@ -63,13 +63,13 @@ class BlkbackState(msgspec.Struct):
 
 
 class Blkback:
-    """A worker of domain 0, and a device of xenbus. `vdev`: the device's name, such as "xvda"."""
+    """A worker of domain 0, and a device of xenbus. `number`: 51712 for the first disk, xvda; 51728 for xvdb."""
 
     kind = "vbd"
 
-    def __init__(self, cpu: BackendCpu, store: Store, times: DiskTimes, vdev: str) -> None:
-        self.cpu, self.store, self.times, self.vdev = cpu, store, times, vdev
-        self.front_nodes: Mapping[str, str] = {"device-type": "disk"}
+    def __init__(self, cpu: BackendCpu, store: Store, times: DiskTimes, number: int) -> None:
+        self.cpu, self.store, self.times, self.number = cpu, store, times, number
+        self.front_nodes: Mapping[str, str] = {"virtual-device": str(number), "device-type": "disk"}
         self.front: FrontEnd  # this and the ring while connected
         self.ring: Ring
         self.s = BlkbackState()
@@ -79,7 +79,7 @@ class Blkback:
     # --- xenbus -----------------------------------------------------------------------------------------------
 
     def offer(self) -> Mapping[str, str]:
-        return {**FEATURES, "dev": self.vdev, "mode": "r" if self.store.read_only else "w"}
+        return {**FEATURES, "mode": "r" if self.store.read_only else "w"}
 
     def connect(self, front: FrontEnd) -> Mapping[str, str]:
         if front.text("protocol") not in (None, PROTOCOL):

@@ -70,7 +70,7 @@ class NetbackState(msgspec.Struct):
 class Netback:
     """A worker of domain 0, and a device of xenbus. `mac`: the front end's address, 6 bytes."""
 
-    kind = "vif"
+    kind, number = "vif", 0
 
     def __init__(self, cpu: BackendCpu, wire: Wire, mac: bytes) -> None:
         self.cpu, self.wire = cpu, wire
