@@ -71,8 +71,8 @@ class SharedRing:
 class Rig:
     """128 frames of memory, of which the front end hands out the next free one."""
 
-    def __init__(self) -> None:
-        self.memory = Memory()
+    def __init__(self, memory: Memory | None = None) -> None:
+        self.memory = memory or Memory()
         self.memory.add(Region("RAM", BASE, (FRAMES + 1) * PAGE, anonymous((FRAMES + 1) * PAGE), 0))
         self.grants = Grants(self.memory, PhysicalFrames(BASE, FRAMES))
         self.grants.new_page = lambda: (BASE >> 12) + TABLE
@@ -139,8 +139,8 @@ class Rig:
 class BlockFront(Rig):
     """A block front end. `store` is the disk."""
 
-    def __init__(self, store: MemoryStore | None = None) -> None:
-        super().__init__()
+    def __init__(self, store: MemoryStore | None = None, memory: Memory | None = None) -> None:
+        super().__init__(memory)
         self.store = store or MemoryStore(4096, "local")
         self.back = Blkback(self.cpu, self.store, self.model.local, 51712)
         self.ring_frame = self.frame()
@@ -179,9 +179,9 @@ class BlockFront(Rig):
 class NetFront(Rig):
     """A network front end; `sent` is what comes out of the wire at the other end, with the time."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        wire = self.cpu.lay_wire()
+    def __init__(self, memory: Memory | None = None) -> None:
+        super().__init__(memory)
+        wire = self.cpu.lay_wire()  # with hv's own peer at its other end
         self.back = Netback(self.cpu, wire, MAC)
         self.sent: list[tuple[bytes, int]] = []
         self.inject = wire.plug_card(lambda frame, at: self.sent.append((frame, at)))
