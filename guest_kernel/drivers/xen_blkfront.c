@@ -1,6 +1,7 @@
 /* The block front end of a Xen guest (public/io/blkif.h): a ring shared with the back end in domain 0.
    A request names its data by a grant, which is given with it and taken back with its response.
    Simplified: one segment a request, for its data lie within one page; no discard. */
+#include "arch.h"
 #include "console.h"
 #include "disk.h"
 #include "frames.h"

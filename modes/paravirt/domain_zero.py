@@ -1,27 +1,26 @@
 """What a domain finds beside it: the store with its own part of it, the channel there, and the bus of split devices.
 
 The same for a PV domain and for one with nested paging: they differ in what a frame number means (foreign.py) and in
-how they are told where the store's page is.
+how they are told where their rings are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import msgspec
 
-from hv.silicon.memory import Memory
 from modes.paravirt.abi import BACKEND_DOMID, GUEST_DOMID
 from modes.paravirt.bus import Bus, DeviceState
-from modes.paravirt.events import Events
-from modes.paravirt.grants import Grants
+from modes.paravirt.common import XenDomain
+from modes.paravirt.foreign import PAGE
 from modes.paravirt.store.client import Client
 from modes.paravirt.store.ring import RingState, StoreRing
 from modes.paravirt.store.store import Store, StoreState
 
 STORE_PORT = 1  # domain 0's end of the store's channel
 HOME = f"/local/domain/{GUEST_DOMID}"
-UUID = "00000000-0000-0000-0000-000000000001"
+NAME, UUID = "hv", "00000000-0000-0000-0000-000000000001"
 WRITABLE = ("data", "drivers", "error", "control/shutdown")  # by the guest, as a toolstack allows it
 
 
@@ -32,31 +31,34 @@ class DomainZeroState(msgspec.Struct):
 
 
 class DomainZero:
-    """`store_page()` is the host-physical address of the store's ring, `store_port()` the guest's end of it."""
+    """Built beside `domain`, whose `store` is the host-physical frame of the store's ring."""
 
-    def __init__(
-        self, memory: Memory, events: Events, grants: Grants, store_page: Callable[[], int],
-        store_port: Callable[[], int],
-    ) -> None:  # fmt: skip
-        self.grants = grants
+    def __init__(self, domain: XenDomain) -> None:
+        self.domain, events = domain, domain.events
         self.server = Store((BACKEND_DOMID, GUEST_DOMID))
         self.store = Client(self.server)
         self.ring = StoreRing(
-            self.server, GUEST_DOMID, memory, store_page, lambda: events.notify(store_port(), STORE_PORT)
-        )
+            self.server, GUEST_DOMID, domain.memory, lambda: domain.store * PAGE,
+            lambda: events.notify(domain.store_port, STORE_PORT),
+        )  # fmt: skip
         events.backends[STORE_PORT] = self.ring.notified
-        self.bus = Bus(self.store, events, grants, HOME)
+        self.bus = Bus(self.store, events, domain.grants, HOME)
 
-    def introduce(self, nodes: Mapping[str, str]) -> None:
-        """The guest's own directory, with these nodes in it, and the channel, which is ready."""
-        store, everything = self.store, {"name": "hv", "domid": str(GUEST_DOMID), "vm": f"/vm/{UUID}", **nodes}
-        store.write(f"/vm/{UUID}/name", "hv")
+    def introduce(self, kib: int, rings: Mapping[str, int]) -> None:
+        """The guest's own directory, as a toolstack writes it, and the channel, which is ready. `rings`: nodes with
+        the frame numbers that the guest knows its rings by."""
+        store, d = self.store, self.domain
+        store.write(f"/vm/{UUID}/name", NAME)
         store.set_permissions(f"/vm/{UUID}", ((BACKEND_DOMID, "n"), (GUEST_DOMID, "r")))
         store.make(HOME, ((BACKEND_DOMID, "n"), (GUEST_DOMID, "r")))
-        for name, value in everything.items():
-            store.write(f"{HOME}/{name}", value)
-        for name in ("device", "control"):
-            store.write(f"{HOME}/{name}", "")
+        nodes: dict[str, object] = {
+            "name": NAME, "domid": GUEST_DOMID, "vm": f"/vm/{UUID}", "memory/target": kib, "memory/static-max": kib,
+            "store/port": d.store_port, "console/port": d.console_port, **rings, "device": "", "control": "",
+        }  # fmt: skip
+        for index in range(len(d.vcpus)):
+            nodes[f"cpu/{index}/availability"] = "online"
+        for name, value in nodes.items():
+            store.write(f"{HOME}/{name}", str(value))
         for name in WRITABLE:
             store.make(f"{HOME}/{name}", ((GUEST_DOMID, "n"),))
         self.ring.reset()
@@ -64,7 +66,7 @@ class DomainZero:
     def destroy(self) -> None:
         """The guest has died: back ends let go of what they have of it."""
         self.bus.disconnect()
-        self.grants.drop_all()
+        self.domain.grants.drop_all()
         self.ring.connection.forget()
 
     def state(self) -> DomainZeroState:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from modes.paravirt.abi import EINVAL, Refused
 from modes.paravirt.frames import Frames, Kind
 
 PAGE = 0x1000
@@ -42,18 +41,3 @@ class MachineFrames:
             self.frames.drop_as(frame)
         else:
             self.frames.drop(frame)
-
-
-class PhysicalFrames:
-    """A domain's with nested paging: `pages` frames of RAM from host-physical `base` on, which are always its own."""
-
-    def __init__(self, base: int, pages: int) -> None:
-        self.base, self.pages = base, pages
-
-    def hold(self, frame: int, *, write: bool) -> int:
-        if not 0 <= frame < self.pages:
-            raise Refused(EINVAL)
-        return self.base + frame * PAGE
-
-    def let_go(self, frame: int, *, write: bool) -> None:
-        pass

@@ -65,6 +65,7 @@ class Use(NamedTuple):
 
     domid: int
     frame: int
+    address: int = 0  # host-physical
     readers: int = 0
     writers: int = 0
 
@@ -162,7 +163,7 @@ class Grants:
         except Refused:
             raise GrantRefused(Status.GENERAL_ERROR if ref in self.s.uses else Status.BAD_PAGE) from None
         self._flags(ref, set_=READING | (WRITING if write else 0))
-        self.s.uses[ref] = use._replace(readers=use.readers + (not write), writers=use.writers + write)
+        self.s.uses[ref] = use._replace(address=address, readers=use.readers + (not write), writers=use.writers + write)
         return address
 
     def _release(self, ref: int, *, write: bool) -> None:
@@ -191,10 +192,7 @@ class Grants:
     def view(self, handle: int) -> View:
         """The view of a mapping that is held, after a snapshot."""
         ref, write, _ = self.s.handles[handle]
-        frame = self.s.uses[ref].frame
-        address = self.foreign.hold(frame, write=write)
-        self.foreign.let_go(frame, write=write)
-        return View(self.memory, handle, address, write=write)
+        return View(self.memory, handle, self.s.uses[ref].address, write=write)
 
     def unmap(self, handle: int) -> None:
         """The mapping ends. Raises GrantRefused."""

@@ -39,7 +39,7 @@ from modes.paravirt.emulate import emulate
 from modes.paravirt.events import UPCALL_MASK
 from modes.paravirt.frames import Frames, Kind
 from modes.paravirt.startup import begin
-from modes.paravirt.state import Callback, DomainState, VcpuState
+from modes.paravirt.state import Callback, DomainState, PvVcpuState
 from modes.paravirt.vcpu import R11, UD, PvVcpu
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Paravirt(Mode):
         d.end, d.console_output, d.grants.new_page = self._end, self._print, self._share_page
         d.events.shared = self._share_page() * PAGE
         vm.serial = ConsoleRing(d, vm.console.sink)
-        self.zero = DomainZero(memory, d.events, d.grants, lambda: d.store * PAGE, lambda: d.store_port)
+        self.zero = DomainZero(d)
         costs = vm.costs
         self.cost_of = {reason: costs.work_of(reason) - costs.run_loop for reason in sorted(self.reasons)}
         return d
@@ -149,7 +149,7 @@ class Paravirt(Mode):
             if cpu.index:  # it waits until the domain brings it up
                 cpu.load(v.vmcb, on_metal=False, deprivileged=True)
                 cpu.halted = True
-        self.zero.introduce(d.nodes())
+        self.zero.introduce(machine.ram_size >> 10, {"store/ring-ref": d.store, "console/ring-ref": d.console})
         self.split.plug(self.zero.bus)
         v = d.vcpus[0]
         s, vmcb = v.s, v.vmcb
@@ -168,7 +168,7 @@ class Paravirt(Mode):
         vmcb.intercept_exceptions = EVERY_EXCEPTION
         vmcb.intercept = intercepts(svm.SWINT, svm.SHUTDOWN, svm.INTR)
         vmcb.asid, vmcb.int_ctl = 1, svm.V_INTR_MASKING
-        v = PvVcpu(self.domain, cpu.index, cpu, vmcb, VcpuState())
+        v = PvVcpu(self.domain, cpu.index, cpu, vmcb, PvVcpuState())
         v.bill = lambda name: cpu.charge(self.cost_of[f"hypercall.{name}"])
         v.first_vmcb()
         self.domain.add_vcpu(v)
