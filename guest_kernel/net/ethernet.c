@@ -6,7 +6,7 @@
 
 u8 net_frame[FRAME_MAX];
 
-#define PATIENCE 1000000ul /* some milliseconds */
+#define PATIENCE 50000ul /* looks: some milliseconds */
 
 static struct nic *nic;
 static volatile bool interrupted; /* the card has something for us */
@@ -43,6 +43,7 @@ bool net_wait(bool (*done)(void))
         if (done())
             return true;
         net_poll();
+        arch_pause();
     }
     return false;
 }

@@ -203,7 +203,8 @@ class Nbd:
     def _request(self, command: int, offset: int, length: int, payload: bytes = b"", flags: int = 0) -> bytes:
         """One request, repeated over a new connection if need be. Raises StoreError."""
         for pause in PAUSES[:1] if self.lost else PAUSES:
-            time.sleep(pause)
+            if pause:
+                time.sleep(pause)
             try:
                 if self.transport is None:
                     self._open()

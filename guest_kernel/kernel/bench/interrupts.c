@@ -15,7 +15,7 @@ u64 bench_timer_tick(u64 iterations, u64 seed)
     for (u64 n = 0; n < iterations; n++) {
         arch_timer_shoot();
         while (arch_timer_expiries == first + n)
-            ;
+            arch_pause();
     }
     measure_end();
     arch_irq_disable();
@@ -49,10 +49,10 @@ u64 bench_device_irq(u64 iterations, u64 seed)
     arch_irq_enable();
     u64 first = source->interrupts;
     while (source->interrupts == first)
-        ;
+        arch_pause();
     measure_begin();
     while (source->interrupts <= first + iterations)
-        ;
+        arch_pause();
     measure_end();
     arch_irq_disable();
     u64 seen = source->interrupts - first;

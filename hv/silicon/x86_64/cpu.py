@@ -185,7 +185,7 @@ class Cpu:
         # The costs of the events that the microcode charges, in the order of microcode.EVENTS.
         walks = t.walk * (t.walk_nested if nested else t.walk_levels)
         for i, cost in enumerate(
-            (t.port_io, t.cr_access, t.cr8_access, t.invlpg, t.iret, t.syscall, t.exception, walks)
+            (t.port_io, t.cr_access, t.cr8_access, t.invlpg, t.iret, t.syscall, t.exception, walks, t.pause)
         ):
             self.m.cost[i] = cost
         self.walk_cost = walks
