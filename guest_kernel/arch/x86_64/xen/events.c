@@ -6,10 +6,8 @@
 #include "arch.h"
 #include "console.h"
 #include "cpus.h"
-#include "irq_source.h"
 
 #define TICK_NS 10000000ul
-#define PERIOD_NS 1000000ul /* the shortest that Xen grants */
 
 static u32 timer_port;
 static u64 bound[MAX_CPUS][XEN_PORT_WORDS]; /* whose ports which are */
@@ -106,7 +104,6 @@ static bool handle(u32 port)
         xen_console_event();
     if (port != timer_port)
         return false;
-    xen_irq_source.interrupts++;
     if (ticking)
         set_timer(now() + TICK_NS);
     return true;
@@ -140,17 +137,6 @@ void xen_tick_start(void)
 
 /* Expires once, so many nanoseconds from now. */
 void xen_timer_shoot(u64 ns) { set_timer(now() + ns); }
-
-/* Xen's periodic timer, which needs nothing of the kernel between two of its events. */
-static void start_periods(void)
-{
-    u64 period = PERIOD_NS;
-    xen_hypercall(VCPU_SET_PERIODIC, 0, (u64)&period, 0, 0, HYPERCALL_VCPU_OP);
-}
-
-static void stop_periods(void) { xen_hypercall(VCPU_STOP_PERIODIC, 0, 0, 0, 0, HYPERCALL_VCPU_OP); }
-
-struct irq_source xen_irq_source = {"Xen's timer", start_periods, stop_periods, 0};
 
 void xen_tick_stop(void)
 {
