@@ -17,10 +17,11 @@ void net_init(void)
     if (!nic)
         return;
     const u8 *a = nic->address;
-    kprintf("network: %s, %02x:%02x:%02x:%02x:%02x:%02x, 10.0.2.15\n", nic->name, a[0], a[1], a[2], a[3], a[4], a[5]);
+    kprintf("network: %s, %02x:%02x:%02x:%02x:%02x:%02x, 10.0.2.%u\n", nic->name, a[0], a[1], a[2], a[3], a[4], a[5], a[5]);
 }
 
 bool net_present(void) { return nic; }
+u32 net_address(void) { return IPV4(10, 0, 2, nic->address[ETHERNET_ADDRESS - 1]); }
 u64 net_sent(void) { return nic->sent; }
 const u8 *ethernet_address(void) { return nic->address; }
 
