@@ -65,9 +65,7 @@ def echo_request(size: int) -> bytes:
 
 def test_the_sleeping_guest_answers_arp_and_ping(stranger: Stranger) -> None:
     (answer,) = stranger.arp()
-    assert (
-        answer[:42] == OURS + NIC + b"\x08\x06" + ARP_HEADER + b"\0\2" + NIC + GUEST_IP + OURS + OUR_IP
-    )
+    assert answer[:42] == OURS + NIC + b"\x08\x06" + ARP_HEADER + b"\0\2" + NIC + GUEST_IP + OURS + OUR_IP
     for size in (0, 1, 56, 1471, 1472):
         request = echo_request(size)
         (answer,) = stranger.ip(1, request)
