@@ -18,6 +18,8 @@ struct nic {
 };
 
 /* The drivers, each with its own way to find its card. NULL: there is none. */
+struct nic *ixgbevf_find(void);
+struct nic *ixgbe_find(void);
 struct nic *e1000_find(void);
 
 /* Called by the driver: by its interrupt handler, and by poll(). */

@@ -13,7 +13,9 @@ static volatile bool interrupted; /* the card has something for us */
 
 void net_init(void)
 {
-    nic = e1000_find();
+    static struct nic *(*const drivers[])(void) = {ixgbevf_find, ixgbe_find, e1000_find};
+    for (u32 i = 0; i < sizeof drivers / sizeof *drivers && !nic; i++)
+        nic = drivers[i]();
     if (!nic)
         return;
     const u8 *a = nic->address;
