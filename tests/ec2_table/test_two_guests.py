@@ -120,7 +120,18 @@ def test_hv_run_with_two_guests(run_hv: RunHv, row: str) -> None:
     assert "2| [hv: " in done.stdout
 
 
-def test_several_guests_need_a_command(run_hv: RunHv) -> None:
-    done = run_hv("run", "nitro", "--guests", "2")
-    assert done.returncode == 2
+def test_each_guest_may_have_a_line_of_its_own(run_hv: RunHv) -> None:
+    done = run_hv("run", "metal", "--guests", "2", "-c", "echo first", "-c", "echo second")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "1| first\n" in done.stdout
+    assert "2| second\n" in done.stdout
+    assert "[hv:" not in done.stdout  # no operation
+
+
+@pytest.mark.parametrize(
+    "words", [("--guests", "2"), ("--guests", "3", "-c", "ps", "-c", "ps"), ("-c", "ps", "-c", "ps")]
+)
+def test_several_guests_need_a_command_for_all_or_for_each(run_hv: RunHv, words: tuple[str, ...]) -> None:
+    done = run_hv("run", "nitro", *words)
+    assert (done.returncode, done.stdout) == (2, "")
     assert "needs -c" in done.stderr
