@@ -10,7 +10,6 @@
 #define REGISTERS_SIZE 0x20000
 
 #define CTRL 0x00000
-#define STATUS 0x00008
 #define CTRL_EXT 0x00018
 #define CTRL_EXT_NO_SNOOP_OFF (1u << 16)
 #define CTRL_EXT_DRIVER (1u << 28)    /* a driver has the card */
@@ -42,6 +41,10 @@
 #define MULTICAST_WORDS 128
 #define ADDRESS_LOW 0x0A200           /* from the card's EEPROM */
 #define ADDRESS_HIGH 0x0A204
+#define SECRXCTRL 0x08D00             /* the way in, which must be empty when receiving begins (4.6.7) */
+#define SECRXCTRL_HALT (1u << 1)
+#define SECRXSTAT 0x08D04
+#define SECRXSTAT_EMPTY 1u
 #define EEC 0x10010
 #define EEC_READ (1u << 9)            /* the EEPROM has been read after the reset */
 
@@ -82,6 +85,15 @@ static void set_filters(void)
     set(FCTRL, get(FCTRL) | FCTRL_BROADCAST);
 }
 
+static bool start_receiving(void)
+{
+    set(SECRXCTRL, get(SECRXCTRL) | SECRXCTRL_HALT);
+    bool empty = ixgbe_wait(registers, SECRXSTAT, SECRXSTAT_EMPTY, SECRXSTAT_EMPTY);
+    set(RXCTRL, get(RXCTRL) | RXCTRL_ENABLE);
+    set(SECRXCTRL, get(SECRXCTRL) & ~SECRXCTRL_HALT);
+    return empty;
+}
+
 struct nic *ixgbe_find(void)
 {
     const struct pci_function *card = pci_find(VENDOR_INTEL, DEVICE_82599);
@@ -98,9 +110,8 @@ struct nic *ixgbe_find(void)
     set(HLREG0, get(HLREG0) | HLREG0_FRAMES);
     set(RDRXCTL, get(RDRXCTL) | RDRXCTL_STRIP_FCS);
     set(DMATXCTL, get(DMATXCTL) | DMATXCTL_ENABLE);
-    if (!ixgbe_start_queues(registers, &places, &nic))
+    if (!ixgbe_start_queues(registers, &places, &nic) || !start_receiving())
         return NULL;
-    set(RXCTRL, get(RXCTRL) | RXCTRL_ENABLE);
 
     u32 data = arch_message_connect(ixgbe_interrupt);
     if (!pci_message_enable(card, IXGBE_VECTOR, arch_message_address(), data))
