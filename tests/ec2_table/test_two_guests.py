@@ -18,7 +18,7 @@ from hv.table import machine_modes
 from hv.vm import Vm
 from tests.conftest import RunHv
 from tests.ec2_table.measuring import row_named
-from tests.guests.test_assignment import SpinningGuest
+from tests.guests.test_assignment import DriveGuest
 
 OPERATIONS = ("local.read4k", "local.write4k", "local.flush", "remote.read4k", "remote.flush")
 
@@ -82,7 +82,7 @@ def test_a_guest_that_attacks_leaves_the_other_alone() -> None:
     """One guest's function is turned against the other's memory and the other's namespace, while that one works."""
     outsides = [Outside(local=MemoryStore(4096)) for _ in range(2)]
     neighbours = Neighbours(outsides)
-    victim, attacker = SpinningGuest(neighbours, outsides[0]), SpinningGuest(neighbours, outsides[1])
+    victim, attacker = DriveGuest(neighbours, outsides[0]), DriveGuest(neighbours, outsides[1])
     victim.vm.machine.memory.write(victim.vm.machine.ram_base + 0x8_0000, b"secret" * 100)
     ours, theirs = victim.driver(), attacker.driver()
     victim.ram[ours.page : ours.page + 512] = b"v" * 512
