@@ -39,3 +39,5 @@ CTRL_FRCDPLX, RCTL_SBP, ITEM_COMMAND_SIZE, ITEM_CPUS, ITEM_KERNEL_DATA, ITEM_KER
 ITEM_COMMAND_DATA, _.describe
 # hv/devices/ata_identify.py, hv/host/nbd_protocol.py: the same.
 PIO_DEFAULT, REP_BLOCK_SIZE, CHUNK_ERROR_OFFSET
+# hv/silicon/ixgbe/rings.py: fields that are set by their register's name.
+_.dca, _.rsc

@@ -20,7 +20,7 @@ from modes.paravirt.calls.again import Again
 from modes.paravirt.calls.table import call
 from modes.paravirt.domain import Domain, XenTables
 from modes.paravirt.frames import Frames, Kind
-from modes.paravirt.state import VcpuState
+from modes.paravirt.state import PvVcpuState
 from modes.paravirt.vcpu import PvVcpu
 from tests.support import costs
 
@@ -81,7 +81,7 @@ class Rig:
             self.frames.give(self.mfn(i), OTHER_DOMID)
             memory.write(self.mfn(i) << 12, self.pattern(i))
         self._tables()
-        self.v = PvVcpu(d, 0, cast("Cpu", self.cpu), Vmcb(), VcpuState())
+        self.v = PvVcpu(d, 0, cast("Cpu", self.cpu), Vmcb(), PvVcpuState())
         d.add_vcpu(self.v)
         self.v.s.up = self.v.s.initialised = True
         self.frames.take_as(self.mfn(L4), Kind.L4, GUEST_DOMID)

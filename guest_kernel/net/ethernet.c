@@ -6,7 +6,7 @@
 
 u8 net_frame[FRAME_MAX];
 
-#define PATIENCE 1000000ul /* some milliseconds */
+#define PATIENCE 4000000ul /* looks: some 10 ms, more than a full send buffer of the host takes to empty */
 
 static struct nic *nic;
 static volatile bool interrupted; /* the card has something for us */

@@ -4,7 +4,8 @@ Read in this order: frames.py (what a machine frame may be used as), tables.py a
 hold to be used as that), vcpu.py (how the guest's kernel is entered and left), events.py (interrupts without an
 interrupt controller), domain.py and builder.py (what a domain is made of, and how it starts), calls/ (the hypercalls),
 emulate.py (the few instructions that Xen executes for a kernel), console.py, and mode.py (the exits).
-abi.py has the numbers, state.py what is remembered, guest_memory.py how Xen reads through a guest's pointers.
+abi.py has the numbers, state.py what is remembered, guest_memory.py how Xen reads through a guest's pointers, common.py
+what guests that are no PV domains have too.
 """
 
 from modes.paravirt.mode import Paravirt, ParavirtUnbatched

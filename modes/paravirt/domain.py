@@ -6,22 +6,20 @@ import struct
 from collections.abc import Callable
 
 from hv.silicon.memory import Memory
-from hv.silicon.timing import MILLI, Timing
-from modes.paravirt.abi import EINVAL, EVENT_CHANNELS, FIRST_RESERVED_GDT_ENTRY, M2P_START, XEN_SLOTS, Refused
+from hv.silicon.timing import Timing
+from modes.paravirt.abi import EINVAL, EVENT_CHANNELS, FEATURES, FIRST_RESERVED_GDT_ENTRY, M2P_START, XEN_SLOTS, Refused
+from modes.paravirt.common import VCPU_INFO_SIZE, XenDomain, XenVcpu
 from modes.paravirt.descriptors import XEN_PAGE, check_page
-from modes.paravirt.events import SELECTOR, TIME, Events
+from modes.paravirt.events import SELECTOR
 from modes.paravirt.frames import Frames, Kind
-from modes.paravirt.state import DomainState, VcpuState
+from modes.paravirt.state import DomainState, PvVcpuState
 from modes.paravirt.tables import PageTables
 from modes.paravirt.vcpu import GDT_BASE, GDT_SPAN, PvVcpu
 
 PRESENT, WRITABLE, USER, ACCESSED, DIRTY = 1, 2, 4, 0x20, 0x40
 SUPERVISOR_DATA = PRESENT | WRITABLE | ACCESSED | DIRTY
 NO_PFN = (1 << 64) - 1  # in the machine-to-physical table: no frame of this domain
-VCPU_INFO_SIZE = 64
-WALLCLOCK, ARCH = 0xC00, 0xC10  # offsets in shared_info
-WALLCLOCK_SECONDS = 1_511_913_600  # 2017-11-29 00:00:00 UTC: when every machine of hv starts
-NS = 1_000_000_000
+ARCH = 0xC10  # offset in shared_info
 
 
 class XenTables:
@@ -86,33 +84,26 @@ class XenTables:
         return NO_PFN if page is None else self.memory.read_u64(page + (mfn & 511) * 8)
 
 
-class Domain:
-    """`end(cause, report)` stops the machine; `flush()` empties every vCPU's TLB; `now()` is virtual time."""
+class Domain(XenDomain):
+    """A PV domain."""
+
+    features = FEATURES
+    vcpus: list[PvVcpu]
 
     def __init__(
         self, domid: int, memory: Memory, frames: Frames, xen: XenTables, timing: Timing, now: Callable[[], int],
         kick: Callable[[int], None],
     ) -> None:  # fmt: skip
-        self.domid, self.memory, self.frames, self.xen, self.timing, self.now = domid, memory, frames, xen, timing, now
+        super().__init__(domid, memory, timing, now, kick)
+        self.frames, self.xen = frames, xen
         self.tables = PageTables(memory, frames, domid, xen.slots())
         frames.keepers[domid] = self
-        self.vcpus: list[PvVcpu] = []
-        self.states: list[VcpuState] = []
-        self.events = Events(memory, self.states, kick)
-        self.console = self.store = 0  # mfns of the rings
-        self.console_port = self.store_port = 0
-        self.grant_frames: list[int] = []
-        self.new_xen_page: Callable[[], int] = lambda: 0  # an mfn that is shared with the domain
-        self.assists = 0  # VMASST bits
+        self.vcpus = []
         self.free: list[int] = []
-        self.end: Callable[[str, str], None] = lambda cause, report: None
-        self.console_output: Callable[[bytes], None] = lambda data: None
 
     def add_vcpu(self, vcpu: PvVcpu) -> None:
         self.vcpus.append(vcpu)
-        self.states.append(vcpu.s)
-        vcpu.s.info = self.events.shared + VCPU_INFO_SIZE * vcpu.index
-        self.memory.write(vcpu.s.info + TIME, self.clock())
+        self.add_state(vcpu.index, vcpu.s)
 
     # --- frames that change their kind --------------------------------------------------------------------------
 
@@ -151,7 +142,7 @@ class Domain:
             self.frames.drop_as(mfn)
         self.xen.map_gdt(vcpu.index, frames)
 
-    def descriptor(self, s: VcpuState, selector: int) -> int:
+    def descriptor(self, s: PvVcpuState, selector: int) -> int:
         """The descriptor that a selector names, 0 for none."""
         index = selector >> 3
         if selector & 4 or not index:
@@ -163,27 +154,9 @@ class Domain:
             return 0
         return self.memory.read_u64((s.gdt[index >> 9] << 12) + (index & 511) * 8)
 
-    # --- time -----------------------------------------------------------------------------------------------------
-
-    def nanoseconds(self) -> int:
-        """System time: since the machine was switched on."""
-        return self.now() * NS // (self.timing.tsc_hz * MILLI)
-
-    def when(self, nanoseconds: int) -> int:
-        """The virtual time, in millicycles, at which system time reaches this."""
-        return -(-nanoseconds * self.timing.tsc_hz * MILLI // NS)
-
-    def clock(self) -> bytes:
-        """struct vcpu_time_info. The counter never stops and never changes its rate, so one that is never updated."""
-        multiplier, shift = clock_scale(self.timing.tsc_hz)
-        return struct.pack("<IIQQIbB2x", 2, 0, 0, 0, multiplier, shift, 1)  # flag: TSC stable
-
-    def write_wallclock(self) -> None:
-        self.memory.write(self.events.shared + WALLCLOCK, struct.pack("<IIII", 2, WALLCLOCK_SECONDS, 0, 0))
-
     # --- vCPUs ----------------------------------------------------------------------------------------------------
 
-    def move_info(self, vcpu: PvVcpu, mfn: int, offset: int) -> None:
+    def move_info(self, vcpu: XenVcpu, mfn: int, offset: int) -> None:
         """vcpu_info goes to a frame of the domain's, once and for ever; the frame stays a writable one."""
         if offset > 0x1000 - VCPU_INFO_SIZE or offset & 7:
             raise Refused(EINVAL)
@@ -200,8 +173,8 @@ class Domain:
 
     def state(self) -> DomainState:
         return DomainState(
-            self.frames.state(), self.states, self.events.channels, self.events.shared, self.console, self.store,
-            self.console_port, self.store_port, self.grant_frames, self.assists, self.free,
+            self.frames.state(), [v.s for v in self.vcpus], self.events.channels, self.events.shared, self.console,
+            self.store, self.console_port, self.store_port, self.grant_frames, self.assists, self.free,
         )  # fmt: skip
 
     def set_state(self, state: DomainState) -> None:
@@ -214,18 +187,6 @@ class Domain:
         self.console, self.store = state.console, state.store
         self.console_port, self.store_port = state.console_port, state.store_port
         self.grant_frames, self.assists, self.free = state.grant_frames, state.assists, state.free
-
-
-def clock_scale(hz: int) -> tuple[int, int]:
-    """(tsc_to_system_mul, tsc_shift), so that ns = (ticks << shift) * mul >> 32 (public/xen.h, vcpu_time_info)."""
-    shift = 0
-    while hz > 2 * NS:
-        hz >>= 1
-        shift -= 1
-    while hz <= NS:
-        hz <<= 1
-        shift += 1
-    return (NS << 32) // hz, shift
 
 
 assert EVENT_CHANNELS == 64 * 64  # as many as fit in the words of shared_info

@@ -19,24 +19,14 @@ def outside_xen(address: int) -> bool:
 
 
 class GuestMemory:
-    """Addresses are linear ones under the top-level table `root` (a machine frame number)."""
+    """Addresses are linear ones. Which machine memory is behind them depends on the kind of guest."""
 
     def __init__(self, memory: Memory) -> None:
         self.memory = memory
-        self.root = 0
 
     def machine_address(self, linear: int, *, write: bool) -> int:
         """Where a byte is in machine memory. Raises Refused(EFAULT)."""
-        if not outside_xen(linear):
-            raise Refused(EFAULT)
-        needed = PRESENT | USER | (WRITABLE if write else 0)
-        table = self.root << 12
-        for shift in (39, 30, 21, 12):
-            entry = self.memory.read_u64(table + (linear >> shift & 511) * 8)
-            if entry & needed != needed:
-                raise Refused(EFAULT)
-            table = entry & ADDRESS
-        return table | linear & 0xFFF
+        raise NotImplementedError
 
     def read(self, linear: int, size: int) -> bytes:
         out = b""
@@ -63,3 +53,23 @@ class GuestMemory:
 
     def pack(self, layout: struct.Struct, linear: int, *values: int) -> None:
         self.write(linear, layout.pack(*values))
+
+
+class PvMemory(GuestMemory):
+    """Of a PV domain: the CPU walks the domain's own tables. `root` is the top one (a machine frame number)."""
+
+    def __init__(self, memory: Memory) -> None:
+        super().__init__(memory)
+        self.root = 0
+
+    def machine_address(self, linear: int, *, write: bool) -> int:
+        if not outside_xen(linear):
+            raise Refused(EFAULT)
+        needed = PRESENT | USER | (WRITABLE if write else 0)
+        table = self.root << 12
+        for shift in (39, 30, 21, 12):
+            entry = self.memory.read_u64(table + (linear >> shift & 511) * 8)
+            if entry & needed != needed:
+                raise Refused(EFAULT)
+            table = entry & ADDRESS
+        return table | linear & 0xFFF

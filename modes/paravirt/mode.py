@@ -35,7 +35,7 @@ from modes.paravirt.emulate import emulate
 from modes.paravirt.events import UPCALL_MASK
 from modes.paravirt.frames import Frames, Kind
 from modes.paravirt.startup import begin
-from modes.paravirt.state import Callback, DomainState, VcpuState
+from modes.paravirt.state import Callback, DomainState, PvVcpuState
 from modes.paravirt.vcpu import R11, UD, PvVcpu
 
 EVERY_EXCEPTION = 0xFFFF_FFFF
@@ -144,7 +144,7 @@ class Paravirt(Mode):
         vmcb.intercept_exceptions = EVERY_EXCEPTION
         vmcb.intercept = intercepts(svm.SWINT, svm.SHUTDOWN, svm.INTR)
         vmcb.asid, vmcb.int_ctl = 1, svm.V_INTR_MASKING
-        v = PvVcpu(self.domain, cpu.index, cpu, vmcb, VcpuState())
+        v = PvVcpu(self.domain, cpu.index, cpu, vmcb, PvVcpuState())
         v.bill = lambda name: cpu.charge(self.cost_of[f"hypercall.{name}"])
         v.first_vmcb()
         self.domain.add_vcpu(v)

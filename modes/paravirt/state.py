@@ -37,7 +37,21 @@ class Begin(NamedTuple):
 
 
 class VcpuState(msgspec.Struct):
+    """Of any vCPU of a guest of Xen's: its part of event channels and time."""
+
     up: bool = False
+    info: int = 0  # machine address of its vcpu_info
+    timer: int | None = None  # when VIRQ_TIMER comes, in ns of system time
+    period: int = 0  # ns; 0: no periodic timer
+    next_period: int = 0
+    polled: frozenset[int] = frozenset()  # blocked until one of these ports is pending
+    poll_until: int | None = None  # ns of system time
+    state_since: int = 0  # ns: when it came up
+
+
+class PvVcpuState(VcpuState):
+    """Of one that runs deprivileged."""
+
     initialised: bool = False
     begin: Begin | None = None  # how to start, when it comes up for the first time
     kernel_mode: bool = True
@@ -54,13 +68,6 @@ class VcpuState(msgspec.Struct):
     iopl: int = 0
     task_switched: bool = False  # CR0.TS
     debug: list[int] = msgspec.field(default_factory=lambda: [0] * 8)
-    info: int = 0  # machine address of its vcpu_info
-    timer: int | None = None  # when VIRQ_TIMER comes, in ns of system time
-    period: int = 0  # ns; 0: no periodic timer
-    next_period: int = 0
-    polled: frozenset[int] = frozenset()  # blocked until one of these ports is pending
-    poll_until: int | None = None  # ns of system time
-    state_since: int = 0  # ns: when it came up
 
 
 class Channel(NamedTuple):
@@ -75,7 +82,7 @@ class Channel(NamedTuple):
 
 class DomainState(msgspec.Struct):
     frames: FramesState
-    vcpus: list[VcpuState]
+    vcpus: list[PvVcpuState]
     channels: dict[int, Channel]
     shared: int  # machine address of shared_info
     console: int  # mfn of its ring

@@ -13,7 +13,6 @@ and the IF that the kernel sees is that mask.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hv.silicon.x86_64.cpu import Cpu, Shutdown
@@ -21,10 +20,11 @@ from hv.silicon.x86_64.state import CS, FS, GS, HF_CS64, RAX, RCX, SS
 from hv.silicon.x86_64.svm import Vmcb
 from hv.x86_64.decode import decode
 from modes.paravirt.abi import FLAT_RING3_CS64, FLAT_RING3_SS, VGCF_IN_SYSCALL, VMASST_ARCHITECTURAL_IOPL, Refused
+from modes.paravirt.common import XenVcpu
 from modes.paravirt.descriptors import BIG, CODE, DESCRIPTOR_PRESENT, LONG, NOT_SYSTEM, WRITABLE_OR_READABLE
 from modes.paravirt.events import CR2, UPCALL_MASK
-from modes.paravirt.guest_memory import GuestMemory, outside_xen
-from modes.paravirt.state import Callback, VcpuState
+from modes.paravirt.guest_memory import PvMemory, outside_xen
+from modes.paravirt.state import Callback, PvVcpuState
 
 if TYPE_CHECKING:
     import capstone
@@ -53,15 +53,18 @@ UD, NM, PF = 6, 7, 14
 PF_USER = 1 << 2
 
 
-class PvVcpu:
+class PvVcpu(XenVcpu):
     """What calls.py and mode.py work on: the virtual CPU's state, the real CPU under it, its memory."""
 
-    def __init__(self, domain: Domain, index: int, cpu: Cpu, vmcb: Vmcb, s: VcpuState) -> None:
-        self.domain, self.index, self.cpu, self.vmcb, self.s = domain, index, cpu, vmcb, s
-        self.memory = GuestMemory(domain.memory)
+    domain: Domain
+    memory: PvMemory
+    s: PvVcpuState
+
+    def __init__(self, domain: Domain, index: int, cpu: Cpu, vmcb: Vmcb, s: PvVcpuState) -> None:
+        super().__init__(index, cpu)
+        self.domain, self.vmcb, self.s = domain, vmcb, s
+        self.memory = PvMemory(domain.memory)
         self.flush = False  # the TLB is to be emptied before the guest goes on
-        self.entries = 0  # of lists, worked on in this exit
-        self.bill: Callable[[str], None] = lambda name: None  # for a hypercall inside another, or a further entry
 
     def flush_tlb(self, *, one_page: bool) -> None:
         """The guest wants it. Simplified: the whole TLB goes; it is charged as what was asked for."""

@@ -24,7 +24,7 @@ from modes.paravirt.abi import (
 from modes.paravirt.builder import lay_out, scatter, table_counts
 from modes.paravirt.calls.again import MOST_ENTRIES, Again
 from modes.paravirt.calls.table import call, hypercall_page
-from modes.paravirt.domain import clock_scale
+from modes.paravirt.common import clock_scale
 from modes.paravirt.frames import Kind
 from tests.pv_rig import ARGUMENTS, FIRST, L1, L2, L3, L4, OTHER, WINDOW, Rig
 

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable
 
 from modes.paravirt.abi import Refused
-from modes.paravirt.vcpu import PvVcpu
+from modes.paravirt.common import XenVcpu
 
 MOST_ENTRIES = 4096  # list entries that one exit works on
 PREEMPTED = 1 << 31  # in the count of mmu_update and mmuext_op: this is a continuation
@@ -22,7 +22,7 @@ class Again(Exception):
         self.arguments = arguments
 
 
-def each(v: PvVcpu, name: str, arguments: list[int], size: int, do: Callable[[int], None]) -> int:
+def each(v: XenVcpu, name: str, arguments: list[int], size: int, do: Callable[[int], None]) -> int:
     """What mmu_update and mmuext_op share: (list, count, *done, foreign domain). `do(address)` does one entry."""
     first, count, done_at, foreign = arguments[:4]
     count &= 0xFFFF_FFFF

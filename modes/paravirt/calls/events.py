@@ -17,57 +17,57 @@ from modes.paravirt.abi import (
     Evtchn,
     Refused,
 )
+from modes.paravirt.common import XenVcpu
 from modes.paravirt.events import CLOSED, INTERDOMAIN, UNBOUND
 from modes.paravirt.events import VIRQ as VIRQ_KIND
 from modes.paravirt.state import Channel
-from modes.paravirt.vcpu import PvVcpu
 
 U32, U32_PAIR = struct.Struct("<I"), struct.Struct("<II")
 DOMAINS, INTERDOMAIN_ARGS, STATUS = struct.Struct("<HHI"), struct.Struct("<H2xII"), struct.Struct("<H2xI")
 PORT_AT_4, PORT_AT_8 = 4, 8
 
 
-def _self(v: PvVcpu, domid: int) -> None:
+def _self(v: XenVcpu, domid: int) -> None:
     if domid not in (DOMID_SELF, v.domain.domid):
         raise Refused(EPERM if domid == BACKEND_DOMID else ESRCH)
 
 
-def _alloc_unbound(v: PvVcpu, at: int) -> None:
+def _alloc_unbound(v: XenVcpu, at: int) -> None:
     domid, remote, _ = v.memory.unpack(DOMAINS, at)
     _self(v, domid)
     port = v.domain.events.alloc_unbound(GUEST_DOMID if remote == DOMID_SELF else remote)
     v.memory.pack(U32, at + PORT_AT_4, port)
 
 
-def _bind_interdomain(v: PvVcpu, at: int) -> None:
+def _bind_interdomain(v: XenVcpu, at: int) -> None:
     domid, remote_port, _ = v.memory.unpack(INTERDOMAIN_ARGS, at)
     port = v.domain.events.bind_interdomain(GUEST_DOMID if domid == DOMID_SELF else domid, remote_port)
     v.memory.pack(U32, at + PORT_AT_8, port)
 
 
-def _bind_virq(v: PvVcpu, at: int) -> None:
+def _bind_virq(v: XenVcpu, at: int) -> None:
     virq, vcpu = v.memory.unpack(U32_PAIR, at)
     v.memory.pack(U32, at + PORT_AT_8, v.domain.events.bind_virq(virq, vcpu))
 
 
-def _bind_pirq(v: PvVcpu, at: int) -> None:
+def _bind_pirq(v: XenVcpu, at: int) -> None:
     raise Refused(EPERM)  # the domain has no physical interrupts
 
 
-def _bind_ipi(v: PvVcpu, at: int) -> None:
+def _bind_ipi(v: XenVcpu, at: int) -> None:
     (vcpu,) = v.memory.unpack(U32, at)
     v.memory.pack(U32, at + PORT_AT_4, v.domain.events.bind_ipi(vcpu))
 
 
-def _close(v: PvVcpu, at: int) -> None:
+def _close(v: XenVcpu, at: int) -> None:
     v.domain.events.close(v.memory.unpack(U32, at)[0])
 
 
-def _send(v: PvVcpu, at: int) -> None:
+def _send(v: XenVcpu, at: int) -> None:
     v.domain.events.send(v.memory.unpack(U32, at)[0])
 
 
-def _status(v: PvVcpu, at: int) -> None:
+def _status(v: XenVcpu, at: int) -> None:
     domid, port = v.memory.unpack(STATUS, at)
     _self(v, domid)
     if port >= EVENT_CHANNELS:
@@ -81,21 +81,21 @@ def _status(v: PvVcpu, at: int) -> None:
     v.memory.write(at + 8, struct.pack("<II", channel.kind, channel.vcpu) + detail)
 
 
-def _bind_vcpu(v: PvVcpu, at: int) -> None:
+def _bind_vcpu(v: XenVcpu, at: int) -> None:
     port, vcpu = v.memory.unpack(U32_PAIR, at)
     v.domain.events.bind_vcpu(port, vcpu)
 
 
-def _unmask(v: PvVcpu, at: int) -> None:
+def _unmask(v: XenVcpu, at: int) -> None:
     v.domain.events.unmask(v.memory.unpack(U32, at)[0])
 
 
-def _reset(v: PvVcpu, at: int) -> None:
+def _reset(v: XenVcpu, at: int) -> None:
     _self(v, int.from_bytes(v.memory.read(at, 2), "little"))
     v.domain.events.reset()
 
 
-OPERATIONS: dict[int, Callable[[PvVcpu, int], None]] = {
+OPERATIONS: dict[int, Callable[[XenVcpu, int], None]] = {
     Evtchn.BIND_INTERDOMAIN: _bind_interdomain,
     Evtchn.BIND_VIRQ: _bind_virq,
     Evtchn.BIND_PIRQ: _bind_pirq,
@@ -110,7 +110,7 @@ OPERATIONS: dict[int, Callable[[PvVcpu, int], None]] = {
 }
 
 
-def event_channel_op(v: PvVcpu, a: list[int]) -> int:
+def event_channel_op(v: XenVcpu, a: list[int]) -> int:
     operation = OPERATIONS.get(a[0] & 0xFFFF_FFFF)
     if operation is None:
         raise Refused(ENOSYS)

@@ -9,13 +9,12 @@ from modes.paravirt.abi import (
     EINVAL,
     ENOSYS,
     EPERM,
-    FEATURES,
     HYPERVISOR_START,
     VMASSISTS,
     XEN_VERSION,
     Refused,
 )
-from modes.paravirt.vcpu import PvVcpu
+from modes.paravirt.common import XenVcpu
 
 # xen_version's answers that are text: command -> (size of the buffer, text)
 TEXTS = {1: (16, b".0-hv"), 3: (1024, b"xen-3.0-x86_64"), 4: (64, b"hv"), 9: (1024, b"")}
@@ -23,7 +22,7 @@ GRANT_FRAMES_MOST = 32
 MOST_CONSOLE = 1024
 
 
-def xen_version(v: PvVcpu, a: list[int]) -> int:
+def xen_version(v: XenVcpu, a: list[int]) -> int:
     command, at = a[0] & 0xFFFF_FFFF, a[1]
     if command == 0:
         return XEN_VERSION
@@ -38,7 +37,7 @@ def xen_version(v: PvVcpu, a: list[int]) -> int:
         (submap,) = struct.unpack("<I", v.memory.read(at, 4))
         if submap:
             raise Refused(EINVAL)
-        v.memory.write(at + 4, struct.pack("<I", FEATURES))
+        v.memory.write(at + 4, struct.pack("<I", v.domain.features))
     elif command == 7:
         return 0x1000
     elif command == 8:
@@ -48,7 +47,7 @@ def xen_version(v: PvVcpu, a: list[int]) -> int:
     return 0
 
 
-def console_io(v: PvVcpu, a: list[int]) -> int:
+def console_io(v: XenVcpu, a: list[int]) -> int:
     """Text for the hypervisor's console, of which hv has one with the domain's."""
     command, count, at = a[0] & 0xFFFF_FFFF, a[1] & 0xFFFF_FFFF, a[2]
     if command == 1:
@@ -60,7 +59,7 @@ def console_io(v: PvVcpu, a: list[int]) -> int:
     return 0
 
 
-def vm_assist(v: PvVcpu, a: list[int]) -> int:
+def vm_assist(v: XenVcpu, a: list[int]) -> int:
     command, kind = a[0] & 0xFFFF_FFFF, a[1] & 0xFFFF_FFFF
     if kind > 63 or not VMASSISTS >> kind & 1:
         raise Refused(EINVAL)
@@ -73,7 +72,7 @@ def vm_assist(v: PvVcpu, a: list[int]) -> int:
     return 0
 
 
-def grant_table_op(v: PvVcpu, a: list[int]) -> int:
+def grant_table_op(v: XenVcpu, a: list[int]) -> int:
     """The queries: how large the table is, and where. Granting itself needs somebody to grant to."""
     command, at, count = a[0] & 0xFFFF_FFFF, a[1], a[2] & 0xFFFF_FFFF
     d = v.domain
@@ -108,10 +107,10 @@ def grant_table_op(v: PvVcpu, a: list[int]) -> int:
     return 0
 
 
-def not_yours(v: PvVcpu, a: list[int]) -> int:
+def not_yours(v: XenVcpu, a: list[int]) -> int:
     """Calls of domain 0's."""
     raise Refused(EPERM)
 
 
-def not_here(v: PvVcpu, a: list[int]) -> int:
+def not_here(v: XenVcpu, a: list[int]) -> int:
     raise Refused(ENOSYS)

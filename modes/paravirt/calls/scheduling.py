@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from typing import Any
 
 from modes.paravirt.abi import (
     EINVAL,
@@ -21,6 +22,7 @@ from modes.paravirt.abi import (
     VcpuOp,
 )
 from modes.paravirt.calls.again import U32
+from modes.paravirt.common import XenVcpu
 from modes.paravirt.events import UPCALL_MASK
 from modes.paravirt.startup import initialise
 from modes.paravirt.vcpu import PvVcpu
@@ -34,11 +36,13 @@ SHORTEST_PERIOD = 1_000_000  # ns, as in Xen
 RUNNING, BLOCKED, OFFLINE = 0, 2, 3
 TIMER_NEVER = (1 << 62) - 1
 
+Operation = Callable[[Any, Any, int], int]
+
 
 # --- sched_op ---------------------------------------------------------------------------------------------------------
 
 
-def sched_op(v: PvVcpu, a: list[int]) -> int:
+def sched_op(v: XenVcpu, a: list[int]) -> int:
     command, argument = a[0] & 0xFFFF_FFFF, a[1]
     if command == Sched.YIELD:
         return 0
@@ -55,7 +59,7 @@ def sched_op(v: PvVcpu, a: list[int]) -> int:
     raise Refused(ENOSYS)
 
 
-def block(v: PvVcpu) -> int:
+def block(v: XenVcpu) -> int:
     """Unmask events, and sleep until there is one."""
     v.domain.memory.write(v.s.info + UPCALL_MASK, b"\0")
     if not v.domain.events.upcall_due(v.s):
@@ -63,7 +67,7 @@ def block(v: PvVcpu) -> int:
     return 0
 
 
-def _poll(v: PvVcpu, argument: int) -> int:
+def _poll(v: XenVcpu, argument: int) -> int:
     """Sleep until one of some ports is pending, masked or not, or until a time."""
     at, count, until = v.memory.unpack(POLL, argument)
     if count > MOST_POLLED:
@@ -81,7 +85,7 @@ def _poll(v: PvVcpu, argument: int) -> int:
 # --- time -------------------------------------------------------------------------------------------------------------
 
 
-def set_timer_op(v: PvVcpu, a: list[int]) -> int:
+def set_timer_op(v: XenVcpu, a: list[int]) -> int:
     """VIRQ_TIMER at a system time in ns; 0: never."""
     v.s.timer = min(a[0], TIMER_NEVER) if a[0] else None
     return 0
@@ -90,7 +94,7 @@ def set_timer_op(v: PvVcpu, a: list[int]) -> int:
 # --- vcpu_op ----------------------------------------------------------------------------------------------------------
 
 
-def vcpu_op(v: PvVcpu, a: list[int]) -> int:
+def vcpu_op(v: XenVcpu, a: list[int]) -> int:
     command, index, argument = a[0] & 0xFFFF_FFFF, a[1] & 0xFFFF_FFFF, a[2]
     if index >= MAX_VCPUS or index >= len(v.domain.vcpus):
         raise Refused(ENOENT)
@@ -100,7 +104,7 @@ def vcpu_op(v: PvVcpu, a: list[int]) -> int:
     return operation(v, v.domain.vcpus[index], argument)
 
 
-def _is_up(v: PvVcpu, of: PvVcpu, at: int) -> int:
+def _is_up(v: XenVcpu, of: XenVcpu, at: int) -> int:
     return int(of.s.up)
 
 
@@ -128,26 +132,26 @@ def _down(v: PvVcpu, of: PvVcpu, at: int) -> int:
     return 0
 
 
-def _runstate(v: PvVcpu, of: PvVcpu, at: int) -> int:
+def _runstate(v: XenVcpu, of: XenVcpu, at: int) -> int:
     state = RUNNING if of is v else BLOCKED if of.s.up else OFFLINE
     now = v.domain.nanoseconds()
     v.memory.pack(RUNSTATE, at, state, of.s.state_since, now, 0, 0, 0)  # simplified: time in "running" is all time
     return 0
 
 
-def _register_runstate(v: PvVcpu, of: PvVcpu, at: int) -> int:
+def _register_runstate(v: XenVcpu, of: XenVcpu, at: int) -> int:
     (address,) = v.memory.unpack(U64, at)
     return _runstate(v, of, address) if address else 0
 
 
-def _register_time(v: PvVcpu, of: PvVcpu, at: int) -> int:
+def _register_time(v: XenVcpu, of: XenVcpu, at: int) -> int:
     """A second copy of the clock at an address of the guest's."""
     (address,) = v.memory.unpack(U64, at)
     v.memory.write(address, v.domain.clock())
     return 0
 
 
-def _set_periodic(v: PvVcpu, of: PvVcpu, at: int) -> int:
+def _set_periodic(v: XenVcpu, of: XenVcpu, at: int) -> int:
     (period,) = v.memory.unpack(U64, at)
     if period < SHORTEST_PERIOD or period >= 1 << 62:
         raise Refused(EINVAL)
@@ -155,12 +159,12 @@ def _set_periodic(v: PvVcpu, of: PvVcpu, at: int) -> int:
     return 0
 
 
-def _stop_periodic(v: PvVcpu, of: PvVcpu, at: int) -> int:
+def _stop_periodic(v: XenVcpu, of: XenVcpu, at: int) -> int:
     of.s.period = 0
     return 0
 
 
-def _set_singleshot(v: PvVcpu, of: PvVcpu, at: int) -> int:
+def _set_singleshot(v: XenVcpu, of: XenVcpu, at: int) -> int:
     if of is not v:
         raise Refused(EINVAL)
     time, flags = v.memory.unpack(SINGLESHOT, at)
@@ -170,25 +174,25 @@ def _set_singleshot(v: PvVcpu, of: PvVcpu, at: int) -> int:
     return 0
 
 
-def _stop_singleshot(v: PvVcpu, of: PvVcpu, at: int) -> int:
+def _stop_singleshot(v: XenVcpu, of: XenVcpu, at: int) -> int:
     if of is not v:
         raise Refused(EINVAL)
     of.s.timer = None
     return 0
 
 
-def _register_info(v: PvVcpu, of: PvVcpu, at: int) -> int:
+def _register_info(v: XenVcpu, of: XenVcpu, at: int) -> int:
     """Move a vCPU's vcpu_info to a page of the guest's own."""
     mfn, offset, _ = v.memory.unpack(struct.Struct("<QII"), at)
     v.domain.move_info(of, mfn, offset)
     return 0
 
 
-def _send_nmi(v: PvVcpu, of: PvVcpu, at: int) -> int:
+def _send_nmi(v: XenVcpu, of: XenVcpu, at: int) -> int:
     raise Refused(EPERM)
 
 
-OPERATIONS: dict[int, Callable[[PvVcpu, PvVcpu, int], int]] = {
+OPERATIONS: dict[int, Operation] = {
     VcpuOp.INITIALISE: _initialise,
     VcpuOp.UP: _up,
     VcpuOp.DOWN: _down,
@@ -205,7 +209,7 @@ OPERATIONS: dict[int, Callable[[PvVcpu, PvVcpu, int], int]] = {
 }
 
 
-def expire(v: PvVcpu) -> None:
+def expire(v: XenVcpu) -> None:
     """What is due by now: VIRQ_TIMER, one or many periods of it, or the end of a poll."""
     s, now = v.s, v.domain.nanoseconds()
     if s.timer is not None and s.timer <= now:
@@ -220,7 +224,7 @@ def expire(v: PvVcpu) -> None:
         v.cpu.halted = False
 
 
-def next_time(v: PvVcpu) -> int | None:
+def next_time(v: XenVcpu) -> int | None:
     """When the next of these comes, in ns of system time."""
     s = v.s
     times = [t for t in (s.timer, s.next_period if s.period else None, s.poll_until) if t is not None]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from modes.paravirt.abi import EINVAL, ENOSYS, HYPERCALLS, MULTICALL, STUB_SIZE, Refused
 from modes.paravirt.abi import IRET as IRET_NUMBER
 from modes.paravirt.calls import entry, events, memory, queries, scheduling
 from modes.paravirt.calls.again import MOST_ENTRIES, Again
-from modes.paravirt.vcpu import PvVcpu
+from modes.paravirt.common import XenVcpu
 
-Call = Callable[[PvVcpu, list[int]], int]
+Call = Callable[[Any, list[int]], int]
 ENTRY = struct.Struct("<Q8x5Q8x")  # struct multicall_entry: op, result, arguments
 MASK = (1 << 64) - 1
 
@@ -46,19 +47,18 @@ CALLS: dict[str, Call] = {
 }
 
 
-def call(v: PvVcpu, number: int, arguments: list[int]) -> int:
-    """One hypercall: its result, or the negative of its error."""
-    name = HYPERCALLS.get(number, "")
-    function = multicall if number == MULTICALL else CALLS.get(name)
-    if function is None:
-        return -ENOSYS
+def call(v: XenVcpu, number: int, arguments: list[int], calls: Mapping[str, Call] = CALLS) -> int:
+    """One hypercall: its result, or the negative of its error. `calls` are those of this kind of guest."""
+    function = calls.get(HYPERCALLS.get(number, ""))
     try:
-        return function(v, arguments)
+        if number == MULTICALL:
+            return multicall(v, arguments, calls)
+        return -ENOSYS if function is None else function(v, arguments)
     except Refused as refused:
         return -refused.errno
 
 
-def multicall(v: PvVcpu, arguments: list[int]) -> int:
+def multicall(v: XenVcpu, arguments: list[int], calls: Mapping[str, Call]) -> int:
     """A list of hypercalls, each with a place for its result. An entry that is refused does not stop the others."""
     at, count = arguments[0], arguments[1] & 0xFFFF_FFFF
     for done in range(count):
@@ -74,7 +74,7 @@ def multicall(v: PvVcpu, arguments: list[int]) -> int:
         else:
             v.bill(HYPERCALLS.get(number, "unknown"))
             try:
-                result = call(v, number, rest)
+                result = call(v, number, rest, calls)
             except Again as again:  # the entry goes on first thing next time
                 v.memory.write(here + 16, struct.pack(f"<{len(again.arguments)}Q", *again.arguments))
                 raise Again(here, count - done) from None
