@@ -14,6 +14,7 @@ from hv.ops import OPS
 from tests.conftest import RunHv
 from tests.ec2_table.measuring import measure_table
 from tests.ec2_table.test_disks import operation, shell
+from tests.ec2_table.test_drives import OUTSIDE
 from tests.ec2_table.test_where_code_runs import watching
 
 ROWS = ("nitro", "aws-metal", "metal")
@@ -22,7 +23,6 @@ OPERATIONS = ("tx", "rx", "rr", "tx_burst")
 # local APIC is emulated, its end; nothing else exits. On metal it is the EOI that the silicon has to supply.
 INTERRUPTS = {"tx": 1, "rx": 1, "rr": 2, "tx_burst": 1}
 BURST = {"tx_burst": 32}
-OUTSIDE = ("wire.py", "peer.py", "pcap.py")  # hv/host: what is at the other end of the card's line
 
 
 def measured(row: str, op: str, *, iterations: int = 10, seed: int = 0, portable: bool = False) -> OpResult:
