@@ -18,7 +18,6 @@ from hv.silicon.memory import BusError
 from hv.silicon.x86_64 import svm
 from hv.silicon.x86_64.cpu import GP, NEVER, NMI, UD, Cpu, Exit, Shutdown
 from hv.silicon.x86_64.lapic import Lapic
-from hv.silicon.x86_64.machine import HOLE, HOLE_END
 from hv.silicon.x86_64.msr import (
     CSTAR,
     FS_BASE,
@@ -209,7 +208,7 @@ class HwAssist(Mode):
         return "nmi_window"
 
     def _cpuid(self, cpu: Cpu, exit: Exit) -> str:
-        answer_cpuid(cpu)
+        answer_cpuid(cpu, self.board.platform)
         cpu.skip(2)
         return "cpuid"
 
@@ -232,10 +231,14 @@ class HwAssist(Mode):
         try:
             if cpu.cpl:
                 raise BadMsr
+            platform = self.board.platform
             if exit.info1:
-                write_msr(cpu, number, (regs[RDX] & 0xFFFF_FFFF) << 32 | regs[RAX] & 0xFFFF_FFFF)
+                value = (regs[RDX] & 0xFFFF_FFFF) << 32 | regs[RAX] & 0xFFFF_FFFF
+                if not platform.write_msr(number, value):
+                    write_msr(cpu, number, value)
             else:
-                value = read_msr(cpu, number)
+                own = platform.read_msr(number)
+                value = read_msr(cpu, number) if own is None else own
                 regs[RAX], regs[RDX] = value & 0xFFFF_FFFF, value >> 32
         except BadMsr:
             cpu.fault(GP)
@@ -244,18 +247,13 @@ class HwAssist(Mode):
         return "msr"
 
     def _npf(self, cpu: Cpu, exit: Exit) -> str:
-        gpa = exit.info2
-        machine = self.vm.machine
-        if gpa < min(machine.ram_size, HOLE) or HOLE_END <= gpa < HOLE_END + machine.ram_size - HOLE:
-            self.npt.map(gpa, machine.ram_base + gpa)
+        gpa, fetch = exit.info2, bool(exit.info1 & svm.NPF_FETCH)
+        page = self.board.page(gpa, fetch=fetch)
+        if page is not None:
+            self.npt.map(gpa, page)
             cpu.charge(cpu.walk_cost)
             return "npf"
-        card = self.board.assigned_page(gpa)
-        if card is not None and not exit.info1 & svm.NPF_FETCH:
-            self.npt.map(gpa, card)
-            cpu.charge(cpu.walk_cost)
-            return "npf"
-        self._device(cpu, gpa, fetch=bool(exit.info1 & svm.NPF_FETCH))
+        self._device(cpu, gpa, fetch=fetch)
         return "mmio"
 
     def forget_mapping(self, address: int, size: int) -> None:
@@ -284,9 +282,11 @@ class HwAssist(Mode):
         return "cr8_write"
 
     def _vmmcall(self, cpu: Cpu, exit: Exit) -> str:
-        cpu.regs[RAX] = NO_SUCH_HYPERCALL
-        cpu.skip(3)
-        return "vmmcall"
+        reason = self.board.platform.hypercall(cpu)
+        if reason is None:
+            cpu.regs[RAX] = NO_SUCH_HYPERCALL
+            cpu.skip(3)
+        return reason or "vmmcall"
 
     def _invalid_opcode(self, cpu: Cpu, exit: Exit) -> str:
         """SVM is not offered to the guest, so its instructions are not there."""
