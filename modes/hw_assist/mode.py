@@ -1,8 +1,7 @@
-"""The hw-assist mode: start a guest under SVM, handle its exits, deliver its interrupts.
+"""The hw-assist mode: start a guest under SVM and handle its exits. interrupts.py delivers its interrupts.
 
 Each vCPU has a VMCB; the nested tables and the permission maps they share. Simplified: the permission maps intercept
-everything that is not a plain register of the guest; an NMI that waits for the end of another comes right before its
-IRET, not behind it.
+everything that is not a plain register of the guest.
 """
 
 from __future__ import annotations
@@ -16,8 +15,7 @@ from hv.loader import Guest
 from hv.mode import Mode
 from hv.silicon.memory import BusError
 from hv.silicon.x86_64 import svm
-from hv.silicon.x86_64.cpu import GP, NEVER, NMI, UD, Cpu, Exit, Shutdown
-from hv.silicon.x86_64.lapic import Lapic
+from hv.silicon.x86_64.cpu import GP, UD, Cpu, Exit, Shutdown
 from hv.silicon.x86_64.msr import (
     CSTAR,
     FS_BASE,
@@ -33,7 +31,6 @@ from hv.silicon.x86_64.msr import (
     read_msr,
     write_msr,
 )
-from hv.silicon.x86_64.startup import startup_state, take_startup
 from hv.silicon.x86_64.state import HF_CS64, RAX, RBX, RCX, RDX
 from hv.silicon.x86_64.svm import Vmcb, intercepts
 from hv.vcpu import Vcpu
@@ -44,10 +41,10 @@ from hv.x86_64.guest_cpuid import answer_cpuid
 from hv.x86_64.pool import HypervisorMemory
 from hv.x86_64.ports import port_access
 from hv.x86_64.pvh import first_state
+from modes.hw_assist.interrupts import EmulatedApics
 from modes.hw_assist.npt import NestedTables
 
 NO_SUCH_HYPERCALL = (1 << 64) - 1000  # -KVM_ENOSYS
-CR8 = 8
 # MSRs that are plain registers of the guest: reading and writing them does not exit.
 PASS_THROUGH = (
     SYSENTER_CS, SYSENTER_ESP, SYSENTER_EIP, STAR, LSTAR, CSTAR, SFMASK, FS_BASE, GS_BASE, KERNEL_GS_BASE,
@@ -65,18 +62,14 @@ class HwAssistState(msgspec.Struct):
     """What the mode remembers besides the VMCB and the tables, which are in memory."""
 
     used: int
-    waiting: list[bool]
-    in_nmi: list[bool]
+    interrupts: Any
 
 
 class HwAssist(Mode):
     id = "hw-assist"
     summary = "AMD SVM: a VMCB, nested paging, intercepts and event injection"
     cells = {"cpu": "VH"}
-    reasons = frozenset(
-        "cpuid cr8_write external_interrupt hlt interrupt_window invalid_opcode ioio mmio msr nmi_window npf "
-        "vmmcall".split()
-    )
+    reasons = frozenset("cpuid hlt invalid_opcode ioio mmio msr npf vmmcall".split()) | EmulatedApics.reasons
     most_cpus = 8
     ram_base = 0x4_0000_0000  # so that no guest-physical address is a host-physical one
     cr_writes = 0  # control registers whose writes exit, CR8 apart
@@ -87,9 +80,7 @@ class HwAssist(Mode):
         self.pool = HypervisorMemory(vm.machine.memory)
         assert isinstance(vm.board, Board)
         self.board = vm.board
-        cpus = len(vm.machine.cpus)
-        self.waiting = [False] * cpus  # an interrupt could not be delivered yet
-        self.in_nmi = [False] * cpus  # an NMI has been delivered, and its IRET has not been seen
+        self.interrupts = EmulatedApics(vm.board, len(vm.machine.cpus))  # the interrupts column may replace it
 
     def start(self, guest: Guest) -> None:
         machine, memory = self.vm.machine, self.vm.machine.memory
@@ -109,6 +100,8 @@ class HwAssist(Mode):
         self.prepare_memory(first)
         for vmcb in self.vmcbs[1:]:
             vmcb.np_enable, vmcb.n_cr3 = first.np_enable, first.n_cr3
+        self.interrupts.start(self.vmcbs, self.cr_writes)
+        self.interrupt_handlers = self.interrupts.handlers()
         for cpu, vmcb in zip(machine.cpus, self.vmcbs, strict=True):
             cpu.load(vmcb, on_metal=False)
         machine.engine.state.regs[RBX] = self.vm.start_info
@@ -119,93 +112,38 @@ class HwAssist(Mode):
         vmcb.np_enable, vmcb.n_cr3 = 1, self.npt.root
 
     def state(self) -> HwAssistState:
-        return HwAssistState(self.pool.used, self.waiting, self.in_nmi)
+        return HwAssistState(self.pool.used, self.interrupts.state())
 
     def set_state(self, state: HwAssistState) -> None:
-        self.pool.used, self.waiting, self.in_nmi = state.used, state.waiting, state.in_nmi
+        self.pool.used = state.used
+        self.interrupts.set_state(state.interrupts)
 
     # --- exits ------------------------------------------------------------------------------------------------
 
     def handle(self, vcpu: Vcpu, exit: Exit) -> str:
-        handler = self.handlers.get(exit.code)
-        if handler is None:
-            raise Shutdown(f"exit {exit.code:#x} that nobody asked for")
         cpu = vcpu.cpu
-        reason = handler(self, cpu, exit)
+        handler = self.handlers.get(exit.code)
+        if handler is not None:
+            reason = handler(self, cpu, exit)
+        elif exit.code in self.interrupt_handlers:
+            reason = self.interrupt_handlers[exit.code](cpu, exit)
+        else:
+            raise Shutdown(f"exit {exit.code:#x} that nobody asked for")
         if exit.int_info:
             # The exit cut the delivery of an event short: deliver it again (APM vol. 2, 15.20).
             cpu.inject(exit.int_info, exit.int_error)
-        board = self.board
-        lapic = board.lapics[cpu.index].state
-        events = lapic.expiry is not None or board.deadline != NEVER or exit.code in _MAY_SIGNAL
-        if events or lapic.irr or lapic.extint or self.waiting[cpu.index] or cpu.halted:
-            self._deliver(cpu)
+        if self.interrupts.due(cpu, exit):
+            self.deliver(cpu)
         else:
             cpu.host_timer = None
         return reason
 
     def wake(self, vcpu: Vcpu) -> None:
-        self._deliver(vcpu.cpu)
+        self.deliver(vcpu.cpu)
 
-    def _deliver(self, cpu: Cpu) -> None:
-        """Give the guest the interrupt that its local APIC has for it, or arrange to hear when it can take it."""
-        board, index = self.board, cpu.index
-        vmcb, lapic = self.vmcbs[index], board.lapics[index]
-        board.bus.receive(index, cpu.now)
-        if lapic.signalled:
-            self._signal(cpu, lapic)
-        if cpu.waits:
-            return
-        when = board.next_event(index)
-        if not (lapic.state.irr or lapic.state.extint or self.waiting[index] or cpu.halted) and when > cpu.now:
-            cpu.host_timer = when
-            return
-        board.receive(index, cpu.now)
-        lapic.advance(cpu.now)
-        lapic.set_priority_class(cpu.tpr)
-        waits = lapic.state.irr and lapic.pending() is None
-        vmcb.intercept_cr_write = self.cr_writes | (1 << CR8 if waits else 0)
-        window = False
-        if lapic.interrupts:
-            if cpu.interruptible and not cpu.event_pending:
-                cpu.halted = False
-                cpu.inject(svm.EVENT_INTR | lapic.accept())
-                window = lapic.interrupts
-            else:
-                window = True
-        _set_window(vmcb, window)
-        self.waiting[index] = bool(lapic.state.irr) or lapic.state.extint
-        asleep = cpu.halted and not cpu.interruptible  # HLT with interrupts off: no interrupt will wake it
-        cpu.host_timer = None if asleep else board.next_event(index)
-
-    def _signal(self, cpu: Cpu, lapic: Lapic) -> None:
-        """INIT, a start-up message, an NMI."""
-
-        def start(page: int) -> None:
-            vmcb = self.vmcbs[cpu.index]
-            startup_state(vmcb, page)
-            cpu.start_over()
-            self._end_nmi(cpu)
-
-        take_startup(cpu, lapic, start)
-        if cpu.waits or not lapic.state.nmi or self.in_nmi[cpu.index]:
-            return
-        if cpu.event_pending:
-            cpu.ipis.append(cpu.now)  # look again behind the event that comes first
-            return
-        lapic.state.nmi = cpu.halted = False
-        cpu.inject(svm.EVENT_NMI | NMI)
-        self.in_nmi[cpu.index] = True
-        self.vmcbs[cpu.index].intercept |= intercepts(svm.IRET)
-
-    def _end_nmi(self, cpu: Cpu) -> None:
-        self.in_nmi[cpu.index] = False
-        self.vmcbs[cpu.index].intercept &= ~intercepts(svm.IRET)
-
-    def _nmi_window(self, cpu: Cpu, exit: Exit) -> str:
-        """The IRET of an NMI's handler (APM vol. 2, 15.20): it runs again, without the intercept."""
-        self._end_nmi(cpu)
-        return "nmi_window"
+    def deliver(self, cpu: Cpu) -> None:
+        """Interrupts, at the end of an exit or for a CPU that sleeps."""
+        self.interrupts.deliver(cpu)
 
     def _cpuid(self, cpu: Cpu, exit: Exit) -> str:
         answer_cpuid(cpu, self.board.platform)
@@ -265,22 +203,6 @@ class HwAssist(Mode):
         instruction = None if fetch else decode(cpu.instruction_bytes(), bool(cpu.state.hflags & HF_CS64))
         self.board.access(cpu, gpa, instruction, lambda address, write: cpu.linear(address))
 
-    def _external_interrupt(self, cpu: Cpu, exit: Exit) -> str:
-        return "external_interrupt"
-
-    def _interrupt_window(self, cpu: Cpu, exit: Exit) -> str:
-        return "interrupt_window"
-
-    def _cr8_write(self, cpu: Cpu, exit: Exit) -> str:
-        """MOV CR8 from a register: the task priority falls, perhaps, below a waiting interrupt."""
-        value = cpu.moved_value()
-        if value is None or value >> 4:
-            cpu.fault(GP)
-        else:
-            cpu.tpr = value
-            cpu.skip(cpu.m.length)
-        return "cr8_write"
-
     def _vmmcall(self, cpu: Cpu, exit: Exit) -> str:
         reason = self.board.platform.hypercall(cpu)
         if reason is None:
@@ -297,16 +219,6 @@ class HwAssist(Mode):
         raise Shutdown("triple fault: an exception could not be delivered, and neither could the double fault")
 
 
-def _set_window(vmcb: Vmcb, wanted: bool) -> None:
-    """Ask for a VINTR exit as soon as the guest takes interrupts (APM vol. 2, 15.21.4)."""
-    if wanted:
-        vmcb.int_ctl |= svm.V_IRQ | svm.V_IGN_TPR
-        vmcb.intercept |= intercepts(svm.VINTR)
-    else:
-        vmcb.int_ctl &= ~(svm.V_IRQ | svm.V_IGN_TPR)
-        vmcb.intercept &= ~intercepts(svm.VINTR)
-
-
 def _msr_map() -> bytes:
     """The MSR permission map: everything exits but the pass-through registers (APM vol. 2, 15.11)."""
     bits = bytearray(b"\xff" * 0x2000)
@@ -316,19 +228,12 @@ def _msr_map() -> bytes:
     return bytes(bits)
 
 
-# After these an INIT, start-up message or NMI may have come: a message from another CPU, a command to oneself.
-_MAY_SIGNAL = frozenset((svm.INTR, svm.NPF, svm.IRET))
-
 HANDLERS: dict[int, Handler] = {
     svm.CPUID: HwAssist._cpuid,
     svm.HLT: HwAssist._hlt,
     svm.IOIO: HwAssist._ioio,
     svm.MSR: HwAssist._msr,
     svm.NPF: HwAssist._npf,
-    svm.INTR: HwAssist._external_interrupt,
-    svm.VINTR: HwAssist._interrupt_window,
-    svm.IRET: HwAssist._nmi_window,
-    svm.CR0_WRITE + CR8: HwAssist._cr8_write,
     svm.VMMCALL: HwAssist._vmmcall,
     svm.SHUTDOWN: HwAssist._shutdown,
     **dict.fromkeys((svm.VMRUN, svm.VMLOAD, svm.VMSAVE, svm.STGI, svm.CLGI, svm.SKINIT), HwAssist._invalid_opcode),

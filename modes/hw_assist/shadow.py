@@ -165,10 +165,10 @@ class HwShadow(HwAssist):
             self._end_step(vcpu.cpu, exit)
         return super().handle(vcpu, exit)
 
-    def _deliver(self, cpu: Cpu) -> None:
+    def deliver(self, cpu: Cpu) -> None:
         """Not while an instruction is stepped: its #DB comes next."""
         if not self.stepping:
-            super()._deliver(cpu)
+            super().deliver(cpu)
 
     def _page_fault(self, cpu: Cpu, exit: Exit) -> str:
         user = bool(exit.info1 & PF_USER)
