@@ -41,6 +41,10 @@ class Board(Pc):
         for target in targets:
             self.vm.machine.kick(self.vm.machine.cpus[target])
 
+    def post(self, cpu: int, vector: int) -> None:
+        """An interrupt from the hypervisor itself, for the local APIC of a CPU."""
+        self.sent(self.bus.post(cpu, vector, self.clock(), self.here()))
+
     def reschedule(self) -> None:
         """CPU 0's timer is the devices' timer, also when another CPU has set one of them going."""
         super().reschedule()

@@ -24,6 +24,9 @@ def words(signature: bytes) -> tuple[int, int, int]:
 class Platform:
     """Each method answers for one kind of exit. None, or False: the guest finds what a PC has there."""
 
+    def exit_begins(self) -> None:
+        """An exit has come, and is not handled yet."""
+
     def cpuid(self, cpu: Cpu, leaf: int, subleaf: int) -> Leaf | None:
         """A leaf of the range that is reserved for hypervisors (LEAVES)."""
         return (FIRST_LEAF, *words(SIGNATURE)) if leaf == FIRST_LEAF else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from typing import ClassVar
 
 from hv.silicon.memory import Memory
 from hv.silicon.timing import MILLI, Timing
@@ -35,7 +34,7 @@ class XenVcpu:
 class XenDomain:
     """`end(cause, report)` stops the machine; `now()` is virtual time; `kick(vcpu)`: an event waits for it."""
 
-    features: ClassVar[int]  # XENFEAT_ bits of its first word
+    features: int  # XENFEAT_ bits of the first word
     vcpus: Sequence[XenVcpu]
 
     def __init__(
@@ -44,7 +43,7 @@ class XenDomain:
         self.domid, self.memory, self.timing, self.now = domid, memory, timing, now
         self.states: list[VcpuState] = []
         self.events = Events(memory, self.states, kick)
-        self.console = self.store = 0  # frames of the rings, as the guest counts them
+        self.console = self.store = 0  # mfns of the rings
         self.console_port = self.store_port = 0
         self.grant_frames: list[int] = []
         self.new_xen_page: Callable[[], int] = lambda: 0  # an mfn that is shared with the domain

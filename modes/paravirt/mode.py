@@ -21,6 +21,7 @@ from hv.silicon.x86_64.machine import HOLE
 from hv.silicon.x86_64.state import RAX, RBX, RCX, RDI, RDX, RSI
 from hv.silicon.x86_64.svm import Vmcb, intercepts
 from hv.vcpu import Vcpu
+from hv.vm import Vm
 from hv.x86_64.decode import Store, store_of
 from hv.x86_64.pool import POOL_BASE, POOL_SIZE, HypervisorMemory
 from modes.paravirt.abi import GUEST_DOMID, HYPERCALLS, IRET, SIGNATURE, XEN_VERSION, Refused
@@ -34,6 +35,8 @@ from modes.paravirt.domain import Domain, XenTables
 from modes.paravirt.emulate import emulate
 from modes.paravirt.events import UPCALL_MASK
 from modes.paravirt.frames import Frames, Kind
+from modes.paravirt.hvm.beside import XenBeside
+from modes.paravirt.hvm.domain import HvmState
 from modes.paravirt.startup import begin
 from modes.paravirt.state import Callback, DomainState, PvVcpuState
 from modes.paravirt.vcpu import R11, UD, PvVcpu
@@ -62,7 +65,7 @@ class Paravirt(Mode):
     id = "paravirt"
     summary = "Xen PV: the kernel at ring 3 on its own page tables, hypercalls, event channels"
     cells = {"cpu": "P", "interrupts": "P", "boot": "P"}
-    beside = "P"  # event channels for a guest with a CPU of its own, PV on HVM, come with the split drivers
+    beside = ("P", "VH")
     reasons = frozenset(
         "cpuid cr_access exception_bounce external_interrupt guest_page_fault hlt int_bounce invlpg ioio msr "
         "page_table_write privileged syscall_bounce hypercall.unknown".split()
@@ -72,9 +75,16 @@ class Paravirt(Mode):
 
     command_line: ClassVar[bytes] = b""  # for the guest's kernel
 
+    def __init__(self, vm: Vm) -> None:
+        super().__init__(vm)
+        self.beside_pc: XenBeside | None = None  # where another mode has the CPU
+
     def equip(self, column: str) -> None:
         """Events are there with the domain. Its boot is an operation, from its first instruction on."""
-        if column == "boot":
+        if not isinstance(self.vm.mode, Paravirt):
+            self.beside_pc = self.beside_pc or XenBeside(self.vm)
+            self.beside_pc.equip(column)
+        elif column == "boot":
             self.vm.machine.probe.open()
 
     def _new_domain(self, first: int, pages: int) -> Domain:
@@ -150,13 +160,17 @@ class Paravirt(Mode):
         self.domain.add_vcpu(v)
         return v
 
-    def state(self) -> ParavirtState | None:
+    def state(self) -> ParavirtState | HvmState | None:
+        if self.beside_pc is not None:
+            return self.beside_pc.state()
         if self.vm.mode is not self:  # another one has the CPU, and the domain
             return None
         return ParavirtState(self.pool.used, self.domain.state())
 
     def set_state(self, state: Any) -> None:
-        if state is None:
+        if self.beside_pc is not None:
+            self.beside_pc.set_state(state)
+        if self.vm.mode is not self:
             return
         self.pool.used = state.used
         self.domain.set_state(state.domain)

@@ -40,6 +40,12 @@ static u64 now(void)
     return result;
 }
 
+void xen_mask_all(void)
+{
+    for (int i = 0; i < XEN_PORT_WORDS; i++)
+        xen_shared->mask[i] = ~0ul;
+}
+
 static void set_timer(u64 ns) { xen_hypercall(ns, 0, 0, 0, 0, HYPERCALL_SET_TIMER_OP); }
 
 void xen_events_init(void)
@@ -47,8 +53,7 @@ void xen_events_init(void)
     struct {
         u32 virq, vcpu, port;
     } virq = {VIRQ_TIMER, 0, 0};
-    for (int i = 0; i < XEN_PORT_WORDS; i++)
-        xen_shared->mask[i] = ~0ul;
+    xen_mask_all();
     if (event_call(EVTCHN_BIND_VIRQ, &virq))
         panic("Xen gives no timer events");
     timer_port = virq.port;
@@ -58,7 +63,7 @@ void xen_events_init(void)
 }
 
 /* A port whose events are calls for a CPU. */
-u32 xen_bind_call(u32 cpu)
+void xen_bind_call(u32 cpu)
 {
     struct {
         u32 vcpu, port;
@@ -68,8 +73,9 @@ u32 xen_bind_call(u32 cpu)
     bind(ipi.port, cpu);
     call_port_of[cpu] = ipi.port;
     xen_listen(ipi.port, true);
-    return ipi.port;
 }
+
+void xen_send_call(u32 cpu) { xen_notify(call_port_of[cpu]); }
 
 /* Lets a port's events through, those that wait already too. */
 void xen_listen(u32 port, bool on)

@@ -1,5 +1,6 @@
-/* The kernel as a Xen PV domain: what replaces the privileged instructions and the chips of a PC. This is the whole
-   list; everything else of the kernel is the same. Each function is called where native code asks on_xen(). */
+/* The kernel as a guest of Xen's. As a PV domain: what replaces the privileged instructions and the chips of a PC. This
+   is the whole list; everything else of the kernel is the same. Each function is called where native code asks on_xen().
+   With a PC for a board and Xen beside it (hvm.c), only some chips are replaced: where code asks xen_events(). */
 #pragma once
 
 #include "abi.h"
@@ -51,14 +52,20 @@ void xen_tick_start(void);
 void xen_tick_stop(void);
 void xen_timer_shoot(u64 ns);
 extern struct irq_source xen_irq_source;
-u32 xen_bind_call(u32 cpu);
+void xen_bind_call(u32 cpu);
+void xen_send_call(u32 cpu);
+void xen_mask_all(void);
 void xen_listen(u32 port, bool on);
 void xen_notify(u32 port);
 
 /* smp.c */
 void xen_find_cpus(void);
 void xen_start_cpus(void);
-void xen_send_call(u32 cpu);
+
+/* hvm.c */
+void xen_hvm_find(void);         /* first of all */
+void xen_hvm_connect_card(void); /* once PCI has been looked at */
+const char *xen_hvm_described(void);
 
 /* console.c */
 extern const struct console_port xen_console;
