@@ -59,8 +59,10 @@ enum map_flags {
 };
 
 enum error {
+    ENOENT = 2,
     EIO = 5,
     EFAULT = 14,
+    EACCES = 13,
     EINVAL = 22,
     ENOSYS = 38,
     ECHILD = 10,

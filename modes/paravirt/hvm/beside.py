@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import msgspec
 
 from hv.errors import HvError
 from hv.silicon.pci import COMMAND
@@ -11,13 +11,19 @@ from hv.x86_64.assigned import AssignedFunction
 from hv.x86_64.board import Board
 from modes.hw_assist.mode import HwAssist
 from modes.hw_assist.shadow import HwShadow
+from modes.paravirt.domain_zero import DomainZero, DomainZeroState
 from modes.paravirt.hvm.card import PORTS, PORTS_AT, UNPLUG_IDE, UNPLUG_NICS, PlatformCard
-from modes.paravirt.hvm.domain import HvmDomain, HvmState
+from modes.paravirt.hvm.domain import STORE_FRAME, HvmDomain, HvmState
 from modes.paravirt.hvm.interrupts import XenInterrupts
 from modes.paravirt.hvm.platform import XenPlatform
 
 CARD_SLOT = 2
 IDE, NETWORK = 0x0101, 0x0200  # PCI class and subclass
+
+
+class BesideState(msgspec.Struct):
+    domain: HvmState
+    zero: DomainZeroState
 
 
 class XenBeside:
@@ -28,7 +34,10 @@ class XenBeside:
         if not isinstance(mode, HwAssist) or isinstance(mode, HwShadow):
             raise HvError(f"PV on HVM needs nested paging, which {mode.id} has not: cpu=hw-assist has", 1)
         assert isinstance(board, Board)
-        self.domain = HvmDomain(vm)
+        self.vm, self.domain = vm, HvmDomain(vm)
+        self.domain.end = self._end
+        self.zero = DomainZero(self.domain)
+        self.zero.introduce(vm.machine.ram_size >> 10, {"store/ring-ref": STORE_FRAME})
         board.platform = XenPlatform(self.domain, vm.costs)
         mode.interrupts = XenInterrupts(board, self.domain)
         self.board, self.card = board, PlatformCard(self._unplug)
@@ -51,11 +60,17 @@ class XenBeside:
                     function.present = False
                     self.board.pci.config_write(function, COMMAND, 2, 0)
 
-    def state(self) -> HvmState:
-        return self.domain.state()
+    def _end(self, cause: str, report: str) -> None:
+        """The guest has ended itself."""
+        self.zero.destroy()
+        self.vm.machine.end(cause, report)
 
-    def set_state(self, state: Any) -> None:
-        self.domain.set_state(state)
+    def state(self) -> BesideState:
+        return BesideState(self.domain.state(), self.zero.state())
+
+    def set_state(self, state: BesideState) -> None:
+        self.domain.set_state(state.domain)
+        self.zero.set_state(state.zero)
         for function in self.board.pci.functions.values():
             if not isinstance(function, AssignedFunction):
                 function.present = True

@@ -23,9 +23,10 @@ from modes.paravirt.abi import (
     Refused,
     VcpuOp,
 )
-from modes.paravirt.calls import events, queries, scheduling
+from modes.paravirt.calls import events, grants, queries, scheduling
 from modes.paravirt.calls.again import MOST_ENTRIES, Again
 from modes.paravirt.calls.table import Call
+from modes.paravirt.grants import MOST_FRAMES
 from modes.paravirt.hvm.domain import HvmVcpu
 from modes.paravirt.hvm.physmap import HOLE, PAGE
 from modes.paravirt.hvm.upcall import FIRST_VECTOR
@@ -42,7 +43,6 @@ READABLE = (
     HvmParam.CONSOLE_EVTCHN, HvmParam.VM_GENERATION_ID_ADDR,
 )  # fmt: skip
 MEM_RAM, MEM_NOTHING = 0, 2  # HVMMEM_ram_rw, HVMMEM_mmio_dm
-MOST_GRANT_FRAMES = queries.GRANT_FRAMES_MOST
 
 
 def check_domain(domid: int) -> None:
@@ -136,10 +136,8 @@ def _add_to_physmap(v: HvmVcpu, at: int) -> int:
     d = v.domain
     if space == MAPSPACE_SHARED_INFO and index == 0:
         page = d.events.shared
-    elif space == MAPSPACE_GRANT_TABLE and index < MOST_GRANT_FRAMES:
-        while len(d.grant_frames) <= index:
-            d.grant_frames.append(d.new_xen_page())
-        page = d.grant_frames[index] * PAGE
+    elif space == MAPSPACE_GRANT_TABLE and index < MOST_FRAMES:
+        page = d.grants.grow(index + 1)[index] * PAGE
     else:
         raise Refused(EINVAL if space in (MAPSPACE_SHARED_INFO, MAPSPACE_GRANT_TABLE) else ENOSYS)
     d.physmap.put(gfn, page)
@@ -236,7 +234,7 @@ HVM_CALLS: Mapping[str, Call] = {
     "set_timer_op": scheduling.set_timer_op,
     "xen_version": queries.xen_version,
     "console_io": queries.console_io,
-    "grant_table_op": queries.grant_table_op,
+    "grant_table_op": grants.grant_table_op,
     "vcpu_op": vcpu_op,
     "sched_op": sched_op,
     "event_channel_op": events.event_channel_op,

@@ -22,6 +22,7 @@ from modes.paravirt.abi import (
 )
 from modes.paravirt.common import VCPU_INFO_SIZE, XenDomain, XenVcpu
 from modes.paravirt.events import SELECTOR, UPCALL_PENDING
+from modes.paravirt.grants import Grants, GrantsState
 from modes.paravirt.hvm.physmap import PAGE, HvmMemory, Physmap
 from modes.paravirt.hvm.upcall import Upcall, UpcallState
 from modes.paravirt.state import Channel, VcpuState
@@ -53,7 +54,7 @@ class HvmState(msgspec.Struct):
     vcpus: list[HvmVcpuState]
     channels: dict[int, Channel]
     upcall: UpcallState
-    grant_frames: list[int]
+    grants: GrantsState
 
 
 class HvmDomain(XenDomain):
@@ -69,8 +70,9 @@ class HvmDomain(XenDomain):
         self.pool = HypervisorMemory(memory, SHARED_POOL_BASE, SHARED_POOL_SIZE)
         self.physmap = Physmap(machine, vm.mode.forget_mapping)
         self.features = XENFEAT_WRITABLE_PAGE_TABLES | XENFEAT_AUTO_TRANSLATED_PHYSMAP
-        self.end, self.console_output = machine.end, self._print
-        self.new_xen_page = lambda: self.pool.alloc() // PAGE
+        self.console_output = self._print
+        self.grants = Grants(memory, self.physmap)
+        self.grants.new_page = lambda: self.pool.alloc() // PAGE
         self.events.shared = self.pool.alloc()
         self.vcpus = []
         for cpu in machine.cpus:
@@ -132,12 +134,12 @@ class HvmDomain(XenDomain):
     def state(self) -> HvmState:
         return HvmState(
             self.pool.used, self.physmap.placed, self.params, [v.s for v in self.vcpus], self.events.channels,
-            self.upcall.s, self.grant_frames,
+            self.upcall.s, self.grants.s,
         )  # fmt: skip
 
     def set_state(self, state: HvmState) -> None:
         self.pool.used, self.physmap.placed, self.params = state.used, state.placed, state.params
-        self.events.channels, self.upcall.s, self.grant_frames = state.channels, state.upcall, state.grant_frames
+        self.events.channels, self.upcall.s, self.grants.s = state.channels, state.upcall, state.grants
         self.states[:] = state.vcpus
         for v, s in zip(self.vcpus, state.vcpus, strict=True):
             v.s = s

@@ -4,7 +4,9 @@
 #include "arch.h"
 #include "console.h"
 #include "cpu.h"
+#include "grants.h"
 #include "pci.h"
+#include "store.h"
 #include "string.h"
 #include "traps.h"
 
@@ -67,6 +69,19 @@ const char *xen_hvm_described(void)
     return !present ? "" : xen_events() ? ", events by vector" : ", events by the platform device";
 }
 
+void xen_hvm_place_grant_table(void *address, u32 frames)
+{
+    for (u32 i = 0; i < frames; i++)
+        if (!place(MAPSPACE_GRANT_TABLE, i, image_to_phys(address) / PAGE_SIZE + i))
+            panic("Xen gives no grant table");
+}
+
+static u64 parameter(u32 index)
+{
+    struct xen_hvm_param param = {DOMID_SELF, index, 0};
+    return xen_hypercall(HVMOP_GET_PARAM, (u64)&param, 0, 0, 0, HYPERCALL_HVM_OP) ? 0 : param.value;
+}
+
 static void upcall(void) { xen_handle_events(); }
 
 void xen_hvm_connect_card(void)
@@ -77,4 +92,8 @@ void xen_hvm_connect_card(void)
     pci_enable(card);
     if (!xen_events() && set_callback(CALLBACK_BY_PIN | (u64)(card->device << 3 | card->function) << 8))
         arch_irq_connect(card->line, true, upcall);
+    xen_grants_init();
+    u64 frame = parameter(HVM_PARAM_STORE_FRAME);
+    if (frame)
+        xen_store_init(arch_map_device(frame * PAGE_SIZE, PAGE_SIZE), (u32)parameter(HVM_PARAM_STORE_PORT));
 }
