@@ -23,16 +23,18 @@ from cyclopts import App, Parameter
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TextColumn
+from rich.progress import Progress as ProgressBar
+from rich.progress import SpinnerColumn, TextColumn
 from rich.table import Table
 
 from hv import __version__
 from hv.costs import DEFAULT, load
+from hv.documents import write_document
 from hv.errors import HvError
 from hv.exits import REASONS
 from hv.host.outside import Outside
 from hv.loader import default_guest, load_guest
-from hv.measure import NotThere, RowRunner, Settings, run_table
+from hv.measure import NotThere, Progress, RowRunner, Settings, run_table, table_of
 from hv.mode import Mode, find_modes
 from hv.neighbours import MOST_GUESTS, Neighbours
 from hv.ops import OPS, find_op, select
@@ -40,6 +42,7 @@ from hv.silicon.x86_64.engine import interrupt
 from hv.silicon.x86_64.layout import SiliconError
 from hv.table import COLUMNS, ROWS, SHORT, Row, customize, find_row, machine_modes, missing_mode
 from hv.vm import DEFAULT_MIB, Vm, check_size, count_cpus
+from hv.workers import measure_rows, worthwhile
 
 WELCOME = """hv, the teaching hypervisor: one guest kernel under every virtualization technique, its exits counted.
 
@@ -141,13 +144,22 @@ def doctor() -> int:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str, str], None]]:
-    """A line on stderr that says what runs; only on a terminal."""
-    with Progress(
+def _progress() -> Iterator[Progress]:
+    """A line on stderr that says what runs, of each row that does; only on a terminal."""
+    running: dict[str, str] = {}
+    with ProgressBar(
         SpinnerColumn(), TextColumn("{task.description}"), console=err, transient=True, disable=not err.is_terminal
-    ) as progress:
-        task = progress.add_task("")
-        yield lambda row, what: progress.update(task, description=f"{row}: {what}")
+    ) as bar:
+        task = bar.add_task("")
+
+        def show(row: str, what: str | None) -> None:
+            if what is None:
+                running.pop(row, None)
+            else:
+                running[row] = what
+            bar.update(task, description="  ".join(f"{row}: {what}" for row, what in running.items()))
+
+        yield show
 
 
 def _settings(iterations: int, seed: int, cold: bool, cost_model: str, portable: bool, kernel: Path | None) -> Settings:
@@ -157,17 +169,6 @@ def _settings(iterations: int, seed: int, cold: bool, cost_model: str, portable:
         raise HvError(f"--seed takes 0 to 2^63-1, not {seed}")
     guest = load_guest(kernel or default_guest())
     return Settings(guest, load(cost_model), iterations, seed, cold, portable)
-
-
-def _write(target: str, text: str) -> None:
-    if target == "-":
-        sys.stdout.flush()
-        sys.stdout.buffer.write(text.encode())
-        return
-    try:
-        Path(target).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise HvError(f"cannot write {target}: {error.strerror}", 1) from None
 
 
 def _choose(names: str | None, changes: list[str], installed: Mapping[str, type[Mode]]) -> list[Row]:
@@ -234,14 +235,19 @@ def table(
         raise HvError(f"row {row} is not built yet: it needs mode {mode}", 1)
     # A document carries every operation unless some are named; the grid needs the headlines only.
     wanted = select("*" if ops is None and documents else ops)
+    built = [row for row in chosen if row.id not in unbuilt]
+    workers = worthwhile(len(built), len(wanted))
     with _progress() as progress:
-        result = run_table([row for row in chosen if row.id not in unbuilt], wanted, installed, settings, progress)
+        if workers > 1:
+            result = table_of(measure_rows(built, wanted, settings, progress, workers), settings)
+        else:
+            result = run_table(built, wanted, installed, settings, progress)
     if json is not None:
-        _write(json, msgspec.json.format(msgspec.json.encode(result), indent=1).decode() + "\n")
+        write_document(json, msgspec.json.format(msgspec.json.encode(result), indent=1).decode() + "\n")
     if csv is not None:
-        _write(csv, report.as_csv(result))
+        write_document(csv, report.as_csv(result))
     if html is not None:
-        _write(html, report.as_html(chosen, wanted, result, unbuilt))
+        write_document(html, report.as_html(chosen, wanted, result, unbuilt))
     if "-" not in documents:
         drawn = report.grid(chosen, result, unbuilt, out.width) if ops is None else report.operations(wanted, result)
         out.print(drawn)
@@ -419,7 +425,7 @@ def bench(*, json: Dash = None) -> int:
         progress("bench", "the screen")
         ratios += screen_ratios(modes, settings)
     if json is not None:
-        _write(json, msgspec.json.format(msgspec.json.encode(ratios), indent=1).decode() + "\n")
+        write_document(json, msgspec.json.format(msgspec.json.encode(ratios), indent=1).decode() + "\n")
     if json != "-":
         lines = [
             [r.name, f"{r.value:.2f} {r.unit}", f"{'at most' if r.at_most else 'at least'} {r.bound:g}",

@@ -9,7 +9,7 @@ or block is an iteration: 100 bursts are 3200.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 
 import msgspec
@@ -30,6 +30,7 @@ PROMPT = "hv> "
 LIMIT = 100_000_000_000 * MILLI  # an operation that takes longer than this virtual time is broken
 BOOT_LIMIT = 2_000_000_000 * MILLI
 RESULT = re.compile(r"bench (\S+) iterations=(\d+) cycles=(\d+) result=([0-9a-f]{16})\s")
+Progress = Callable[[str, str | None], None]  # told of a row's id and what is run of it now; None: it is done
 ABSENT = re.compile(r"bench (\S+) na: ([^\r\n]+)[\r\n]")
 
 
@@ -162,18 +163,28 @@ class RowRunner:
 
 
 def run_table(
-    rows: list[Row], ops: list[Op], modes: Mapping[str, type[Mode]], settings: Settings,
-    progress: Callable[[str, str], None] = lambda row, what: None,
+    rows: Sequence[Row], ops: Sequence[Op], modes: Mapping[str, type[Mode]], settings: Settings,
+    progress: Progress = lambda row, what: None,
 ) -> TableResult:  # fmt: skip
-    """Run every operation on every row that has its column. `progress(row, operation)` is called before each."""
-    table = TableResult(SCHEMA, settings.guest.sha256, settings.costs.name, settings.seed, list(COLUMNS), [])
-    for row in rows:
-        progress(row.id, "boot")
-        with closing(RowRunner(row, modes, settings)) as runner:
-            result = RowResult(row.id, row.label, row.cells, runner.modes, {})
-            for op in filter(runner.has, ops):
-                progress(row.id, op.id)
-                outcome = runner.run(op)
-                result.ops[op.id] = outcome.result if isinstance(outcome, Measured) else outcome
-        table.rows.append(result)
-    return table
+    """Run every operation on every row that has its column, one after the other in this process."""
+    return table_of([measure_row(row, ops, modes, settings, progress) for row in rows], settings)
+
+
+def table_of(rows: list[RowResult], settings: Settings) -> TableResult:
+    """Measured rows as a table."""
+    return TableResult(SCHEMA, settings.guest.sha256, settings.costs.name, settings.seed, list(COLUMNS), rows)
+
+
+def measure_row(
+    row: Row, ops: Sequence[Op], modes: Mapping[str, type[Mode]], settings: Settings, progress: Progress
+) -> RowResult:
+    """Run every operation whose column the row has."""
+    progress(row.id, "boot")
+    with closing(RowRunner(row, modes, settings)) as runner:
+        result = RowResult(row.id, row.label, row.cells, runner.modes, {})
+        for op in filter(runner.has, ops):
+            progress(row.id, op.id)
+            outcome = runner.run(op)
+            result.ops[op.id] = outcome.result if isinstance(outcome, Measured) else outcome
+    progress(row.id, None)
+    return result

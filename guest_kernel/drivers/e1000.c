@@ -86,6 +86,8 @@ static bool e1000_send(const void *frame, u64 length, bool more)
     u32 next = (tx_next + 1) % RING;
     if (next == tx_first)
         return false;
+    if ((next + 1) % RING == tx_first)
+        more = false; /* the ring is full: only a report makes room again */
     memcpy(tx_buffer[tx_next], frame, length);
     tx[tx_next].length = (u16)length;
     tx[tx_next].status = 0;

@@ -6,14 +6,16 @@
 
 u8 net_frame[FRAME_MAX];
 
-#define PATIENCE 1000000ul /* some milliseconds */
+#define PATIENCE 4000000ul /* looks: some 10 ms, more than a full send buffer of the host takes to empty */
 
 static struct nic *nic;
 static volatile bool interrupted; /* the card has something for us */
 
 void net_init(void)
 {
-    nic = e1000_find();
+    static struct nic *(*const drivers[])(void) = {xen_net_find, e1000_find};
+    for (u32 i = 0; i < sizeof drivers / sizeof *drivers && !nic; i++)
+        nic = drivers[i]();
     if (!nic)
         return;
     const u8 *a = nic->address;

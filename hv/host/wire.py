@@ -10,6 +10,7 @@ arrived. Only a frame that reaches a card is an event of the machine.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -20,7 +21,7 @@ from hv.silicon.timing import WireTimes
 
 NS_PER_BYTE = 8  # 1 Gb/s
 LINE_OVERHEAD = 24  # bytes: preamble, FCS, gap
-QUEUE = 512  # frames that may wait for one port; more are lost
+QUEUE = 512  # frames that may wait for one port at a time; more are lost
 ADDRESSES = 1024  # that the switch remembers
 
 
@@ -105,7 +106,8 @@ class Wire:
     def _carry(self, port: int, frame: bytes, at: int) -> None:
         """From the switch to a port."""
         s = self._state
-        if sum(flight.port == port for flight in s.in_flight) >= QUEUE:
+        waiting = itertools.takewhile(lambda flight: flight.at > at, reversed(s.in_flight))
+        if sum(flight.port == port for flight in waiting) >= QUEUE:
             return
         arrival = max(at, s.line_free[port]) + self.frame_time(frame)
         s.line_free[port] = arrival

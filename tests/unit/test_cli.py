@@ -418,7 +418,7 @@ def test_an_interrupt_from_the_keyboard_is_one_line(call: Call, monkeypatch: pyt
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "run_table", interrupted)
-    check_error(call("table"), 130, "interrupted")
+    check_error(call("table", "--rows", "metal"), 130, "interrupted")
 
 
 # --- streams and terminals --------------------------------------------------------------------------------------

@@ -84,11 +84,11 @@ def test_a_row_whose_mode_is_missing_is_refused(settings: Settings) -> None:
 
 
 def test_progress_is_told_before_each_step(settings: Settings, modes: Mapping[str, type[Mode]]) -> None:
-    told: list[tuple[str, str]] = []
+    told: list[tuple[str, str | None]] = []
     run_table(
         [ROWS["metal"]], select("cpu.in,cpu.callret"), modes, settings, lambda row, what: told.append((row, what))
     )
-    assert told == [("metal", "boot"), ("metal", "cpu.in"), ("metal", "cpu.callret")]
+    assert told == [("metal", "boot"), ("metal", "cpu.in"), ("metal", "cpu.callret"), ("metal", None)]
 
 
 def test_a_failed_row_gives_its_memory_back(

@@ -125,6 +125,16 @@ def test_a_port_that_is_flooded_loses_frames() -> None:
     assert len(outside.got[1]) == QUEUE
 
 
+def test_frames_that_come_no_faster_than_they_go_are_not_lost() -> None:
+    """However early their sender says when they will leave."""
+    outside = Outside(cards=2, peer=False)
+    sent = frame(BROADCAST, OURS)
+    for i in range(2 * QUEUE):
+        outside.send[0](sent, i * outside.wire.frame_time(sent))
+    outside.run()
+    assert len(outside.got[1]) == 2 * QUEUE
+
+
 # --- the peer -------------------------------------------------------------------------------------------------------
 
 

@@ -108,6 +108,7 @@ void arch_interrupts_init(void)
 {
     if (on_xen()) {
         xen_events_init();
+        xen_rings_init();
         return;
     }
     map_device(SLOT_LOCAL_APIC, cpu_read_msr(MSR_APIC_BASE) & PTE_ADDRESS);

@@ -17,7 +17,6 @@ from hv.silicon.memory import BusError
 
 NS_PER_SECOND = 10**9
 ALL_ONES = b"\xff"
-PACKET_BUFFER = 64 << 10  # bytes
 
 
 class SerialState(msgspec.Struct):
@@ -131,7 +130,3 @@ class Chip:
     def receive_room(self) -> int:
         """Bytes of the packet buffer that hold received frames (PBA)."""
         return (self[PBA] & 0x3F) << 10
-
-    @property
-    def transmit_room(self) -> int:
-        return PACKET_BUFFER - self.receive_room

@@ -1,8 +1,8 @@
 """The Intel 82540EM, a gigabit Ethernet controller of 2002 (PCI/PCI-X Family of Gigabit Ethernet Controllers Software
 Developer's Manual, 317453), register by register: what a driver reads and writes, and what then happens.
 
-It is a device of software: what a register access starts is done before the access is over, as far as the transmit
-FIFO and the line's speed let it; the rest, and what the line brings, comes by its timers, in virtual time.
+It is a device of software: what a register access starts is done before the access is over; what the line brings, or
+holds up, comes by its timers, in virtual time.
 Simplified: no flash and no expansion ROM, no wake-up, no management controller, no parity errors; accesses of less than
 a whole register read their part of it and write nothing.
 """

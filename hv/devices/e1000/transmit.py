@@ -1,11 +1,14 @@
 """The transmitter of the 82540EM: the descriptor ring, and packets put together from it (8254x manual, 3.3 to 3.5).
 
-A write to the tail makes it fetch: as much as the transmit FIFO holds at once, the rest as the wire drains it. A
-descriptor is done when its data is in the FIFO. What is done at one go is bounded by the FIFO and by BATCH descriptors.
-Simplified: a full FIFO is filled again when half of it has left, not after each frame, so that the host is interrupted
-for many frames at once; descriptors are fetched one by one and written back at once; of TXDCTL only WTHRESH and
-LWTHRESH count; a full-duplex line has no collisions. Where the manual forbids something: a head or tail outside the
-ring stops the queue; with a segment size of 0, or one that is too large for the FIFO, the data goes as one packet.
+The chip is software, and hands over like QEMU's (hw/net/e1000.c, start_xmit): the access that moves the tail gives the
+host everything that the ring holds. A descriptor is done when the host has its data. The host's end is a tap device of
+Linux with QEMU's first default for its send buffer, which the line empties. While that is full the ring waits; Linux
+wakes who waits when less than half of it is in use (sock_writeable, include/net/sock.h; drivers/net/tun.c).
+Simplified: QEMU's card would not wait, but lose frames after 10,000 more; buffers are counted by bytes on the line.
+There is no transmit FIFO, so its share of PBA has no effect; descriptors are fetched one by one and written back at
+once; of TXDCTL only WTHRESH and LWTHRESH count; a full-duplex line has no collisions. Where the manual forbids
+something: a head or tail outside the ring stops the queue; with a segment size of 0, or one that makes a packet too
+long, the data goes as one packet. A ring with more than BATCH descriptors to do takes several goes.
 """
 
 from __future__ import annotations
@@ -22,10 +25,10 @@ from hv.devices.e1000.phy import Phy
 from hv.devices.e1000.statistics import Statistics
 
 DESCRIPTOR = 16  # bytes
-BATCH = 64  # descriptors at one go: as many as the chip has room for
-FETCH_NS = 8000  # between two batches that made no frame: so long a batch takes on a bus of 32 bits at 33 MHz
+BATCH = 256  # descriptors at one go, so that no ring holds the host for long; a driver's ring is seldom longer
+FETCH_NS = 31_000  # between two goes: so long their descriptors take on a bus of 32 bits at 33 MHz
+SEND_BUFFER = 1 << 20  # bytes: TAP_DEFAULT_SNDBUF of QEMU 0.12, about as much as a host's queue of 1000 long frames
 LONGEST_PACKET = 16288  # 3.3.3
-KEPT_FREE = 2 * 1514  # bytes of the FIFO, for the frames that are on their way in
 
 # The command byte; bit 2 is IC in a legacy descriptor and TSE in the others.
 EOP, IFCS, IC, TSE, RS, DEXT, VLE, IDE = 1, 2, 4, 4, 8, 32, 64, 128
@@ -44,14 +47,14 @@ class Transmitter:
     # --- the ring ---------------------------------------------------------------------------------------------
 
     def work(self) -> None:
-        """Fetch and send what the ring holds, as far as the FIFO has room."""
+        """Fetch and send what the ring holds, as far as the host's send buffer has room."""
         chip = self.chip
         chip.stop("fetch")
         for _ in range(BATCH):
             if not self._ready():
                 return
-            if self._drained_to(self._room) > chip.now:
-                chip.start("fetch", self._drained_to(self._room // 2))
+            if self._drained_to(SEND_BUFFER) > chip.now:
+                chip.start("fetch", self._drained_to(SEND_BUFFER // 2))
                 return
             self._fetch()
         chip.start("fetch", chip.now + chip.span(FETCH_NS))
@@ -62,13 +65,8 @@ class Transmitter:
         on = chip[reg.TCTL] & reg.TCTL_EN and self.phy.link and "pause" not in chip.state.timers
         return bool(on) and head != tail and max(head, tail) < size
 
-    @property
-    def _room(self) -> int:
-        """Bytes that may be in the FIFO when another frame is put into it."""
-        return max(self.chip.transmit_room - KEPT_FREE, 0)
-
     def _drained_to(self, size: int) -> int:
-        """When the FIFO, which holds what has not left yet, will hold this many bytes."""
+        """When the send buffer, which holds what has not left yet, will hold this many bytes."""
         return self.chip.state.wire_free - self.chip.span(size * NS_PER_BYTE[self.phy.speed])
 
     def _fetch(self) -> None:

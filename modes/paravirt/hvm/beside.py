@@ -5,12 +5,14 @@ from __future__ import annotations
 import msgspec
 
 from hv.errors import HvError
+from hv.host.wire import WireState
 from hv.silicon.pci import COMMAND
 from hv.vm import Vm
 from hv.x86_64.assigned import AssignedFunction
 from hv.x86_64.board import Board
 from modes.hw_assist.mode import HwAssist
 from modes.hw_assist.shadow import HwShadow
+from modes.paravirt.backends.devices import SplitDevices
 from modes.paravirt.domain_zero import DomainZero, DomainZeroState
 from modes.paravirt.hvm.card import PORTS, PORTS_AT, UNPLUG_IDE, UNPLUG_NICS, PlatformCard
 from modes.paravirt.hvm.domain import STORE_FRAME, HvmDomain, HvmState
@@ -24,17 +26,18 @@ IDE, NETWORK = 0x0101, 0x0200  # PCI class and subclass
 class BesideState(msgspec.Struct):
     domain: HvmState
     zero: DomainZeroState
+    wire: WireState | None
 
 
 class XenBeside:
-    """Puts itself onto the board of `vm`, and between its vCPUs and their interrupts."""
+    """Puts itself onto the board of `vm`, and between its vCPUs and their interrupts. `split`: what columns add."""
 
-    def __init__(self, vm: Vm) -> None:
+    def __init__(self, vm: Vm, split: SplitDevices) -> None:
         mode, board = vm.mode, vm.board
         if not isinstance(mode, HwAssist) or isinstance(mode, HwShadow):
             raise HvError(f"PV on HVM needs nested paging, which {mode.id} has not: cpu=hw-assist has", 1)
         assert isinstance(board, Board)
-        self.vm, self.domain = vm, HvmDomain(vm)
+        self.vm, self.split, self.domain = vm, split, HvmDomain(vm)
         self.domain.end = self._end
         self.zero = DomainZero(self.domain)
         self.zero.introduce(vm.machine.ram_size >> 10, {"store/ring-ref": STORE_FRAME})
@@ -47,6 +50,10 @@ class XenBeside:
     def equip(self, column: str) -> None:
         if column == "interrupts":
             self.domain.offer_vectors()
+        before = len(self.split.backends)
+        self.split.equip(column)
+        for backend in self.split.backends[before:]:
+            self.zero.bus.add(backend)
 
     def _unplug(self, bits: int) -> None:
         """Take emulated devices off the board. Cards that are real stay."""
@@ -66,11 +73,12 @@ class XenBeside:
         self.vm.machine.end(cause, report)
 
     def state(self) -> BesideState:
-        return BesideState(self.domain.state(), self.zero.state())
+        return BesideState(self.domain.state(), self.zero.state(), self.split.state)
 
     def set_state(self, state: BesideState) -> None:
         self.domain.set_state(state.domain)
         self.zero.set_state(state.zero)
+        self.split.state = state.wire
         for function in self.board.pci.functions.values():
             if not isinstance(function, AssignedFunction):
                 function.present = True

@@ -62,8 +62,13 @@ void xen_events_init(void)
         panic("Xen gives no timer events");
     timer_port = virq.port;
     xen_bind(timer_port, 0);
-    xen_bind(xen_start_info.console_port, 0);
     xen_listen(timer_port, true);
+}
+
+/* What a PV domain finds in start_info. */
+void xen_rings_init(void)
+{
+    xen_bind(xen_start_info.console_port, 0);
     xen_grants_init();
     xen_store_init(phys_to_virt(xen_pseudo(xen_start_info.store_frame << 12)), xen_start_info.store_port);
 }

@@ -50,6 +50,7 @@ extern bool xen_batching; /* off: each change is a hypercall of its own */
 
 /* events.c */
 void xen_events_init(void);
+void xen_rings_init(void);
 void xen_irq_enable(void);
 void xen_wait_for_interrupt(void);
 bool xen_handle_events(void); /* was the timer's among them? */
