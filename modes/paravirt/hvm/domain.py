@@ -69,6 +69,7 @@ class HvmDomain(XenDomain):
         self.vm, self.board = vm, board
         self.pool = HypervisorMemory(memory, SHARED_POOL_BASE, SHARED_POOL_SIZE)
         self.physmap = Physmap(machine, vm.mode.forget_mapping)
+        board.ram = self.physmap
         self.features = XENFEAT_WRITABLE_PAGE_TABLES | XENFEAT_AUTO_TRANSLATED_PHYSMAP
         self.console_output = self._print
         self.grants = Grants(memory, self.physmap)

@@ -2,14 +2,14 @@
 
 Pages of Xen's, shared_info and those of the grant table, come where the guest wants them (XENMEM_add_to_physmap): over
 its RAM, which is lost then, or where nothing was. A frame that the guest gives back is a hole.
-Simplified: DMA of emulated and assigned devices reaches the RAM that was there before.
+Simplified: DMA of a card that the guest was given reaches the RAM that was there before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from hv.silicon.memory import Memory
+from hv.silicon.memory import BusError, Memory
 from hv.silicon.x86_64.cpu import Cpu
 from hv.silicon.x86_64.machine import Machine
 from hv.silicon.x86_64.paging import ADDRESS, LARGE, PRESENT, WRITABLE
@@ -62,6 +62,30 @@ class Physmap:
         else:
             self.placed[gfn] = page
         self.forget(gfn * PAGE, PAGE)
+
+    # --- for emulated devices, and for instructions on their registers -------------------------------------------
+
+    def dma_read(self, address: int, size: int) -> bytes:
+        """Bytes at a guest-physical address. Raises BusError where there is no memory."""
+        return b"".join(self.machine.memory.read(host, length) for host, length in self._pieces(address, size))
+
+    def dma_write(self, address: int, data: bytes) -> None:
+        """Raises BusError, and writes nothing, where part of it is no memory."""
+        done = 0
+        for host, length in list(self._pieces(address, len(data))):
+            self.machine.memory.write(host, data[done : done + length])
+            done += length
+
+    def _pieces(self, address: int, size: int) -> Iterator[tuple[int, int]]:
+        """Host-physical address and length, a page at most each."""
+        end = address + size
+        while address < end:
+            length = min(end - address, PAGE - address % PAGE)
+            page = self.host(address // PAGE)
+            if page is None:
+                raise BusError(f"no memory at guest-physical {address:#x}")
+            yield page + address % PAGE, length
+            address += length
 
     # --- for grant tables: these frames are always the guest's own ------------------------------------------------
 
