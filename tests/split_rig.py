@@ -14,16 +14,20 @@ from hv.host.store import MemoryStore
 from hv.host.wire import Wire
 from hv.silicon.memory import Memory, Region, anonymous
 from hv.vm import Vm
+from modes.paravirt.abi import GUEST_DOMID
 from modes.paravirt.backends.blkback import Blkback
 from modes.paravirt.backends.cpu import BackendCpu
 from modes.paravirt.backends.netback import Netback
 from modes.paravirt.bus import FrontEnd
-from modes.paravirt.foreign import PhysicalFrames
+from modes.paravirt.foreign import MachineFrames
+from modes.paravirt.frames import Frames
 from modes.paravirt.grants import Grants
 from tests.support import costs
 
 BASE, FRAMES = 0x4_0000_0000, 128
-TABLE = FRAMES  # the frame behind the guest's own: the grant table
+OTHERS = range(FRAMES, FRAMES + 8)  # the frames behind the guest's own: another domain's
+TABLE = OTHERS.stop  # and then the grant table
+OTHER_DOMID = 2
 PAGE = 0x1000
 MAC = bytes.fromhex("026876000001")
 READ_ONLY, IN_USE = 4, 8 | 16
@@ -69,12 +73,16 @@ class SharedRing:
 
 
 class Rig:
-    """128 frames of memory, of which the front end hands out the next free one."""
+    """128 frames of memory, of which the front end hands out the next free one. They are named by number."""
 
     def __init__(self, memory: Memory | None = None) -> None:
         self.memory = memory or Memory()
-        self.memory.add(Region("RAM", BASE, (FRAMES + 1) * PAGE, anonymous((FRAMES + 1) * PAGE), 0))
-        self.grants = Grants(self.memory, PhysicalFrames(BASE, FRAMES))
+        size = (TABLE + 1) * PAGE
+        self.memory.add(Region("RAM", BASE, size, anonymous(size), 0))
+        self.frames = frames = Frames([(BASE >> 12, TABLE)])
+        for mfn in range(BASE >> 12, (BASE >> 12) + TABLE):
+            frames.give(mfn, GUEST_DOMID if mfn < (BASE >> 12) + FRAMES else OTHER_DOMID)
+        self.grants = Grants(self.memory, MachineFrames(frames, GUEST_DOMID))
         self.grants.new_page = lambda: (BASE >> 12) + TABLE
         self.grants.grow(1)
         self.now = 0
@@ -105,7 +113,7 @@ class Rig:
         return self.next_ref
 
     def set_grant(self, ref: int, frame: int, flags: int, domid: int = 0) -> None:
-        self.put(TABLE, ref * 8, struct.pack("<HHI", flags, domid, frame))
+        self.put(TABLE, ref * 8, struct.pack("<HHI", flags, domid, (BASE >> 12) + frame & 0xFFFF_FFFF))
 
     def flags(self, ref: int) -> int:
         return int.from_bytes(self.get(TABLE, ref * 8, 2), "little")

@@ -327,11 +327,13 @@ def test_a_snapshot_in_the_middle_goes_on_as_if_nothing_had_been(front: BlockFro
     front.ring.push()
     front.back.kicked()
     front.advance(front.cpu.delay + front.model.local.read)
-    back, grants, memory = copy.deepcopy((front.back.state(), front.grants.s, front.memory.save()))
+    kept = front.back.state(), front.grants.s, front.memory.save(), front.frames.state()
+    back, grants, memory, frames_kept = copy.deepcopy(kept)
     front.advance()
     straight = front.ring.answers(12), [front.get(frame, 0, 4096) for frame in frames]
     front.memory.load(memory)
     front.grants.s = grants
+    front.frames.set_state(frames_kept)
     front.back.set_state(back, front.front)
     front.cpu.reschedule()
     front.ring.responses = 0

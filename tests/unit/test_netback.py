@@ -362,14 +362,16 @@ def test_a_snapshot_in_the_middle_goes_on_as_if_nothing_had_been(front: NetFront
     front.back.kicked()
     front.inject(frame_of(100, to=MAC, source=OTHER), front.cpu.now)
     front.advance(front.cpu.delay + 2 * front.wire.frame_time(data))
-    parts = front.back.state(), front.cpu.state, front.grants.s, front.memory.save(), front.cpu.now
-    back, wire, grants, memory, now = copy.deepcopy(parts)
+    parts = front.back.state(), front.cpu.state, front.grants.s, front.memory.save(), front.frames.state()
+    back, wire, grants, memory, frames = copy.deepcopy(parts)
+    now = front.cpu.now
     already = len(front.sent)
     front.advance()
     straight = front.tx.answers(4), front.received(), front.sent[already:]
     del front.sent[already:]
     front.memory.load(memory)
     front.grants.s = grants
+    front.frames.set_state(frames)
     front.back.set_state(back, front.front)
     front.cpu.vm.now = now  # type: ignore[misc]
     front.cpu.state = wire
