@@ -6,7 +6,7 @@ The numbers and layouts are those of Xen's public headers, written out here once
 from __future__ import annotations
 
 import struct
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -17,11 +17,15 @@ from modes.paravirt.mode import Paravirt
 from tests.support import DATA, RawGuest, Where, two_cpus
 
 
-def beside(column: str, *, portable: bool = False) -> Where:
-    return Where(cast("type[Mode]", {"cpu": HwAssist, column: Paravirt}), portable)
+class Line(Where):
+    """Xen with a device, and without interrupts of its own: its events come by a line of the board's."""
+
+    @property
+    def modes(self) -> dict[str, type[Mode]]:
+        return {"cpu": HwAssist, "remote": Paravirt}
 
 
-BY_VECTOR, BY_LINE = beside("interrupts"), beside("remote")
+BY_VECTOR, BY_LINE = Where(HwAssist, interrupts=Paravirt), Line(HwAssist)
 BOTH = pytest.mark.parametrize("where", [BY_VECTOR, BY_LINE], ids=["vector", "line"])
 CALLS, SHARED, ARGUMENTS, VECTOR = 0x4_6000, 0x4_7000, 0x4_4000, 0xF3
 SELF = 0x7FF0
@@ -309,7 +313,7 @@ LINE = """
 END = "lapic 0xB0, 0; iretq\n"
 
 
-@pytest.mark.parametrize("where", [BY_VECTOR, BY_LINE, beside("net", portable=True)])
+@pytest.mark.parametrize("where", [BY_VECTOR, BY_LINE, Line(HwAssist, portable=True)])
 def test_an_upcall_by_a_line_is_ended_like_any_interrupt(where: Where) -> None:
     """Line 11. The upcall is taken before the end of interrupt, so the line has fallen by then, and fires no more."""
     code = LINE + "callback 0, 11; bind_ipi 0, DATA+8; sti; send DATA+8; nop; nop; send DATA+8; nop; nop; finish\n"
@@ -397,7 +401,7 @@ def test_an_event_interrupts_the_other_cpu_without_its_local_apic(portable: bool
         "1: pause; cmpq $1, DATA; jne 1b; finish\n other: sti; incq DATA+8; 1: pause; cmpq $1, DATA; jne 1b; finish\n"
     )
     code += "take: incq DATA; movb $0, SHARED+64; movq $0, SHARED+72; movq $0, SHARED+0x800; iretq\n"
-    where = beside("interrupts", portable=portable)
+    where = Where(HwAssist, portable, Paravirt)
     guest = RawGuest(two_cpus(HELP + code), where, gates=TAKING, cpus=2).finish()
     assert guest.words(2) == [1, 1]
     assert guest.exits["external_interrupt"] == 1

@@ -3,6 +3,7 @@
 #include "bench.h"
 #include "console.h"
 #include "console_port.h"
+#include "string.h"
 #include "uart.h"
 
 #define ACPI_CONTROL_PORT 0x604 /* PIIX4 power management: PM1a control */
@@ -21,14 +22,9 @@ void arch_print_platform(void)
         return;
     }
     struct cpuid r = cpu_cpuid(LEAF_HYPERVISOR);
-    union {
-        u32 words[3];
-        char text[12];
-    } signature = {{r.ebx, r.ecx, r.edx}};
-    kprintf("running under: ");
-    for (int i = 0; i < 12 && signature.text[i]; i++)
-        kprintf("%c", signature.text[i]);
-    kprintf("%s\n", xen_hvm_described());
+    const u32 signature[] = {r.ebx, r.ecx, r.edx, 0};
+    const char *name = (const char *)signature;
+    kprintf("running under: %s%s\n", memcmp(name, "XenVMMXenVMM", 12) ? name : "Xen", xen_hvm_described());
 }
 
 void arch_find_hypervisor(void) { xen_hvm_find(); }
