@@ -45,9 +45,9 @@ class Board(Pc):
         """An interrupt from the hypervisor itself, for the local APIC of a CPU."""
         self.sent(self.bus.post(cpu, vector, self.clock(), self.here()))
 
-    def reschedule(self) -> None:
+    def reschedule(self, number: int) -> None:
         """CPU 0's timer is the devices' timer, also when another CPU has set one of them going."""
-        super().reschedule()
+        super().reschedule(number)
         cpu = self.vm.machine.cpus[0]
         if cpu is not self.vm.machine.running and self.deadline != NEVER:
             cpu.host_timer = self.deadline if cpu.host_timer is None else min(cpu.host_timer, self.deadline)

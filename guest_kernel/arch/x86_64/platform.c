@@ -50,7 +50,6 @@ const char *arch_lacks(u64 operation)
 }
 
 bool arch_has_pci(void) { return !on_xen(); }
-struct irq_source *arch_irq_source(void) { return xen_events() ? &xen_irq_source : NULL; }
 
 static __attribute__((noreturn)) void stop(void)
 {

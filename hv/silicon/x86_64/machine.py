@@ -406,7 +406,7 @@ class Machine:
                 first = min(first, *cpu.ipis)
             if cpu.vectors:
                 first = min(first, min(cpu.vectors)[0])
-            if cpu.index == 0:
+            if cpu.index == 0:  # what stands beside acts in the first CPU's time
                 for companion in self.beside:
                     first = min(first, companion.deadline)
             return NEVER if first == NEVER else max(first, now)

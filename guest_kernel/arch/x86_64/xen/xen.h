@@ -57,7 +57,6 @@ bool xen_handle_events(void); /* was the timer's among them? */
 void xen_tick_start(void);
 void xen_tick_stop(void);
 void xen_timer_shoot(u64 ns);
-extern struct irq_source xen_irq_source;
 void xen_mask_all(void);
 void xen_bind_call(u32 cpu);
 void xen_send_call(u32 cpu);
