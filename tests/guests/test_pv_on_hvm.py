@@ -407,6 +407,43 @@ def test_an_event_interrupts_the_other_cpu_without_its_local_apic(portable: bool
     assert guest.exits["external_interrupt"] == 1
 
 
+# --- interrupts of cards ------------------------------------------------------------------------------------------
+
+PIRQ = """
+    set_up
+    hypercall physdev_op, 23, $ARGUMENTS
+    mov ARGUMENTS + 4, %eax
+    mov %eax, ARGUMENTS
+    mov %rax, DATA + 16
+    hypercall event_channel_op, 2, $ARGUMENTS
+    mov %rax, DATA + 24
+    mov DATA + 16, %eax
+    mov %eax, ARGUMENTS
+    hypercall event_channel_op, 2, $ARGUMENTS
+    mov %rax, DATA + 32
+    movl $23, ARGUMENTS
+    hypercall event_channel_op, 2, $ARGUMENTS
+    mov %rax, DATA + 40
+"""
+
+
+def test_a_card_s_message_can_be_an_event() -> None:
+    """Its data has no vector, and its address the number that Xen has given: nothing to end at a local APIC."""
+    guest = RawGuest(HELP + PIRQ + "sti; 1: hlt; jmp 1b\n" + TAKE, BY_VECTOR, gates=TAKING).finish()
+    count, _, pirq, bound, again, line = guest.words(6)
+    assert (count, pirq, bound, signed(again), signed(line)) == (0, 24, 0, -17, -EINVAL)
+    for address, data, expected in ((pirq, 0x4300, 1), (pirq + 1, 0x4300, 1), (pirq, 0x40, 1), (pirq, 0, 2)):
+        guest.vm.board.message(0xFEE0_0000 | address << 12, data)
+        guest.finish()
+        assert guest.words(1) == [expected], (address, data)
+    assert "mmio" not in guest.exits
+
+
+def test_without_vectors_there_are_no_pirqs() -> None:
+    guest = run(PIRQ + "finish\n" + TAKE, BY_LINE, gates=TAKING)
+    assert signed(guest.words(4)[3]) == -EPERM
+
+
 # --- unplugging ---------------------------------------------------------------------------------------------------
 
 
