@@ -25,17 +25,18 @@ FIRST_PORT = 16  # domain 0's end of the first device's event channel
 
 
 class State(enum.IntEnum):
-    """XenbusState."""
+    """XenbusState, as far as it is used here."""
 
-    UNKNOWN = 0
     INITIALISING = 1
     INIT_WAIT = 2
     INITIALISED = 3
     CONNECTED = 4
     CLOSING = 5
     CLOSED = 6
-    RECONFIGURING = 7
-    RECONFIGURED = 8
+
+
+# by what stands in the store; no node at all is a front end that is gone
+STATES: dict[str | None, State] = {str(state.value): state for state in State} | {None: State.CLOSED}
 
 
 class FrontEnd:
@@ -149,19 +150,14 @@ class Device:
 
     def front_changed(self) -> None:
         """The front end has written its state, or its directory is gone."""
-        text = self.bus.read(f"{self.front}/state")
-        if text is None:
-            self._leave(State.CLOSED)
-        elif text in ("3", "4"):
-            if self.state == State.INIT_WAIT:
-                self._connect()
-        elif text == "5":
-            self._leave(State.CLOSING)
-        elif text == "6":
-            self._leave(State.CLOSED)
-        elif text == "1" and self.state != State.INIT_WAIT:
+        theirs = STATES.get(self.bus.read(f"{self.front}/state"))
+        if theirs in (State.CLOSING, State.CLOSED):
+            self._leave(theirs)
+        elif theirs == State.INITIALISING and self.state != State.INIT_WAIT:
             self._leave(State.CLOSED)
             self._wait()
+        elif theirs in (State.INITIALISED, State.CONNECTED) and self.state == State.INIT_WAIT:
+            self._connect()
 
     def _connect(self) -> None:
         front = FrontEnd(self)
