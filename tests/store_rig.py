@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from modes.paravirt.bus import FrontEnd
 from modes.paravirt.domain_zero import DomainZero
-from modes.paravirt.grants import GrantRefused, View
+from modes.paravirt.frames import Kind
+from modes.paravirt.grants import View
 from tests.pv_rig import Rig
 
 DIRECTORY, READ, GET_PERMS, WATCH, UNWATCH, START, END = 1, 2, 3, 4, 5, 6, 7
@@ -75,7 +76,7 @@ class StoreRig(Rig):
         super().__init__()
         d = self.domain
         d.store, d.store_port = self.mfn(RING), d.events.bind_backend(1)
-        self.frames.take_as(d.store, 6, d.domid)  # type: ignore[arg-type]
+        self.frames.take_as(d.store, Kind.WRITABLE, d.domid)
         self.zero = DomainZero(d)
         self.zero.introduce(1024, {})
         self.backend = TurningBackend()
@@ -83,6 +84,11 @@ class StoreRig(Rig):
         self.events: list[tuple[bytes, bytes]] = []  # of watches: path, token
         self.request_id = 0
         self.out = b""
+
+    def held(self) -> list[tuple[int, bool]]:
+        s = self.domain.grants.s
+        mappings = [(s.uses[handle.ref].frame, handle.write) for handle in s.handles.values()]
+        return [(self.domain.store, True), *mappings]
 
     # --- the ring ---------------------------------------------------------------------------------------------
 
@@ -102,8 +108,9 @@ class StoreRig(Rig):
             produced = self.index(REQ_PROD)
             room = RING_SIZE - (produced - self.index(REQ_CONS) & 0xFFFF_FFFF)
             part, data = data[:room], data[room:]
-            for i, byte in enumerate(part):
-                self.memory.write(page + (produced + i) % RING_SIZE, bytes((byte,)))
+            at = produced % RING_SIZE
+            self.memory.write(page + at, part[: RING_SIZE - at])
+            self.memory.write(page, part[RING_SIZE - at :])
             self.index(REQ_PROD, produced + len(part))
             self.kick()
             self.take_bytes()
@@ -113,7 +120,8 @@ class StoreRig(Rig):
         page = (self.mfn(RING) << 12) + RING_SIZE
         while (there := self.index(RSP_PROD) - self.index(RSP_CONS) & 0xFFFF_FFFF) > 0:
             consumed = self.index(RSP_CONS)
-            self.out += b"".join(self.memory.read(page + (consumed + i) % RING_SIZE, 1) for i in range(there))
+            ring = self.memory.read(page, RING_SIZE) * 2
+            self.out += ring[consumed % RING_SIZE :][:there]
             self.index(RSP_CONS, consumed + there)
             self.kick()
 
@@ -172,7 +180,3 @@ class StoreRig(Rig):
 
     def backend_state(self) -> bytes:
         return self.read(b"/local/domain/0/backend/test/1/0/state")
-
-
-def status(refused: GrantRefused) -> int:
-    return int(refused.status)

@@ -23,7 +23,6 @@ def rig() -> Iterator[StoreRig]:
     assert rig.backend.view is None
     assert rig.backend.connects == rig.backend.disconnects
     assert not rig.domain.grants.s.uses
-    rig.frames.drop_as(rig.domain.store)
     rig.check()
 
 
