@@ -15,6 +15,9 @@ INIT, NMI, SMI, INVD, TASK_SWITCH, ICEBP, MWAIT_ARMED, WBINVD, XSETBV, EVENT_NMI
 # hv/silicon/x86_64/breakpoints.py, cpu.py: pointers that only microcode.c follows.
 _.break_filter, _.break_pages, _.break_marks, _.virtual_apic, virtual_apic
 
+# modes/paravirt/backends/netif.py: the flags, types and statuses of public/io/netif.h.
+DATA_VALIDATED, EXTRA_HASH, DROPPED
+
 # pytest reads it.
 pytestmark
 

@@ -53,7 +53,6 @@ void *arch_map_device(u64 physical, u64 size); /* registers, for good */
 const char *arch_lacks(u64 operation);
 bool arch_has_pci(void);
 i64 arch_store(u64 question, const char *path, char *to, u64 size); /* -ENODEV: nobody keeps a store for it */
-struct irq_source *arch_irq_source(void); /* instead of a PC's clock, or NULL */
 
 /* Time and the end of it. */
 struct clock_rates {

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 
 from hv.errors import HvError
+from hv.host.wire import WireState
 from hv.loader import Guest
 from hv.mode import Mode
 from hv.silicon.x86_64 import svm
@@ -21,11 +22,12 @@ from hv.silicon.x86_64.machine import HOLE
 from hv.silicon.x86_64.state import RAX, RBX, RCX, RDI, RDX, RSI
 from hv.silicon.x86_64.svm import Vmcb, intercepts
 from hv.vcpu import Vcpu
+from hv.vm import Vm
 from hv.x86_64.decode import Store, store_of
 from hv.x86_64.pool import POOL_BASE, POOL_SIZE, HypervisorMemory
 from modes.paravirt.abi import GUEST_DOMID, HYPERCALLS, IRET, SIGNATURE, XEN_VERSION, Refused
+from modes.paravirt.backends.devices import SplitDevices
 from modes.paravirt.builder import Builder, scatter
-from modes.paravirt.bus import Backend
 from modes.paravirt.calls.again import Again
 from modes.paravirt.calls.memory import direct_write
 from modes.paravirt.calls.scheduling import expire, next_time
@@ -61,12 +63,13 @@ class ParavirtState(msgspec.Struct):
     used: int
     domain: DomainState
     zero: DomainZeroState
+    wire: WireState | None
 
 
 class Paravirt(Mode):
     id = "paravirt"
     summary = "Xen PV: the kernel at ring 3 on its own page tables, hypercalls, event channels"
-    cells = {"cpu": "P", "interrupts": "P", "boot": "P"}
+    cells = {"cpu": "P", "net": "P", "local": "P", "remote": "P", "interrupts": "P", "boot": "P"}
     beside = "P"  # event channels for a guest with a CPU of its own, PV on HVM, come with the split drivers
     reasons = frozenset(
         "cpuid cr_access exception_bounce external_interrupt guest_page_fault hlt int_bounce invlpg ioio msr "
@@ -79,12 +82,16 @@ class Paravirt(Mode):
 
     def __init__(self, vm: Vm) -> None:
         super().__init__(vm)
-        self.backends: list[Backend] = []  # of the devices that the guest is offered: equip() adds them
+        self.split = SplitDevices(vm)
 
     def equip(self, column: str) -> None:
         """Events are there with the domain. Its boot is an operation, from its first instruction on."""
         if column == "boot":
             self.vm.machine.probe.open()
+        self.split.equip(column)
+
+    def notes(self) -> list[str]:
+        return self.split.notes()
 
     def _new_domain(self, first: int, pages: int) -> Domain:
         """A domain without memory, the frame table, and Xen's own tables for `pages` frames from `first` on."""
@@ -143,8 +150,7 @@ class Paravirt(Mode):
                 cpu.load(v.vmcb, on_metal=False, deprivileged=True)
                 cpu.halted = True
         self.zero.introduce(machine.ram_size >> 10, {"store/ring-ref": d.store, "console/ring-ref": d.console})
-        for backend in self.backends:
-            self.zero.bus.add(backend)
+        self.split.plug(self.zero.bus)
         v = d.vcpus[0]
         s, vmcb = v.s, v.vmcb
         s.up = s.initialised = True
@@ -175,7 +181,7 @@ class Paravirt(Mode):
     def state(self) -> ParavirtState | None:
         if self.vm.mode is not self:  # another one has the CPU, and the domain
             return None
-        return ParavirtState(self.pool.used, self.domain.state(), self.zero.state())
+        return ParavirtState(self.pool.used, self.domain.state(), self.zero.state(), self.split.state)
 
     def set_state(self, state: Any) -> None:
         if state is None:
@@ -183,6 +189,7 @@ class Paravirt(Mode):
         self.pool.used = state.used
         self.domain.set_state(state.domain)
         self.zero.set_state(state.zero)
+        self.split.state = state.wire
 
     # --- exits ----------------------------------------------------------------------------------------------------
 

@@ -53,7 +53,6 @@ i64 arch_store(u64 question, const char *path, char *to, u64 size)
 }
 
 bool arch_has_pci(void) { return !on_xen(); }
-struct irq_source *arch_irq_source(void) { return on_xen() ? &xen_irq_source : NULL; }
 
 static __attribute__((noreturn)) void stop(void)
 {
