@@ -96,6 +96,7 @@ class DeviceState(msgspec.Struct):
     state: int  # XenbusState
     connected: bool
     port: int  # the guest's end of the event channel, while connected
+    refused: int
     backend: Any
 
 
@@ -109,6 +110,7 @@ class Device:
         self.state = State.INITIALISING
         self.connected = False
         self.port = 0
+        self.refused = 0  # attempts of the front end to connect
 
     # --- the directories --------------------------------------------------------------------------------------
 
@@ -171,7 +173,7 @@ class Device:
                 self._unbind()
                 raise
         except (Refused, GrantRefused) as refused:
-            self.bus.refused += 1
+            self.refused += 1
             self.bus.store.write(self.back.replace("/backend/", "/error/backend/") + "/error", repr(refused))
             self._switch(State.CLOSING)
             return
@@ -204,10 +206,11 @@ class Device:
         self.bus.events.notify(self.port, self.own_port)
 
     def save(self) -> DeviceState:
-        return DeviceState(self.state, self.connected, self.port, self.backend.state())
+        return DeviceState(self.state, self.connected, self.port, self.refused, self.backend.state())
 
     def load(self, saved: DeviceState) -> None:
         self.state, self.connected, self.port = State(saved.state), saved.connected, saved.port
+        self.refused = saved.refused
         self.backend.set_state(saved.backend, FrontEnd(self) if saved.connected else None)
 
 
@@ -217,7 +220,6 @@ class Bus:
     def __init__(self, store: Client, events: Events, grants: Grants, home: str) -> None:
         self.store, self.events, self.grants, self.home = store, events, grants, home
         self.devices: list[Device] = []
-        self.refused = 0  # front ends that could not be connected
 
     def add(self, backend: Backend) -> Device:
         """Offer a device to the guest. Comes before the guest starts."""

@@ -84,6 +84,10 @@ class Player:
         elif kind == 2:
             for _ in range(15):
                 self.rig.ask(START, b"\0")
+        elif kind == 3:
+            transaction = int(self.rig.ask(START, b"\0")[:-1])
+            for _ in range(1100):
+                self.rig.write(b"data/x", b"", transaction)
 
     # --- requests ---------------------------------------------------------------------------------------------
 
@@ -226,6 +230,8 @@ class Player:
         sizes = len(guest.watches), len(guest.transactions), len(ring.waiting), len(ring.received)
         if any(size > most for size, most in zip(sizes, (128, 10, 1024 + 20, 16 + 4096), strict=True)):
             raise Violation(f"too much is kept for the guest: {sizes}")
+        if any(len(t.seen) > 1024 or len(t.fired) > 1024 for t in guest.transactions.values()):
+            raise Violation("a transaction grows without end")
         device, backend = self.rig.device, self.rig.backend
         if device.connected != (backend.view is not None) or backend.connects - backend.disconnects != device.connected:
             raise Violation("the bus and its back end disagree")

@@ -87,7 +87,7 @@ def test_a_front_end_that_cannot_be_connected_is_closed(rig: StoreRig, ref: byte
     rig.write(FRONT + b"/event-channel", port.replace(b"P", b"%d" % unbound))
     rig.write(FRONT + b"/state", b"3")
     assert rig.backend_state() == CLOSING
-    assert rig.zero.bus.refused == 1
+    assert rig.device.refused == 1
     assert rig.domain.events.channels[unbound].remote_port == 0
     assert rig.flags(REF) == 1
     rig.write(FRONT + b"/state", b"1")  # it may try again

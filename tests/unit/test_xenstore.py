@@ -351,6 +351,18 @@ def test_a_transaction_happens_at_once_or_not_at_all(rig: StoreRig) -> None:
     assert events(rig) == []
 
 
+def test_a_node_that_changes_often_in_a_transaction_is_one_event(rig: StoreRig) -> None:
+    rig.ask(WATCH, b"data\0t\0")
+    events(rig)
+    t = begin(rig)
+    for value in (b"1", b"2"):
+        rig.write(b"data/x", value, t)
+    rig.ask(RM, b"data/x\0", t)
+    rig.write(b"data/x", b"3", t)
+    assert rig.ask(END, b"T\0", t) == b"OK\0"
+    assert events(rig) == [(b"data/x", b"t")]
+
+
 @pytest.mark.parametrize(
     ("mine", "other", "conflict"),
     [

@@ -310,6 +310,14 @@ def transaction_of_nobody(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(store.HANDLERS, Type.TRANSACTION_END, end)
 
 
+def transaction_remembers_every_change(patch: pytest.MonkeyPatch) -> None:
+    def fire(self: Transaction, changes: list[Any]) -> None:
+        for change in changes:
+            self.state.fired[f"{change.path} {len(self.state.fired)}"] = change
+
+    patch.setattr(Transaction, "fire", fire)
+
+
 def limit_of_a_transaction_cuts_a_change(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(transaction, "MOST_NODES", 12)
 
@@ -355,7 +363,8 @@ STORE_BUGS: list[Patch] = [
     parent_not_told, owners_counted_wrong, any_path_will_do,
     served_whether_it_reads_or_not, ring_restarted_with_what_was_left, transaction_of_nobody,
     limit_of_a_transaction_cuts_a_change, back_end_not_disconnected, channel_kept, connected_twice,
-    failed_connection_keeps_its_channel, long_message_taken, quota_forgotten_in_transactions,
+    failed_connection_keeps_its_channel, transaction_remembers_every_change, long_message_taken,
+    quota_forgotten_in_transactions,
 ]  # fmt: skip
 
 
