@@ -59,9 +59,11 @@ enum map_flags {
 };
 
 enum error {
+    ENOENT = 2,
     EINTR = 4,
     EIO = 5,
     EFAULT = 14,
+    EACCES = 13,
     EINVAL = 22,
     ENOSYS = 38,
     ECHILD = 10,
