@@ -68,6 +68,13 @@ class Mode:
     def forget_mapping(self, address: int, size: int) -> None:
         """What lies at these guest-physical addresses outside RAM is another thing now: drop what was mapped there."""
 
+    def posted(self, address: int, data: int) -> tuple[int, int] | None:
+        """A card's interrupt message: the descriptor and the vector to post it with (hv/silicon/iommu.py), if possible.
+
+        None: it interrupts the hypervisor.
+        """
+        return None
+
     def wake(self, vcpu: Vcpu) -> None:
         """Something came for a CPU that waits in its HLT exit."""
 

@@ -52,7 +52,6 @@ void *arch_map_device(u64 physical, u64 size); /* registers, for good */
 /* What this machine is without: why a kernel operation (bench.h) has nothing to work on, or NULL; its devices. */
 const char *arch_lacks(u64 operation);
 bool arch_has_pci(void);
-struct irq_source *arch_irq_source(void); /* instead of a PC's clock, or NULL */
 
 /* Time and the end of it. */
 struct clock_rates {

@@ -15,6 +15,7 @@ struct nic {
     /* After an interrupt: takes back what has been sent, and gives each received frame to net_receive(). */
     void (*poll)(void);
     u64 sent; /* frames that the card has reported as sent */
+    bool lazy; /* buffers of received frames may be given back late, many at once */
 };
 
 /* The drivers, each with its own way to find its card. NULL: there is none. */

@@ -8,7 +8,7 @@
 #include "process.h"
 
 #define CACHE_BLOCKS 16
-#define PATIENCE 5000000ul /* looks, until a request is given up */
+#define PATIENCE 250000ul /* looks, until a request is given up */
 
 static struct disk *disks[DISK_PLACES];
 
@@ -68,6 +68,7 @@ bool disk_wait(struct disk *disk, const struct disk_request *request)
             looks = 0;
             disk->reset(disk);
         }
+        arch_pause();
     }
     return request->result == 0;
 }

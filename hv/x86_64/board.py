@@ -39,9 +39,9 @@ class Board(Pc):
         for target in targets:
             self.vm.machine.kick(self.vm.machine.cpus[target])
 
-    def reschedule(self) -> None:
+    def reschedule(self, number: int) -> None:
         """CPU 0's timer is the devices' timer, also when another CPU has set one of them going."""
-        super().reschedule()
+        super().reschedule(number)
         cpu = self.vm.machine.cpus[0]
         if cpu is not self.vm.machine.running and self.deadline != NEVER:
             cpu.host_timer = self.deadline if cpu.host_timer is None else min(cpu.host_timer, self.deadline)

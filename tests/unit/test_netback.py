@@ -8,7 +8,7 @@ import struct
 
 import pytest
 
-from hv.devices.e1000.frames import checksum
+from hv.silicon.ethernet.frames import checksum
 from modes.paravirt.abi import Refused
 from modes.paravirt.grants import GrantRefused
 from tests.split_rig import MAC, READ_ONLY, NetFront

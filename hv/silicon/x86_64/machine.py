@@ -123,6 +123,8 @@ class Machine:
             self.cpus[-1].park()
             self.cpus.append(kind(self.engine, timing, index, root, cpus))
         self.cpus[-1].park()
+        for cpu in self.cpus:
+            cpu.send = self.interrupt
         self._unpark(self.cpus[0])
         self.board: MetalBoard | None = None
         self.cards: RootComplex | None = None
@@ -245,6 +247,16 @@ class Machine:
         target.ipis.append(self.now)
         self.converse()
 
+    def interrupt(self, destination: int, vector: int) -> None:
+        """A physical interrupt for the CPU with this number, sent now. One that posts stays in its guest."""
+        if destination < len(self.cpus):
+            target = self.cpus[destination]
+            target.vectors.append((self.now, vector))
+            if target is self._loaded:
+                self.stop_soon()
+            else:
+                self.converse()
+
     def _touch(self, cost: int) -> MetalBoard:
         """The CPU that runs touches a register in memory."""
         board, cpu = self.board, self._loaded
@@ -302,7 +314,7 @@ class Machine:
         """Put a CPU's guest into the engine, which holds nobody's."""
         cpu.unpark()
         self._loaded = cpu
-        self.engine.on_exit = cpu.take_exit
+        self.engine.on_exit, self.engine.on_apic_write = cpu.take_exit, cpu.apic_written
         if self.portable:
             self.hooks.cpu = cpu
             cpu.hooks = self.hooks  # type: ignore[attr-defined]
@@ -392,7 +404,9 @@ class Machine:
             first = NEVER if cpu.host_timer is None else cpu.host_timer
             if cpu.ipis:
                 first = min(first, *cpu.ipis)
-            if cpu.index == 0:
+            if cpu.vectors:
+                first = min(first, min(cpu.vectors)[0])
+            if cpu.index == 0:  # what stands beside acts in the first CPU's time
                 for companion in self.beside:
                     first = min(first, companion.deadline)
             return NEVER if first == NEVER else max(first, now)
@@ -417,6 +431,8 @@ class Machine:
         if cpu.index == 0:
             for companion in self.beside:
                 companion.advance(now)
+        if cpu.vectors:
+            cpu.take_vectors(now)
         if cpu.on_metal:
             self._interrupt_on_metal(cpu)
         elif (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hv.devices.e1000.frames import checksum
+from hv.silicon.ethernet.frames import checksum
 
 ETHERNET, IP_HEADER, IPV4 = 14, 20, b"\x08\x00"
 FRAGMENT_OFFSET = 0x1FFF

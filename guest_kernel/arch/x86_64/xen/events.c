@@ -8,11 +8,9 @@
 #include "channels.h"
 #include "cpus.h"
 #include "grants.h"
-#include "irq_source.h"
 #include "store.h"
 
 #define TICK_NS 10000000ul
-#define PERIOD_NS 1000000ul /* the shortest that Xen grants */
 
 static u32 timer_port;
 static u64 bound[MAX_CPUS][XEN_PORT_WORDS]; /* whose ports which are */
@@ -121,7 +119,6 @@ static bool handle(u32 port)
         xen_channel_event(port);
         return false;
     }
-    xen_irq_source.interrupts++;
     if (ticking)
         set_timer(xen_clock() + TICK_NS);
     return true;
@@ -155,17 +152,6 @@ void xen_tick_start(void)
 
 /* Expires once, so many nanoseconds from now. */
 void xen_timer_shoot(u64 ns) { set_timer(xen_clock() + ns); }
-
-/* Xen's periodic timer, which needs nothing of the kernel between two of its events. */
-static void start_periods(void)
-{
-    u64 period = PERIOD_NS;
-    xen_hypercall(VCPU_SET_PERIODIC, 0, (u64)&period, 0, 0, HYPERCALL_VCPU_OP);
-}
-
-static void stop_periods(void) { xen_hypercall(VCPU_STOP_PERIODIC, 0, 0, 0, 0, HYPERCALL_VCPU_OP); }
-
-struct irq_source xen_irq_source = {"Xen's timer", start_periods, stop_periods, 0};
 
 void xen_tick_stop(void)
 {

@@ -54,7 +54,6 @@ bool xen_handle_events(void); /* was the timer's among them? */
 void xen_tick_start(void);
 void xen_tick_stop(void);
 void xen_timer_shoot(u64 ns);
-extern struct irq_source xen_irq_source;
 u32 xen_bind_call(u32 cpu);
 void xen_bind(u32 port, u32 cpu);
 bool xen_port_take(u32 port);
