@@ -17,7 +17,7 @@ from hv.x86_64.pvh import first_state
 class BareMetal(Mode):
     id = "bare-metal"
     summary = "the guest owns the hardware; nothing exits"
-    cells = {"cpu": "H", "local": "H", "remote": "H", "interrupts": "H", "boot": "H"}
+    cells = {"cpu": "H", "net": "H", "local": "H", "remote": "H", "interrupts": "H", "boot": "H"}
     most_cpus = 8
 
     def equip(self, column: str) -> None:
