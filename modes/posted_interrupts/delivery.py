@@ -75,7 +75,7 @@ class PostedDelivery(EmulatedApics):
         """Request a vector. The CPU whose exit is open sees it at its next entry, another one is told."""
         notification = self.descriptors[index].post(vector)
         if notification is not None and index != self.board.here():
-            self.machine.interrupt(notification.destination, notification.vector)
+            self.machine.interrupt(*notification)
 
     def posted(self, address: int, data: int) -> tuple[int, int] | None:
         """Descriptor and vector for a card's message, if it is a fixed one for one vCPU by its number."""
