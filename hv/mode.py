@@ -90,6 +90,9 @@ class Mode:
         """What there is to say of the mode's own work at the end of a session, a line each."""
         return []
 
+    def close(self) -> None:
+        """The VM is given up, maybe with the guest in the middle of something: let go of what it has of the mode."""
+
     def state(self) -> Any:
         """What the mode remembers, as plain records, for a snapshot."""
         return None

@@ -5,9 +5,10 @@ Unicorn needs VMRUN as microcode even here (hv/silicon/x86_64/cpu.py); what that
 
 from __future__ import annotations
 
-from hv.cards import DRIVES, build_drive
+from hv.cards import DRIVES, NIC_SLOT, build_drive, build_nic
 from hv.loader import Guest
 from hv.mode import Mode
+from hv.neighbours import ethernet_address
 from hv.silicon.nvme.subsystem import PRIMARY
 from hv.silicon.x86_64.state import RBX
 from hv.x86_64.pvh import first_state
@@ -22,6 +23,11 @@ class BareMetal(Mode):
     def equip(self, column: str) -> None:
         if column == "boot":
             self.vm.boot_firmware()
+        elif column == "net":
+            nic, wire = build_nic(self.vm, ethernet_address(self.vm.number))
+            wire.reschedule = self.vm.board.reschedule
+            self.vm.board.plug(nic, NIC_SLOT)
+            self.vm.board.add(wire)
         elif column in DRIVES:
             card = build_drive(self.vm, column)
             self.vm.board.plug(card, DRIVES[column].slot)

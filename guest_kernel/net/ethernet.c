@@ -35,11 +35,11 @@ void net_poll(void)
     }
 }
 
-/* Waits; the caller has interrupts on. False: it has not come in PATIENCE looks. It counts looks and not cycles, because
+/* Waits; the caller has interrupts on. False: it has not come in PATIENCE looks, or the user waits no longer. It counts looks and not cycles, because
    a look at the clock is an exit where the kernel is deprivileged. */
 bool net_wait(bool (*done)(void))
 {
-    for (u64 looks = 0; looks < PATIENCE; looks++) {
+    for (u64 looks = 0; looks < PATIENCE && !console_interrupted; looks++) {
         if (done())
             return true;
         net_poll();

@@ -340,6 +340,13 @@ def interrupt(error: BaseException) -> None:
     engine.stop()
 
 
+def check_interrupt() -> None:
+    """Where the program waits for something besides a guest: raise what a signal's handler has kept."""
+    engine = Engine.active
+    if engine is not None and engine.error is not None:
+        raise engine.error
+
+
 def native_hooks(engine: Engine) -> None:
     """The fast path: the hooks of microcode.c."""
     from hv.silicon.x86_64.microcode import load
