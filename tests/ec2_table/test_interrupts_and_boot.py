@@ -90,10 +90,3 @@ def test_results_are_equal_across_rows_and_differ_between_seeds_and_operations()
 
 def test_without_microcode_the_numbers_are_the_same() -> None:
     assert results(UNDER_HW, iterations=1, portable=True) == results(UNDER_HW, iterations=1)
-
-
-def test_a_row_whose_interrupts_are_not_built_has_no_such_operations() -> None:
-    settings = Settings(load_guest(default_guest()), load(), 1)
-    (row,) = run_table([find_row("nitro")], select("interrupts.*,boot.boot"), find_modes(), settings).rows
-    assert list(row.ops) == ["boot.boot"]
-    assert "interrupts" not in row.modes
