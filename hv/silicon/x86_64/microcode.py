@@ -14,7 +14,7 @@ from hv.silicon.x86_64.layout import SiliconError
 # The silicon events that microcode.c counts, in the order of its `enum event`.
 EVENTS = (
     "port_io", "cr_access", "cr8_access", "invlpg", "iret", "syscall", "exception", "tlb_fill", "apic_access",
-    "virtual_interrupt", "posted_interrupt",
+    "virtual_interrupt", "posted_interrupt", "pause",
 )  # fmt: skip
 
 CONTROL_WORDS = 24  # of the VMCB that a hypervisor writes to command the CPU: 0x000 to 0x0BF
