@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hv.costs import load
-from hv.loader import default_guest, load_guest
-from hv.measure import NotThere, OpResult, RowResult, Settings, run_table
-from hv.mode import find_modes
+from hv.measure import NotThere, OpResult, RowResult
 from hv.ops import OPS, select
-from hv.table import find_row
 from tests.ec2_table.measuring import measure_table
 
 INTERRUPTS = [id.partition(".")[2] for id, op in OPS.items() if op.column == "interrupts"]
