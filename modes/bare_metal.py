@@ -5,12 +5,24 @@ Unicorn needs VMRUN as microcode even here (hv/silicon/x86_64/cpu.py); what that
 
 from __future__ import annotations
 
-from hv.cards import DRIVES, build_drive
+from typing import TYPE_CHECKING
+
+from hv.cards import DRIVES, Drive, build_drive
 from hv.loader import Guest
 from hv.mode import Mode
 from hv.silicon.nvme.subsystem import PRIMARY
 from hv.silicon.x86_64.state import RBX
 from hv.x86_64.pvh import first_state
+
+if TYPE_CHECKING:
+    from hv.vm import Vm
+
+
+def plug_drive(vm: Vm, column: str, drive: Drive) -> None:
+    """An NVMe card on the board, its one namespace the guest's."""
+    card = build_drive(vm, column, drive)
+    vm.board.plug(card, drive.slot)
+    card.subsystem.attach(1, PRIMARY)
 
 
 class BareMetal(Mode):
@@ -23,9 +35,7 @@ class BareMetal(Mode):
         if column == "boot":
             self.vm.boot_firmware()
         elif column in DRIVES:
-            card = build_drive(self.vm, column)
-            self.vm.board.plug(card, DRIVES[column].slot)
-            card.subsystem.attach(1, PRIMARY)
+            plug_drive(self.vm, column, DRIVES[column])
 
     def start(self, guest: Guest) -> None:
         vm = self.vm

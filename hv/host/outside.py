@@ -47,7 +47,7 @@ class Outside:
         return wire
 
     def serve_blocks(self, costs: CostModel) -> None:
-        """Let the remote disk be on the wire too: an ATA-over-Ethernet target, a server with a disk like the local one."""
+        """Put the remote disk on the wire: an ATA-over-Ethernet target, a server with a drive like the local one."""
         assert self.wire is not None
         turnaround = costs.wire.turnaround
         self.wire.plug_station(lambda send: AoeTarget(self.remote, costs.local, turnaround, send))
