@@ -1,7 +1,8 @@
 """The cards that a machine with real ones has, whoever drives them: a guest on bare metal, or a hypervisor.
 
 `local` is an NVMe drive in the machine. `remote` is the provider's NVMe card: the same interface, but its namespace
-lies behind a network, and a guest cannot tell.
+lies behind a network, and a guest cannot tell. `net` is a 10-gigabit Ethernet controller; one wire is enough for all
+guests that have a function of it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from hv.host.wire import TEN_GIGABIT, Wire
+from hv.silicon.ixgbe.card import IxgbePhysical
 from hv.silicon.nvme.card import NvmePhysical
 from hv.silicon.nvme.subsystem import Subsystem
 
@@ -43,3 +46,15 @@ def build_drive(vm: Vm, column: str, drive: Drive) -> NvmePhysical:
     times = costs.local if column == "local" else costs.remote
     namespaces = dict(enumerate(media, 1))
     return NvmePhysical(drive.device, Subsystem(drive.model, drive.vendor, namespaces, times, costs.timing.card_read))
+
+
+NIC_SLOT = 3
+
+
+def build_nic(vm: Vm, address: bytes) -> tuple[IxgbePhysical, Wire]:
+    """The network card, with its own Ethernet address, and the wire, whose time has to pass where the card's does."""
+    timing = vm.costs.timing
+    nic = IxgbePhysical(timing.tsc_hz, timing.card_read, address)
+    wire = vm.outside.lay_wire(vm.costs, lambda: vm.now, TEN_GIGABIT)
+    nic.connect(wire.plug_card(nic.receive))
+    return nic, wire

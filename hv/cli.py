@@ -305,6 +305,8 @@ def run(
 ) -> int:  # fmt: skip
     """Boot a row and give the guest's console. Ctrl-] leaves; the end of piped input powers the guest off.
 
+    Ctrl-C goes to the guest, which ends its command; three that it does not answer leave. In a pipe Ctrl-C ends hv.
+
     Parameters
     ----------
     row
@@ -333,7 +335,7 @@ def run(
         Another guest ELF file.
     """
     from hv.host.disks import local_disk, remote_disk
-    from hv.session import Session, say
+    from hv.session import Keyboard, Session, say
 
     installed = find_modes()
     chosen = machine_modes(customize(find_row(row), set or [], installed), installed)
@@ -345,10 +347,11 @@ def run(
     for option, given, column in (("-drive", drive, "local"), ("-nbd", nbd, "remote")):
         if given is not None and column not in chosen:
             raise HvError(f"{option}: row {row} has no {column} disk yet", 1)
+    keyboard = Keyboard(piped=command is None)
     outside = Outside(
         pcap=pcap,
         local=local_disk(drive, say) if "local" in chosen else None,
-        remote=remote_disk(nbd, say) if "remote" in chosen else None,
+        remote=remote_disk(nbd, say, keyboard.look) if "remote" in chosen else None,
     )
     if guests != 1:
         return _several(
@@ -356,7 +359,7 @@ def run(
         )
     vm = Vm(chosen, guest, load(cost_model), mib=m, smp=smp, portable=portable, outside=outside)
     with closing(vm):
-        status = Session(vm, command).run()
+        status = Session(vm, keyboard, command).run()
         if show_translation is not None:
             _show_translation(vm, show_translation)
         return status

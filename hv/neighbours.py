@@ -23,7 +23,14 @@ if TYPE_CHECKING:
     from hv.vm import Vm
 
 MOST_GUESTS = 4
+NETWORK_CARDS = bytes.fromhex("0268760000")  # how their Ethernet addresses begin: locally administered, "hv"
+FIRST_HOST = 15
 QUANTUM = 25_000 * MILLI  # 10 us at 2.5 GHz: less than any card or wire takes
+
+
+def ethernet_address(number: int) -> bytes:
+    """That of the network card of guest `number`, from 0. The last byte is the last of the guest's IP address too."""
+    return NETWORK_CARDS + bytes((FIRST_HOST + number,))
 
 
 class Neighbours:

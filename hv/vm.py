@@ -162,6 +162,8 @@ class Vm:
 
     def close(self) -> None:
         """Finish the files outside, and give the memory back."""
+        for mode in self._objects.values():
+            mode.close()
         self.outside.close()
         self.machine.close()
 

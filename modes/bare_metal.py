@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hv.cards import DRIVES, Drive, build_drive
+from hv.cards import DRIVES, NIC_SLOT, Drive, build_drive, build_nic
 from hv.loader import Guest
 from hv.mode import Mode
+from hv.neighbours import ethernet_address
 from hv.silicon.nvme.subsystem import PRIMARY
 from hv.silicon.x86_64.state import RBX
 from hv.x86_64.pvh import first_state
@@ -34,6 +35,10 @@ class BareMetal(Mode):
     def equip(self, column: str) -> None:
         if column == "boot":
             self.vm.boot_firmware()
+        elif column == "net":
+            nic, wire = build_nic(self.vm, ethernet_address(self.vm.number))
+            self.vm.board.plug(nic, NIC_SLOT)
+            wire.reschedule = self.vm.board.add(wire)
         elif column in DRIVES:
             plug_drive(self.vm, column, DRIVES[column])
 

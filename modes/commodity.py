@@ -1,7 +1,7 @@
 """The storage of a machine that no provider built: an NVMe drive that anybody can buy, and disks on the network.
 
-The remote disk is software in the guest: an initiator of ATA over Ethernet over whatever network card it has. Outside is
-the target, in front of the same sectors that a provider's card would show. Without a network there is none.
+The remote disk is software in the guest: an initiator of ATA over Ethernet, over whatever network card it has. Outside
+is the target, in front of the same sectors that a provider's card would show. Without a network there is none.
 """
 
 from __future__ import annotations

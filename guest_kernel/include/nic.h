@@ -20,6 +20,7 @@ struct nic {
 
 /* The drivers, each with its own way to find its card. NULL: there is none. */
 struct nic *e1000_find(void);
+struct nic *xen_net_find(void);
 
 /* Called by the driver: by its interrupt handler, and by poll(). */
 void net_interrupt(void);

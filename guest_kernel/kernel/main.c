@@ -28,7 +28,7 @@ void kmain(u64 boot_info)
     block_init();
     process_init();
     process_start_first();
-    console_listen(true);
+    console_listen();
     hv_mark_end(); /* of the operation boot.boot, which began at reset */
     schedule(); /* and never back: nothing switches to this stack again */
     panic("the scheduler returned");

@@ -16,7 +16,9 @@ static u64 dropped;               /* frames since then */
 
 void net_init(void)
 {
-    nic = e1000_find();
+    static struct nic *(*const drivers[])(void) = {xen_net_find, e1000_find};
+    for (u32 i = 0; i < sizeof drivers / sizeof *drivers && !nic; i++)
+        nic = drivers[i]();
     if (!nic)
         return;
     const u8 *a = nic->address;
@@ -44,11 +46,11 @@ void net_poll(void)
     }
 }
 
-/* Waits; the caller has interrupts on. False: it has not come in PATIENCE looks. It counts looks and not cycles, because
+/* Waits; the caller has interrupts on. False: it has not come in PATIENCE looks, or the user waits no longer. It counts looks and not cycles, because
    a look at the clock is an exit where the kernel is deprivileged. */
 bool net_wait(bool (*done)(void))
 {
-    for (u64 looks = 0; looks < PATIENCE; looks++) {
+    for (u64 looks = 0; looks < PATIENCE && !console_interrupted; looks++) {
         if (done())
             return true;
         net_poll();

@@ -31,7 +31,7 @@ HEADER = struct.Struct(">BBHBB4s")
 VERSION, RESPONSE, ERROR = 1, 8, 4  # the first in the upper half of the byte, the others flags in the lower
 ATA, CONFIGURE = 0, 1
 # What the error byte says (3.3).
-UNKNOWN_COMMAND, BAD_ARGUMENT, UNAVAILABLE, CONFIGURED, BAD_VERSION = 1, 2, 3, 4, 5
+UNKNOWN_COMMAND, BAD_ARGUMENT, CONFIGURED, BAD_VERSION = 1, 2, 4, 5
 
 # Command 0: flags, error or feature, sector count, command or status, address, data (3.1).
 ARGUMENT = struct.Struct("<BBBB6s2x")

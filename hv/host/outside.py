@@ -15,7 +15,7 @@ from hv.host.nbd import embedded
 from hv.host.pcap import Capture
 from hv.host.peer import Peer
 from hv.host.store import MemoryStore, Store
-from hv.host.wire import Wire
+from hv.host.wire import GIGABIT, Wire
 
 if TYPE_CHECKING:
     from hv.costs import CostModel
@@ -37,10 +37,10 @@ class Outside:
         self.pcap = pcap
         self.wire: Wire | None = None
 
-    def lay_wire(self, costs: CostModel, clock: Callable[[], int]) -> Wire:
-        """The wire, with the embedded peer at its other end. Its state is the board's to keep: it is a device there."""
+    def lay_wire(self, costs: CostModel, clock: Callable[[], int], speed: int = GIGABIT) -> Wire:
+        """The wire, `speed` in Mb/s, with the embedded peer at its other end. Whoever has its time keeps its state."""
         tsc_hz = costs.timing.tsc_hz
-        self.wire = wire = Wire(tsc_hz, costs.wire, clock)
+        self.wire = wire = Wire(tsc_hz, costs.wire, clock, speed)
         wire.plug_station(lambda send: Peer(tsc_hz, costs.wire.turnaround, send))
         if self.pcap is not None:
             wire.capture = Capture(self.pcap, tsc_hz)

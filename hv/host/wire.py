@@ -1,8 +1,8 @@
-"""The wire: a gigabit Ethernet switch with the guest's cards and the embedded peer at its ports, in virtual time.
+"""The wire: an Ethernet switch with the guest's cards and the embedded peer at its ports, in virtual time.
 
 A frame is wholly in the switch `latency` after it left; then the line to each port that it is for carries one frame
-after the other. The switch learns who is where from source addresses. Simplified: no spanning tree, no VLANs; a card's
-speed below a gigabit does not slow its port.
+after the other. The switch learns who is where from source addresses. Simplified: no spanning tree, no VLANs; all lines
+have one speed, which a card that negotiates less does not change.
 
 The peer acts on nothing but the frames that it gets, so it is given them at once, with the time at which they will have
 arrived. Only a frame that reaches a card is an event of the machine.
@@ -19,7 +19,7 @@ import msgspec
 from hv.host.pcap import Capture
 from hv.silicon.timing import WireTimes
 
-NS_PER_BYTE = 8  # 1 Gb/s
+GIGABIT, TEN_GIGABIT = 1000, 10_000  # speeds, in Mb/s
 LINE_OVERHEAD = 24  # bytes: preamble, FCS, gap
 QUEUE = 512  # frames that may wait for one port at a time; more are lost
 ADDRESSES = 1024  # that the switch remembers
@@ -58,8 +58,8 @@ class WireState(msgspec.Struct):
 class Wire:
     """A device of the machine: `deadline` is the next arrival of a frame at one of the machine's cards."""
 
-    def __init__(self, tsc_hz: int, times: WireTimes, clock: Callable[[], int]) -> None:
-        self.tsc_hz, self.times, self.clock = tsc_hz, times, clock
+    def __init__(self, tsc_hz: int, times: WireTimes, clock: Callable[[], int], speed: int = GIGABIT) -> None:
+        self.tsc_hz, self.times, self.clock, self.speed = tsc_hz, times, clock, speed
         self.reschedule: Callable[[], None] = lambda: None
         self.capture: Capture | None = None
         self.cards: dict[int, Callable[[bytes, int], None]] = {}
@@ -87,7 +87,7 @@ class Wire:
 
     def frame_time(self, frame: bytes) -> int:
         """How long a line carries it, in millicycles."""
-        return (len(frame) + LINE_OVERHEAD) * NS_PER_BYTE * self.tsc_hz // 10**6
+        return (len(frame) + LINE_OVERHEAD) * 8 * self.tsc_hz // (self.speed * 1000)
 
     def send(self, port: int, frame: bytes, at: int) -> None:
         """A frame, without its FCS, has left a port's station at a time."""

@@ -529,7 +529,7 @@ class Emulator:
         port = regs[RDX] & 0xFFFF
         self.check_port(port, size)
         step = -size if core.flags & FLAG_DF else size
-        string_transfer(regs, core.mask, self.board.ports, port, step, is_in, repeated, core.read, core.write)
+        string_transfer(self.cpu, core.mask, self.board.ports, port, step, is_in, repeated, core.read, core.write)
         if not repeated or not regs[RCX]:
             self.cpu.skip(i.size)
         return "ioio"

@@ -73,6 +73,7 @@ class HwAssist(Mode):
     reasons = frozenset("cpuid hlt invalid_opcode ioio mmio msr npf vmmcall".split()) | EmulatedApics.reasons
     most_cpus = 8
     ram_base = 0x4_0000_0000  # so that no guest-physical address is a host-physical one
+    nested = True  # paging
     cr_writes = 0  # control registers whose writes exit, CR8 apart
     handlers: Mapping[int, Handler]
 
@@ -193,14 +194,17 @@ class HwAssist(Mode):
             self.npt.map(gpa, card)
             cpu.charge(cpu.walk_cost)
             return "npf"
-        self._device(cpu, gpa, fetch=bool(exit.info1 & svm.NPF_FETCH))
+        self.device_access(cpu, gpa, fetch=bool(exit.info1 & svm.NPF_FETCH))
         return "mmio"
 
     def forget_mapping(self, address: int, size: int) -> None:
         self.npt.unmap(address, size)
         self.vm.machine.engine.flush_tlb()
 
-    def _device(self, cpu: Cpu, gpa: int, *, fetch: bool) -> None:
+    def posted(self, address: int, data: int) -> tuple[int, int] | None:
+        return self.interrupts.posted(address, data)
+
+    def device_access(self, cpu: Cpu, gpa: int, *, fetch: bool = False) -> None:
         """An access outside RAM: an APIC's registers, or nobody."""
         instruction = None if fetch else decode(cpu.instruction_bytes(), bool(cpu.state.hflags & HF_CS64))
         self.board.access(cpu, gpa, instruction, lambda address, write: cpu.linear(address))

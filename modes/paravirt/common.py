@@ -10,6 +10,7 @@ from hv.silicon.memory import Memory
 from hv.silicon.timing import MILLI, Timing
 from hv.silicon.x86_64.cpu import Cpu
 from modes.paravirt.events import TIME, Events
+from modes.paravirt.grants import Grants
 from modes.paravirt.guest_memory import GuestMemory
 from modes.paravirt.state import VcpuState
 
@@ -37,6 +38,7 @@ class XenDomain:
 
     features: ClassVar[int]  # XENFEAT_ bits of its first word
     vcpus: Sequence[XenVcpu]
+    grants: Grants
 
     def __init__(
         self, domid: int, memory: Memory, timing: Timing, now: Callable[[], int], kick: Callable[[int], None]
@@ -46,8 +48,6 @@ class XenDomain:
         self.events = Events(memory, self.states, kick)
         self.console = self.store = 0  # frames of the rings, as the guest counts them
         self.console_port = self.store_port = 0
-        self.grant_frames: list[int] = []
-        self.new_xen_page: Callable[[], int] = lambda: 0  # an mfn that is shared with the domain
         self.assists = 0  # VMASST bits
         self.end: Callable[[str, str], None] = lambda cause, report: None
         self.console_output: Callable[[bytes], None] = lambda data: None

@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hv.cards import DRIVES, build_drive
+from hv.cards import DRIVES, NIC_SLOT, build_drive, build_nic
 from hv.mode import Mode
+from hv.neighbours import ethernet_address
+from hv.silicon.ixgbe.card import VENDOR, VIRTUAL_DEVICE
 from hv.silicon.nvme.card import NvmeVirtual
 from hv.silicon.pcie import ExpressFunction
 from hv.x86_64.assigned import AssignedFunction, guest_header
 from hv.x86_64.iommu_tables import Domain, IommuTables
 from hv.x86_64.pool import CARDS_POOL_BASE, CARDS_POOL_SIZE, HypervisorMemory
+from modes.sriov.nic_owner import Guest as GuestOfNic
+from modes.sriov.nic_owner import NicOwner
 from modes.sriov.nvme_owner import NvmeOwner
 
 if TYPE_CHECKING:
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
 FIRST_VECTOR = 0x30  # of the hypervisor's, for interrupts of cards
 
 
+OWN_ADDRESS = bytes.fromhex("026876000100")  # the network card's, which the hypervisor keeps for itself
 WINDOWS, WINDOW_STEP = 0xF000_0000, 1 << 20  # bus addresses for the windows of cards, by slot
 
 
@@ -33,7 +38,8 @@ class SriovState(msgspec.Struct):
     """What the mode remembers besides its tables, which are in memory, and the functions' own state."""
 
     used: int
-    owners: dict[str, tuple[int, int, int]]  # tail, head and phase of each owner's admin queue
+    owners: dict[str, tuple[int, int, int]]  # tail, head and phase of each drive's owner's admin queue
+    guests: list[GuestOfNic]  # what the network card's owner knows of each virtual function
 
 
 class Sriov(Mode):
@@ -58,7 +64,35 @@ class Sriov(Mode):
         return domain
 
     def equip(self, column: str) -> None:
-        """The card of a column is the first guest's to plug in; each guest gets a function and a namespace of it."""
+        """The card of a column is the first guest's to plug in; each guest gets a function of it."""
+        if column == "net":
+            self._give_network_card()
+        else:
+            self._give_drive(column)
+
+    def _give_network_card(self) -> None:
+        """A virtual function with an Ethernet address of its own."""
+        vm, root = self.vm, self.root
+        shared, number, first = vm.neighbours, vm.number, NIC_SLOT << 3
+        if number == 0:
+            nic, wire = build_nic(vm, OWN_ADDRESS)
+            root.plug(nic, NIC_SLOT)
+            wire.reschedule = root.add(wire)
+            self.tables.give(first, Domain(self.pool))  # its own DMA reaches nothing: it has no queues
+            self.tables.interrupt(first, 0, 0, self.vectors)
+            shared.owners["net"] = NicOwner(nic, WINDOWS + WINDOW_STEP * NIC_SLOT, root)
+            vm.physical_interrupts[self.vectors] = shared.owners["net"].service
+            self.vectors += 1
+        owner: NicOwner = shared.owners["net"]
+        vf = owner.card.virtual_functions[number]
+        place = first + owner.card.virtual.first + owner.card.virtual.stride * number
+        if number > 0:
+            root.adopt(vf, place)
+        owner.give(number, ethernet_address(number))
+        self.given["net"] = self.assign(vf, place, NIC_SLOT, VENDOR, VIRTUAL_DEVICE)
+
+    def _give_drive(self, column: str) -> None:
+        """A virtual function with a namespace."""
         vm, drive = self.vm, DRIVES[column]
         shared, number, first = vm.neighbours, vm.number, drive.slot << 3
         if number == 0:
@@ -81,11 +115,15 @@ class Sriov(Mode):
         return owner
 
     def take_away(self, column: str) -> None:
-        """Take a drive away from the guest, whatever it is doing with it."""
+        """Take a card away from the guest, whatever it is doing with it."""
         function = self.given[column]
-        vf = function.physical
-        assert isinstance(vf, NvmeVirtual)
-        self.owner(column).take_away(vf)
+        if column == "net":
+            owner: NicOwner = self.vm.neighbours.owners["net"]
+            owner.take_away(self.vm.number)
+        else:
+            vf = function.physical
+            assert isinstance(vf, NvmeVirtual)
+            self.owner(column).take_away(vf)
         self.tables.block(function.place)
         function.revoke()
 
@@ -96,6 +134,7 @@ class Sriov(Mode):
         function = AssignedFunction(physical, place, self.root, header, self._forget)
         self.tables.give(place, self.domain)
         assert function.msix is not None
+        function.route = partial(self._route, function, self.vectors)
         for index in range(function.vectors):
             self.tables.interrupt(place, index, 0, self.vectors)
             vm.physical_interrupts[self.vectors] = self._sender(function, index)
@@ -103,6 +142,15 @@ class Sriov(Mode):
         function.prepare()
         vm.board.plug(function, slot)
         return function
+
+    def _route(self, function: AssignedFunction, first: int, index: int, address: int, data: int) -> bool:
+        """A vector of the guest's function sends this message: post it, or let it interrupt the hypervisor."""
+        target = self.vm.mode.posted(address, data)
+        if target is None:
+            self.tables.interrupt(function.place, index, 0, first + index)
+        else:
+            self.tables.post(function.place, index, *target)
+        return target is not None
 
     def _sender(self, function: AssignedFunction, index: int) -> Callable[[], None]:
         assert function.msix is not None
@@ -112,12 +160,15 @@ class Sriov(Mode):
         self.vm.mode.forget_mapping(address, size)
 
     def state(self) -> SriovState:
-        mine = {column: self.owner(column) for column in self.given if self.vm.number == 0}
-        owners = {column: (owner.tail, owner.head, owner.phase) for column, owner in mine.items()}
-        return SriovState(self.pool.used, owners)
+        mine = [column for column in self.given if self.vm.number == 0]
+        drives = {column: self.owner(column) for column in mine if column != "net"}
+        owners = {column: (owner.tail, owner.head, owner.phase) for column, owner in drives.items()}
+        return SriovState(self.pool.used, owners, self.vm.neighbours.owners["net"].state if "net" in mine else [])
 
     def set_state(self, state: SriovState) -> None:
         self.pool.used = state.used
         for column, (tail, head, phase) in state.owners.items():
             owner = self.owner(column)
             owner.tail, owner.head, owner.phase = tail, head, phase
+        if state.guests:
+            self.vm.neighbours.owners["net"].state = state.guests

@@ -32,7 +32,9 @@ def _frame(chance: random.Random) -> bytes:
         text = chance.randbytes(chance.choice((0, 3, MOST_STRING, MOST_STRING + 1)))
         body = struct.pack(">HHBBH", 0, 0, 0, chance.randrange(7), chance.choice((len(text), 0xFFFF, 1))) + text
     else:
-        sector = chance.choice((*(chance.randrange(SECTORS) for _ in range(5)), SECTORS - 1, SECTORS, 1 << 28, (1 << 48) - 1))
+        sector = chance.choice(
+            (*(chance.randrange(SECTORS) for _ in range(5)), SECTORS - 1, SECTORS, 1 << 28, (1 << 48) - 1)
+        )
         flags, count = chance.choice((0x41, 0x41, 0x41, 0x40, 0x01, 0, 0xFF)), chance.choice((1, 2, 2, 0, 3, 255))
         body = struct.pack("<BBBB6s2x", flags, 0, count, chance.choice(ATA_COMMANDS), sector.to_bytes(6, "little"))
         body += chance.randbytes(chance.choice((0, SECTOR, 2 * SECTOR, 100)))

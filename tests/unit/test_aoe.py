@@ -202,7 +202,16 @@ def test_more_than_it_can_keep_is_lost() -> None:
 
 def test_the_target_withstands_nonsense() -> None:
     reached = {what for seed in range(40) for what in case(seed)}
-    assert {"read", "written", "settings", "silence", "refused 1", "refused 2", "refused 5", "ata error 0x10"} <= reached
+    assert {
+        "read",
+        "written",
+        "settings",
+        "silence",
+        "refused 1",
+        "refused 2",
+        "refused 5",
+        "ata error 0x10",
+    } <= reached
 
 
 @pytest.mark.parametrize("bug", ["no end of the disk", "no limit", "writes too much", "answers anybody"])

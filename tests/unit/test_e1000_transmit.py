@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hv.devices.e1000 import registers as reg
-from hv.devices.e1000.frames import checksum
 from hv.devices.e1000.transmit import BATCH, FETCH_NS, SEND_BUFFER
+from hv.silicon.ethernet.frames import checksum
 from tests.nic_bench import (
     DEXT,
     EOP,

@@ -3,6 +3,7 @@
 #include "bench.h"
 #include "console.h"
 #include "console_port.h"
+#include "string.h"
 #include "uart.h"
 
 #define ACPI_CONTROL_PORT 0x604 /* PIIX4 power management: PM1a control */
@@ -21,14 +22,9 @@ void arch_print_platform(void)
         return;
     }
     struct cpuid r = cpu_cpuid(LEAF_HYPERVISOR);
-    union {
-        u32 words[3];
-        char text[12];
-    } signature = {{r.ebx, r.ecx, r.edx}};
-    kprintf("running under: ");
-    for (int i = 0; i < 12 && signature.text[i]; i++)
-        kprintf("%c", signature.text[i]);
-    kprintf("\n");
+    const u32 signature[] = {r.ebx, r.ecx, r.edx, 0};
+    const char *name = (const char *)signature;
+    kprintf("running under: %s\n", memcmp(name, "XenVMMXenVMM", 12) ? name : "Xen");
 }
 
 const struct console_port *arch_console_port(void) { return on_xen() ? &xen_console : &uart_console; }

@@ -1,5 +1,6 @@
 /* The operations of the column interrupts. All but hlt_wake wait busily, with interrupts on. */
 #include "arch.h"
+#include "console.h"
 #include "cpus.h"
 #include "digest.h"
 #include "kernel_bench.h"
@@ -11,7 +12,7 @@ u64 bench_timer_tick(u64 iterations, u64 seed)
     arch_timer_single(true);
     arch_irq_enable();
     measure_begin();
-    for (u64 n = 0; n < iterations; n++) {
+    for (u64 n = 0; n < iterations && !console_interrupted; n++) {
         arch_timer_shoot();
         while (arch_timer_expiries == first + n)
             arch_pause();
@@ -84,7 +85,7 @@ u64 bench_ipi(u64 iterations, u64 seed)
 
     arch_irq_enable();
     measure_begin();
-    for (u64 n = 0; n < iterations; n++)
+    for (u64 n = 0; n < iterations && !console_interrupted; n++)
         cpu_call(1, answer, &partner);
     measure_end();
     arch_irq_disable();

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from hv.devices.e1000 import registers as reg
 from hv.devices.e1000.chip import Chip
-from hv.devices.e1000.frames import NS_PER_BYTE
 from hv.devices.e1000.phy import Phy
 from hv.devices.e1000.statistics import Statistics
+from hv.silicon.ethernet.frames import NS_PER_BYTE
 
 PAUSE = b"\x00\x01"  # the opcode
 QUANTUM_BYTES = 64  # the unit of a pause's length: 512 bit times

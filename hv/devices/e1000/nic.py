@@ -22,6 +22,7 @@ from hv.devices.e1000.receive import Receiver
 from hv.devices.e1000.statistics import Statistics
 from hv.devices.e1000.transmit import Transmitter
 from hv.silicon.device import Slot
+from hv.silicon.ethernet.register import ALL, read_part, write_whole
 from hv.silicon.pci import Bar, Function, Header
 
 VENDOR, DEVICE = 0x8086, 0x100E
@@ -110,24 +111,17 @@ class E1000(Function):
         self.chip.state = state
 
     def read(self, bar: int, offset: int, size: int) -> int:
-        """An access of any size and alignment is one of whole registers, of which some bytes are looked at."""
-        first = offset & ~3
-        value = 0
-        for at in range(first, offset + size, 4):
-            value |= self._read_word(bar, at) << 8 * (at - first)
-        return value >> 8 * (offset - first) & (1 << 8 * size) - 1
+        return read_part(partial(self._read_word, bar), offset, size)
 
     def write(self, bar: int, offset: int, size: int, value: int) -> None:
-        """Only registers that are written as a whole are written."""
-        for at in range(-(-offset // 4) * 4, offset + size - 3, 4):
-            self._write_word(bar, at, value >> 8 * (at - offset) & reg.ALL)
+        write_whole(partial(self._write_word, bar), offset, size, value)
 
     def _read_word(self, bar: int, at: int) -> int:
         if bar == MEMORY_BAR:
             return self.read_register(at)
         if at == IO_DATA:
             return self.read_register(self.state.io_address)
-        return self.state.io_address if at == IO_ADDRESS else reg.ALL
+        return self.state.io_address if at == IO_ADDRESS else ALL
 
     def _write_word(self, bar: int, at: int, value: int) -> None:
         if bar == MEMORY_BAR:

@@ -12,15 +12,15 @@ import struct
 from hv.devices.e1000 import registers as reg
 from hv.devices.e1000.chip import Chip
 from hv.devices.e1000.flow import Flow
-from hv.devices.e1000.frames import BROADCAST, FCS, LONGEST, LONGEST_JUMBO, SHORTEST, VLAN_TAG, checksum, fcs
 from hv.devices.e1000.interrupts import Interrupts
 from hv.devices.e1000.statistics import Statistics
+from hv.silicon.ethernet.frames import BROADCAST, FCS, LONGEST, LONGEST_JUMBO, SHORTEST, VLAN_TAG, checksum, fcs
+from hv.silicon.ethernet.internet import inspect
 
 DESCRIPTOR = 16  # bytes
 # Status and errors (3.2.3).
 DD, END, IXSM, VP, TCPCS, IPCS, PIF = 1, 2, 4, 8, 32, 64, 128
 TCPE, IPE = 32, 64
-IPV4, TCP, UDP = 0x0800, 6, 17
 
 
 class Receiver:
@@ -154,27 +154,16 @@ class Receiver:
         control = self.chip[reg.RXCSUM]
         status = 0 if self._exact(frame) or frame[:6] == BROADCAST else PIF
         errors = 0
-        packet = stored[14:]
-        if stored[12:14] == self._vlan_type():
-            packet = stored[18:] if stored[16:18] == IPV4.to_bytes(2, "big") else b""
-        elif stored[12:14] != IPV4.to_bytes(2, "big"):
-            packet = b""
-        header = 4 * (packet[0] & 15) if packet else 0
-        total = int.from_bytes(packet[2:4], "big")
-        if not packet or packet[0] >> 4 != 4 or not 20 <= header <= total <= len(packet):
+        plain = stored[:12] + stored[16:] if stored[12:14] == self._vlan_type() else stored
+        found = inspect(plain)
+        if found is None or found.version != 4:
             return status | IXSM, errors
         if control & reg.RXCSUM_IPOFL:
             status |= IPCS
-            errors |= IPE if checksum(packet[:header]) else 0
-        whole = not int.from_bytes(packet[6:8], "big") & 0x3FFF  # no fragment
-        protocol, payload = packet[9], packet[header:total]
-        has_sum = (protocol == TCP and len(payload) >= 20) or (
-            protocol == UDP and len(payload) >= 8 and payload[6:8] != b"\0\0"
-        )
-        if control & reg.RXCSUM_TUOFL and whole and has_sum:
-            pseudo = packet[12:20] + bytes((0, protocol)) + len(payload).to_bytes(2, "big")
+            errors |= 0 if found.header_good else IPE
+        if control & reg.RXCSUM_TUOFL and found.payload_good is not None:
             status |= TCPCS
-            errors |= TCPE if checksum(pseudo + payload) else 0
+            errors |= 0 if found.payload_good else TCPE
         return status if status & (IPCS | TCPCS) else status | IXSM, errors
 
     def reset(self) -> None:

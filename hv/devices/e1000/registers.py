@@ -2,21 +2,7 @@
 
 from __future__ import annotations
 
-import msgspec
-
-ALL = 0xFFFF_FFFF
-
-
-class Register(msgspec.Struct, frozen=True):
-    """`count` registers of 32 bits, one after the other from `offset`. `writable`: the bits that a write changes."""
-
-    name: str
-    offset: int
-    writable: int = ALL
-    reset: int = 0
-    count: int = 1
-    kept: bool = False  # a software reset does not touch it
-
+from hv.silicon.ethernet.register import Register, by_offset
 
 # --- what they are --------------------------------------------------------------------------------------------------
 
@@ -122,9 +108,7 @@ ALIASES: dict[int, int] = {
     **{0x0600 + at: VFTA + at for at in range(0, 512, 4)},
 }
 
-AT: dict[int, Register] = {
-    register.offset + 4 * i: register for register in REGISTERS for i in range(register.count)
-}  # by offset
+AT = by_offset(REGISTERS)
 
 # --- their bits -----------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from hv.devices.e1000 import registers as reg
 from hv.devices.e1000.chip import Chip
-from hv.devices.e1000.frames import BROADCAST, FCS
+from hv.silicon.ethernet.frames import BROADCAST, FCS
+from hv.silicon.ethernet.register import ALL
 
 WIDE = (reg.GORCL, reg.GOTCL, reg.TORL, reg.TOTL)  # 64 bits: reading the upper half clears both
 SIZES = (64, 127, 255, 511, 1023)  # upper ends of the classes by length, with the FCS; the last class has the others
@@ -20,10 +21,10 @@ class Statistics:
     def count(self, number: int, amount: int = 1) -> None:
         at = reg.STATISTICS + 4 * number
         if number not in WIDE:
-            self.chip[at] = min(self.chip[at] + amount, reg.ALL)
+            self.chip[at] = min(self.chip[at] + amount, ALL)
             return
-        total = min((self.chip[at] | self.chip[at + 4] << 32) + amount, reg.ALL << 32 | reg.ALL)
-        self.chip[at], self.chip[at + 4] = total & reg.ALL, total >> 32
+        total = min((self.chip[at] | self.chip[at + 4] << 32) + amount, ALL << 32 | ALL)
+        self.chip[at], self.chip[at + 4] = total & ALL, total >> 32
 
     def read(self, offset: int) -> int:
         number = (offset - reg.STATISTICS) // 4

@@ -18,11 +18,11 @@ from collections.abc import Callable
 
 from hv.devices.e1000 import registers as reg
 from hv.devices.e1000.chip import Chip, OffloadState
-from hv.devices.e1000.frames import FCS, HEADER, LINE_OVERHEAD, NS_PER_BYTE, SHORTEST, fcs
 from hv.devices.e1000.interrupts import Interrupts
-from hv.devices.e1000.offload import Context, insert_checksum, insert_checksums, number_segment
 from hv.devices.e1000.phy import Phy
 from hv.devices.e1000.statistics import Statistics
+from hv.silicon.ethernet.frames import FCS, HEADER, LINE_OVERHEAD, NS_PER_BYTE, SHORTEST, fcs, tagged
+from hv.silicon.ethernet.offload import Context, insert_checksum, insert_checksums, number_segment
 
 DESCRIPTOR = 16  # bytes
 BATCH = 256  # descriptors at one go, so that no ring holds the host for long; a driver's ring is seldom longer
@@ -34,6 +34,7 @@ LONGEST_PACKET = 16288  # 3.3.3
 EOP, IFCS, IC, TSE, RS, DEXT, VLE, IDE = 1, 2, 4, 4, 8, 32, 64, 128
 CONTEXT, DATA = 0, 1  # DTYP
 DONE = 1  # DD
+ALL_FLAGS, FIN_PSH = 0xFFF, 0x009  # of a TCP header; only the last segment may have these two
 
 
 class Transmitter:
@@ -132,7 +133,7 @@ class Transmitter:
         offload = s.offload
         length, command = low & 0xF_FFFF, low >> 24
         segmenting = bool(command & TSE)
-        context = Context.parse(offload.segmentation if segmenting else offload.checksum)
+        context = parse_context(offload.segmentation if segmenting else offload.checksum)
         if not offload.started:  # of a packet's descriptors the first has its options
             offload.started, offload.options = True, high >> 8 & 0xFF
             offload.tag = self._tag(command, high)
@@ -159,7 +160,8 @@ class Transmitter:
             sent = offload.sent
             offload.sent += payload
             ends = last or offload.sent >= context.payload
-            number_segment(s.packet, context, offload.options, index=offload.segments, sent=sent, last=ends)
+            flags = ALL_FLAGS if ends else ALL_FLAGS & ~FIN_PSH
+            number_segment(s.packet, context, offload.options, index=offload.segments, sent=sent, flags=flags)
             insert_checksums(s.packet, context, offload.options)
             offload.segments += 1
             self._emit(tagged(bytes(s.packet), offload.tag, self.chip[reg.VET]))
@@ -218,6 +220,7 @@ class Transmitter:
         self.chip.state.descriptor_done = 0
 
 
-def tagged(packet: bytes, tag: int | None, vlan_type: int) -> bytes:
-    """With a VLAN tag behind the addresses."""
-    return packet if tag is None else packet[:12] + vlan_type.to_bytes(2, "big") + tag.to_bytes(2, "big") + packet[12:]
+def parse_context(raw: bytes) -> Context:
+    """A context descriptor (3.3.6)."""
+    ip_start, ip_at, ip_end, start, at, end, low, header, mss = struct.unpack("<BBHBBHIxBH", raw)
+    return Context(ip_start, ip_at, ip_end, start, at, end, low & 0xF_FFFF, low >> 24, header, mss)

@@ -9,11 +9,14 @@ Simplified: no pins, so a card that is given to a guest needs MSI-X; a hyperviso
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from hv.silicon.bus import MmioBus, PortBus
+from hv.silicon.device import Device
 from hv.silicon.iommu import Iommu, IommuPort
 from hv.silicon.pci import Function, PciBus
 from hv.silicon.pcie import Ecam
@@ -61,9 +64,9 @@ class RootComplex:
         self.ports, self.mmio = PortBus(), MmioBus()
         self.pci = PciBus(self.ports, self.mmio, lambda wire, level: None)
         self.mmio.add(ECAM_BASE, ECAM_SIZE, Ecam(self.pci))
-        self.iommu = Iommu(machine.memory, self._interrupt)
-        self.functions: list[Function] = []
-        self._due: list[int] = []  # the functions' deadlines
+        self.iommu = Iommu(machine.memory, self._interrupt, machine.interrupt)
+        self.devices: list[Device] = []  # the cards' functions, and what hangs on them
+        self._due: list[int] = []  # their deadlines
         self.state = RootState()
 
     def plug(self, function: Function, device: int) -> None:
@@ -73,10 +76,15 @@ class RootComplex:
 
     def adopt(self, function: Function, place: int) -> None:
         """Let a function belong here. One that was in another machine's root complex reaches this machine's memory."""
-        self.pci.plug(function, place, CardSlot(self, place, len(self.functions)))
-        self.functions.append(function)
-        self._due.append(NEVER)
+        self.pci.plug(function, place, CardSlot(self, place, len(self.devices)))
+        self.add(function)
         self.pci.remap()
+
+    def add(self, device: Device) -> Callable[[], None]:
+        """Let a device act when its deadline comes. Returns what it calls when that has changed."""
+        self.devices.append(device)
+        self._due.append(NEVER)
+        return partial(self.reschedule, len(self.devices) - 1)
 
     def address(self, bus_address: int) -> int:
         """The physical address at which a CPU finds what is at a bus address of a card."""
@@ -85,18 +93,18 @@ class RootComplex:
     # --- time -------------------------------------------------------------------------------------------------
 
     def reschedule(self, number: int) -> None:
-        """The deadline of function `number` has changed."""
-        deadline = self.functions[number].deadline
+        """The deadline of device `number` has changed."""
+        deadline = self.devices[number].deadline
         self._due[number] = NEVER if deadline is None else deadline
         self.deadline = min(self._due)
         self.machine.look_by(self.deadline)
 
     def advance(self, now: int) -> None:
-        """Let the cards that are due act, in the order in which they are."""
+        """Let the devices that are due act, in the order in which they are."""
         if now < self.deadline:
             return
         for _, number in sorted((deadline, number) for number, deadline in enumerate(self._due) if deadline <= now):
-            self.functions[number].advance(now)
+            self.devices[number].advance(now)
             self.reschedule(number)
 
     # --- interrupts -------------------------------------------------------------------------------------------
@@ -119,7 +127,7 @@ class RootComplex:
     # --- snapshots --------------------------------------------------------------------------------------------
 
     def _parts(self) -> list[Any]:
-        return [self, self.pci, self.iommu, *self.functions]
+        return [self, self.pci, self.iommu, *self.devices]
 
     def save(self) -> list[Any]:
         """The state of everything, as plain records."""
@@ -130,5 +138,5 @@ class RootComplex:
         for part, state in zip(self._parts(), saved, strict=True):
             part.state = copy.deepcopy(state)
         self.iommu.invalidate()
-        for number in range(len(self.functions)):
+        for number in range(len(self.devices)):
             self.reschedule(number)

@@ -5,7 +5,10 @@
 
 #include "arch.h"
 #include "console.h"
+#include "channels.h"
 #include "cpus.h"
+#include "grants.h"
+#include "store.h"
 
 #define TICK_NS 10000000ul
 
@@ -21,10 +24,11 @@ static i64 event_call(u32 command, void *argument)
 
 struct xen_vcpu_info *xen_vcpu(void) { return &xen_shared->vcpu[arch_this_cpu()->number]; }
 
-static void bind(u32 port, u32 cpu) { bound[cpu][port / 64] |= 1ul << port % 64; }
+/* Its events are for this CPU. */
+void xen_bind(u32 port, u32 cpu) { bound[cpu][port / 64] |= 1ul << port % 64; }
 
 /* Nanoseconds of Xen's clock. It is updated seldom, between two changes of its version. */
-static u64 now(void)
+u64 xen_clock(void)
 {
     const volatile struct xen_vcpu_time *time = &xen_vcpu()->time;
     u64 result;
@@ -50,9 +54,11 @@ void xen_events_init(void)
     if (event_call(EVTCHN_BIND_VIRQ, &virq))
         panic("Xen gives no timer events");
     timer_port = virq.port;
-    bind(timer_port, 0);
-    bind(xen_start_info.console_port, 0);
+    xen_bind(timer_port, 0);
+    xen_bind(xen_start_info.console_port, 0);
     xen_listen(timer_port, true);
+    xen_grants_init();
+    xen_store_init(phys_to_virt(xen_pseudo(xen_start_info.store_frame << 12)), xen_start_info.store_port);
 }
 
 /* A port whose events are calls for a CPU. */
@@ -63,7 +69,7 @@ u32 xen_bind_call(u32 cpu)
     } ipi = {cpu, 0};
     if (event_call(EVTCHN_BIND_IPI, &ipi))
         panic("Xen gives no events between CPUs");
-    bind(ipi.port, cpu);
+    xen_bind(ipi.port, cpu);
     call_port_of[cpu] = ipi.port;
     xen_listen(ipi.port, true);
     return ipi.port;
@@ -76,6 +82,13 @@ void xen_listen(u32 port, bool on)
         event_call(EVTCHN_UNMASK, &port);
     else
         __atomic_or_fetch(&xen_shared->mask[port / 64], 1ul << port % 64, __ATOMIC_SEQ_CST);
+}
+
+/* Has its event happened? Then it has not any more. For who waits with interrupts off. */
+bool xen_port_take(u32 port)
+{
+    u64 bit = 1ul << port % 64;
+    return __atomic_fetch_and(&xen_shared->pending[port / 64], ~bit, __ATOMIC_SEQ_CST) & bit;
 }
 
 void xen_notify(u32 port) { event_call(EVTCHN_SEND, &port); }
@@ -102,10 +115,12 @@ static bool handle(u32 port)
         cpu_call_received();
     if (port == xen_start_info.console_port)
         xen_console_event();
-    if (port != timer_port)
+    if (port != timer_port) {
+        xen_channel_event(port);
         return false;
+    }
     if (ticking)
-        set_timer(now() + TICK_NS);
+        set_timer(xen_clock() + TICK_NS);
     return true;
 }
 
@@ -132,11 +147,11 @@ bool xen_handle_events(void)
 void xen_tick_start(void)
 {
     ticking = true;
-    set_timer(now() + TICK_NS);
+    set_timer(xen_clock() + TICK_NS);
 }
 
 /* Expires once, so many nanoseconds from now. */
-void xen_timer_shoot(u64 ns) { set_timer(now() + ns); }
+void xen_timer_shoot(u64 ns) { set_timer(xen_clock() + ns); }
 
 void xen_tick_stop(void)
 {

@@ -8,6 +8,7 @@
 #include "../segments.h"
 #include "../traps.h"
 #include "arch.h"
+#include "console.h"
 #include "frames.h"
 #include "string.h"
 
@@ -133,6 +134,18 @@ void xen_read_memory_map(struct memory_map *map)
 {
     map->range[0] = (struct memory_range){0, xen_start_info.pages * PAGE_SIZE};
     map->count = 1;
+}
+
+/* Xen's pages with the grant table, at an address of the kernel's instead of what is there. */
+void xen_place_grant_table(void *address, u32 frames)
+{
+    u64 list[8];
+    struct xen_grant_setup setup = {DOMID_SELF, frames, 0, list};
+    if (xen_hypercall(GRANT_SETUP_TABLE, (u64)&setup, 1, 0, 0, HYPERCALL_GRANT_TABLE_OP) || setup.status)
+        panic("Xen gives no grant table: %d", setup.status);
+    for (u32 i = 0; i < frames; i++)
+        xen_hypercall((u64)address + i * PAGE_SIZE, list[i] << 12 | PTE_PRESENT | PTE_WRITE | PTE_NO_EXECUTE,
+                      UVMF_INVLPG, 0, 0, HYPERCALL_UPDATE_VA_MAPPING);
 }
 
 /* --- descriptors, entry points --- */

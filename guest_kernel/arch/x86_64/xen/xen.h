@@ -20,6 +20,7 @@ u64 xen_boot_end(void);
 u64 xen_boot_root(void);
 void xen_read_memory_map(struct memory_map *map);
 void xen_segments_init(u64 per_cpu);
+void xen_place_grant_table(void *address, u32 frames);
 void xen_traps_init(void);
 void xen_fill_entry_points(struct xen_vcpu_context *context);
 __attribute__((noreturn)) void xen_shutdown(u32 reason);
@@ -27,6 +28,9 @@ __attribute__((noreturn)) void xen_shutdown(u32 reason);
 /* Memory that the CPU addresses by machine frames, of which Xen shows the kernel both directions. */
 static inline u64 xen_machine(u64 pseudo) { return xen_frame_list[pseudo >> 12] << 12 | (pseudo & 0xFFF); }
 static inline u64 xen_pseudo(u64 machine) { return ((u64 *)MACHINE_TO_PHYS)[machine >> 12] << 12; }
+
+/* What Xen calls a page of this kernel's. */
+static inline u64 xen_frame(u64 physical) { return xen_machine(physical) >> 12; }
 
 /* mmu.c */
 void xen_batch_begin(void);
@@ -51,6 +55,9 @@ void xen_tick_start(void);
 void xen_tick_stop(void);
 void xen_timer_shoot(u64 ns);
 u32 xen_bind_call(u32 cpu);
+void xen_bind(u32 port, u32 cpu);
+bool xen_port_take(u32 port);
+u64 xen_clock(void); /* ns */
 void xen_listen(u32 port, bool on);
 void xen_notify(u32 port);
 

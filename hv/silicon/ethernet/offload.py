@@ -1,24 +1,24 @@
-"""What the transmitter changes in a packet: checksums, and the headers of segments (8254x manual, 3.3.5, 3.3.6, 3.5).
+"""What a transmitter changes in a packet: checksums, and the headers of segments.
+
+8254x manual, 3.3.5, 3.3.6 and 3.5; 82599 data sheet, 7.2.4 and 7.2.5. The two say in different descriptors the same.
 
 The hardware believes the context's offsets. One that lies outside the packet changes nothing.
 """
 
 from __future__ import annotations
 
-import struct
-
 import msgspec
 
-from hv.devices.e1000.frames import checksum
+from hv.silicon.ethernet.frames import checksum
 
 TUCMD_TCP, TUCMD_IP = 1, 2  # TCP, not UDP; IPv4, not IPv6
 IXSM, TXSM = 1, 2  # POPTS: insert the IP checksum, the TCP or UDP checksum
-TCP_FIN_PSH = 0x09
+TCP_FLAGS = 12  # where they are in a TCP header: 12 bits, below the header's length
 IPV6_HEADER = 40
 
 
 class Context(msgspec.Struct, frozen=True):
-    """A context descriptor (3.3.6): where a checksum starts, where it goes, where it ends (0: with the packet)."""
+    """What a context descriptor says: where a checksum starts, where it goes, where it ends (0: with the packet)."""
 
     ip_start: int
     ip_at: int
@@ -30,11 +30,6 @@ class Context(msgspec.Struct, frozen=True):
     command: int
     header: int
     mss: int
-
-    @classmethod
-    def parse(cls, raw: bytes) -> Context:
-        ip_start, ip_at, ip_end, start, at, end, low, header, mss = struct.unpack("<BBHBBHIxBH", raw)
-        return cls(ip_start, ip_at, ip_end, start, at, end, low & 0xF_FFFF, low >> 24, header, mss)
 
 
 def get16(packet: bytearray, at: int) -> int:
@@ -67,9 +62,12 @@ def insert_checksums(packet: bytearray, context: Context, options: int) -> None:
 
 
 def number_segment(
-    packet: bytearray, context: Context, options: int, *, index: int, sent: int, last: bool
+    packet: bytearray, context: Context, options: int, *, index: int, sent: int, flags: int
 ) -> None:  # fmt: skip
-    """Turn the prototype header into that of segment `index`, in front of which `sent` payload bytes have left."""
+    """Turn the prototype header into that of segment `index`, in front of which `sent` payload bytes have left.
+
+    `flags`: those of the TCP header that may stay.
+    """
     ip, transport = context.ip_start, context.start
     length = max(len(packet) - transport, 0)
     if context.command & TUCMD_IP:
@@ -81,8 +79,7 @@ def number_segment(
         sequence = (get16(packet, transport + 4) << 16 | get16(packet, transport + 6)) + sent
         put16(packet, transport + 4, sequence >> 16)
         put16(packet, transport + 6, sequence)
-        if not last and transport + 13 < len(packet):
-            packet[transport + 13] &= ~TCP_FIN_PSH
+        put16(packet, transport + TCP_FLAGS, get16(packet, transport + TCP_FLAGS) & (0xF000 | flags))
     else:
         put16(packet, transport + 4, length)
     if options & TXSM:  # the driver's sum of the pseudo header leaves the length out

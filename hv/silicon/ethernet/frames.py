@@ -1,4 +1,4 @@
-"""Ethernet frames as the 82540EM sees them: lengths, the FCS, and the Internet checksum (RFC 1071)."""
+"""Ethernet frames as a controller sees them: lengths, the FCS, and the Internet checksum (RFC 1071)."""
 
 from __future__ import annotations
 
@@ -26,3 +26,8 @@ def ones_sum(data: bytes) -> int:
 def checksum(data: bytes) -> int:
     """The Internet checksum over `data`. Over data that holds its own right checksum it is 0."""
     return 0xFFFF - ones_sum(data)
+
+
+def tagged(packet: bytes, tag: int | None, vlan_type: int) -> bytes:
+    """With a VLAN tag behind the addresses."""
+    return packet if tag is None else packet[:12] + vlan_type.to_bytes(2, "big") + tag.to_bytes(2, "big") + packet[12:]

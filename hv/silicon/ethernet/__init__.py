@@ -1,0 +1,1 @@
+"""What Intel's Ethernet controllers share: frames, checksums and segments, and how a table of registers is written."""

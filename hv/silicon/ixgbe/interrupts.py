@@ -1,0 +1,189 @@
+"""Interrupts of one function: causes, masks, vectors, throttling (7.3, 8.2.3.5 and 8.3.5.2).
+
+A cause is a bit: 0 to 63 the vectors to which queues are mapped, from OTHER on the bits of EICR that are no queue's. A
+cause that arises, or is unmasked while it stands, makes its vector send a message, not before the interval since the
+last one is over. Without MSI-X the pin is high while a cause that is not masked stands in EICR.
+Simplified: no low-latency interrupts, no TCP timer; EITRSEL has no effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from hv.silicon.ixgbe import registers as reg
+
+if TYPE_CHECKING:
+    from hv.silicon.ixgbe.card import IxgbeFunction
+
+OTHER = 64  # EICR's bit n is cause OTHER + n, for n from 16 on
+QUEUE_BITS, OTHER_BITS = 0xFFFF, 0xFFFF_0000  # of EICR
+UNIT_NS = 2000  # of the interval, in steps of 8: bits 11:3
+
+
+class InterruptState(msgspec.Struct):
+    """Causes are bits of one number. `interval` (EITR) and `quiet` (a time in millicycles) are by vector."""
+
+    causes: int = 0
+    armed: int = 0  # not told yet
+    mask: int = 0  # EIMS: those that may interrupt
+    auto_clear: int = 0
+    auto_mask: int = 0
+    interval: dict[int, int] = {}
+    quiet: dict[int, int] = {}
+    pin: bool = False
+
+
+def cause_bits(value: int) -> int:
+    """A number in EICR's form as causes."""
+    return value & QUEUE_BITS | (value & OTHER_BITS) << OTHER
+
+
+class Interrupts:
+    """`misc()` is the vector of all causes that are no queue's, if one is set."""
+
+    def __init__(self, function: IxgbeFunction, misc: Callable[[], int | None]) -> None:
+        self.function, self.misc = function, misc
+
+    @property
+    def state(self) -> InterruptState:
+        return self.function.state.interrupts
+
+    # --- causes -----------------------------------------------------------------------------------------------
+
+    def raise_vector(self, vector: int, now: int) -> None:
+        self._raise(1 << vector, now)
+
+    def raise_other(self, bits: int) -> None:
+        """Bits of EICR above 15."""
+        self._raise(bits << OTHER, self.function.slot.now)
+
+    def raise_misc(self) -> None:
+        """The mailbox of a virtual function."""
+        vector = self.misc()
+        if vector is not None:
+            self._raise(1 << vector, self.function.slot.now)
+
+    def _raise(self, causes: int, now: int) -> None:
+        s = self.state
+        s.causes |= causes
+        s.armed |= causes
+        self.update(now)
+
+    # --- registers --------------------------------------------------------------------------------------------
+
+    def cause_register(self) -> int:
+        s = self.state
+        return s.causes & QUEUE_BITS | s.causes >> OTHER & OTHER_BITS
+
+    def read_causes(self) -> int:
+        """EICR: reading clears it, all or what is no queue's; masks what EIAM says."""
+        s, value = self.state, self.cause_register()
+        gpie = self.function.chip[reg.GPIE]
+        self.clear(0x3FFF_0000 if gpie & reg.GPIE_OTHER_CLEAR_DISABLE else 0xFFFF_FFFF)
+        if not gpie & reg.GPIE_AUTO_MASK:
+            s.mask &= ~s.auto_mask
+        return value
+
+    def clear(self, value: int) -> None:
+        """EICR: writing ones clears them."""
+        self.state.causes &= ~cause_bits(value)
+        self.update(self.function.slot.now)
+
+    def set(self, causes: int) -> None:
+        """EICS."""
+        self._raise(causes, self.function.slot.now)
+
+    def unmask(self, causes: int) -> None:
+        """EIMS. A cause that stands is told now."""
+        s = self.state
+        s.armed |= s.causes & causes & ~s.mask
+        s.mask |= causes
+        self.update(self.function.slot.now)
+
+    def remask(self, causes: int) -> None:
+        """EIMC."""
+        self.state.mask &= ~causes
+        self.update(self.function.slot.now)
+
+    def mask_register(self) -> int:
+        s = self.state
+        return s.mask & QUEUE_BITS | s.mask >> OTHER & OTHER_BITS
+
+    def read_interval(self, vector: int) -> int:
+        """EITR, with what is left of the interval that runs in bits 27:21."""
+        s = self.state
+        value = s.interval.get(vector, 0)
+        left = max(s.quiet.get(vector, 0) - self.function.slot.now, 0) // self._span(1)
+        return value & reg.EITR_INTERVAL | min(left >> 2, 0x7F) << 21
+
+    def write_interval(self, vector: int, value: int) -> None:
+        s = self.state
+        s.interval[vector] = value & reg.EITR_INTERVAL
+        if not value & reg.EITR_KEEP_COUNTER:
+            s.quiet[vector] = self.function.slot.now + self._span((value >> 21 & 0x7F) << 2)
+        self.update(self.function.slot.now)
+
+    def _span(self, units: int) -> int:
+        return units * UNIT_NS * self.function.chip.tsc_hz // 10**6
+
+    # --- messages ---------------------------------------------------------------------------------------------
+
+    def _of_vector(self, vector: int) -> int:
+        """Causes that a vector tells of."""
+        others = OTHER_BITS << OTHER if self.misc() == vector else 0
+        return 1 << vector | others
+
+    @property
+    def ready(self) -> int:
+        s = self.state
+        return s.armed & s.causes & s.mask
+
+    def update(self, now: int) -> None:
+        """Send what may be sent."""
+        if not self.function.msix.enabled:
+            self._drive_pin(now)
+            return
+        s = self.state
+        if self.ready:
+            for vector in range(self.function.vectors):
+                told = self.ready & self._of_vector(vector)
+                if told and s.quiet.get(vector, 0) <= now:
+                    self._send(vector, told, now)
+        if self.ready:
+            self.function.slot.reschedule()
+
+    def _send(self, vector: int, told: int, now: int) -> None:
+        s = self.state
+        s.armed &= ~told
+        s.causes &= ~(s.auto_clear & told)
+        if self.function.chip[reg.GPIE] & reg.GPIE_AUTO_MASK:
+            s.mask &= ~(s.auto_mask & told)
+        s.quiet[vector] = now + self._span(s.interval.get(vector, 0) >> 3)
+        self.function.msix.fire(vector)
+
+    def _drive_pin(self, now: int) -> None:
+        s = self.state
+        level = bool(self.cause_register() & self.mask_register())
+        if level and not s.pin and s.quiet.get(0, 0) > now:
+            self.function.slot.reschedule()
+            return
+        if level and not s.pin:
+            s.quiet[0] = now + self._span(s.interval.get(0, 0) >> 3)
+        s.pin = level
+        self.function.slot.interrupt(level)
+
+    @property
+    def deadline(self) -> int | None:
+        """When the first interval is over that something waits for."""
+        s = self.state
+        if not self.function.msix.enabled:
+            waits = self.cause_register() & self.mask_register() and not s.pin
+            return s.quiet.get(0, 0) if waits else None
+        ready = self.ready
+        if not ready:
+            return None
+        vectors = range(self.function.vectors)
+        return min((s.quiet.get(v, 0) for v in vectors if ready & self._of_vector(v)), default=None)
