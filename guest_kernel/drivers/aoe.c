@@ -46,7 +46,8 @@ struct settings {
 #define DEPTH 8u
 #define PARTS 4u
 #define PART_SECTORS 2u    /* what a frame of 1514 bytes holds */
-#define PATIENCE 30000ul   /* looks before the first repetition: some ms */
+#define ROUND 64ul         /* looks between two rounds, in which it sees to what is late */
+#define PATIENCE 200u      /* rounds before the first repetition: 1 ms, or more */
 #define DISCOVERY 10000ul  /* looks for an answer to the first question, which is asked TRIES times */
 #define TRIES 5
 
@@ -54,7 +55,7 @@ struct settings {
 struct part {
     u32 tag;
     bool open, unsent;
-    u64 looks, patience;
+    u32 rounds, patience;
 };
 
 /* A request, in parts. */
@@ -123,7 +124,7 @@ static void send_part(struct transfer *transfer, u32 number)
         length = ata->count * SECTOR;
         memcpy(ata->data, part_data(request, number), length);
     }
-    part->looks = 0;
+    part->rounds = 0;
     part->unsent = !send(target, ATA, part->tag, sizeof *ata + length);
 }
 
@@ -182,7 +183,7 @@ static void repeat(void)
             struct part *part = &transfer->parts[i];
             if (!part->open)
                 continue;
-            bool late = ++part->looks > part->patience;
+            bool late = ++part->rounds > part->patience;
             if (late)
                 part->patience *= 2;
             if (late || part->unsent)
@@ -192,9 +193,11 @@ static void repeat(void)
 
 static void aoe_poll(struct disk *unused)
 {
+    static u64 looks;
     (void)unused;
     net_poll();
-    repeat();
+    if (++looks % ROUND == 0)
+        repeat();
 }
 
 static void aoe_reset(struct disk *unused)

@@ -229,5 +229,4 @@ def test_the_fuzzer_finds_planted_bugs(bug: str, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(AoeTarget, "_answer", lambda t, answer: t.state.answers.append(
             aoe.Answer(answer.due, MAC + answer.frame[6:])))  # fmt: skip
     with pytest.raises((AssertionError, StoreError)):
-        for seed in range(200):
-            case(seed)
+        _ = [case(seed) for seed in range(200)]
