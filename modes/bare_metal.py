@@ -29,7 +29,7 @@ def plug_drive(vm: Vm, column: str, drive: Drive) -> None:
 class BareMetal(Mode):
     id = "bare-metal"
     summary = "the guest owns the hardware; nothing exits"
-    cells = {"cpu": "H", "local": "H", "remote": "H", "interrupts": "H", "boot": "H"}
+    cells = {"cpu": "H", "net": "H", "local": "H", "remote": "H", "interrupts": "H", "boot": "H"}
     most_cpus = 8
 
     def equip(self, column: str) -> None:

@@ -19,6 +19,8 @@ struct nic {
 };
 
 /* The drivers, each with its own way to find its card. NULL: there is none. */
+struct nic *ixgbevf_find(void);
+struct nic *ixgbe_find(void);
 struct nic *e1000_find(void);
 struct nic *xen_net_find(void);
 

@@ -16,16 +16,17 @@ static u64 dropped;               /* frames since then */
 
 void net_init(void)
 {
-    static struct nic *(*const drivers[])(void) = {xen_net_find, e1000_find};
+    static struct nic *(*const drivers[])(void) = {ixgbevf_find, ixgbe_find, xen_net_find, e1000_find};
     for (u32 i = 0; i < sizeof drivers / sizeof *drivers && !nic; i++)
         nic = drivers[i]();
     if (!nic)
         return;
     const u8 *a = nic->address;
-    kprintf("network: %s, %02x:%02x:%02x:%02x:%02x:%02x, 10.0.2.15\n", nic->name, a[0], a[1], a[2], a[3], a[4], a[5]);
+    kprintf("network: %s, %02x:%02x:%02x:%02x:%02x:%02x, 10.0.2.%u\n", nic->name, a[0], a[1], a[2], a[3], a[4], a[5], a[5]);
 }
 
 bool net_present(void) { return nic; }
+u32 net_address(void) { return IPV4(10, 0, 2, nic->address[ETHERNET_ADDRESS - 1]); }
 u64 net_sent(void) { return nic->sent; }
 const u8 *ethernet_address(void) { return nic->address; }
 

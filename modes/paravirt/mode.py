@@ -38,6 +38,7 @@ from modes.paravirt.domain_zero import STORE_PORT, DomainZero, DomainZeroState
 from modes.paravirt.emulate import emulate
 from modes.paravirt.events import UPCALL_MASK
 from modes.paravirt.frames import Frames, Kind
+from modes.paravirt.hvm.beside import BesideState, XenBeside
 from modes.paravirt.startup import begin
 from modes.paravirt.state import Callback, DomainState, PvVcpuState
 from modes.paravirt.vcpu import R11, UD, PvVcpu
@@ -70,7 +71,7 @@ class Paravirt(Mode):
     id = "paravirt"
     summary = "Xen PV: the kernel at ring 3 on its own page tables, hypercalls, event channels"
     cells = {"cpu": "P", "net": "P", "local": "P", "remote": "P", "interrupts": "P", "boot": "P"}
-    beside = "P"  # event channels for a guest with a CPU of its own, PV on HVM, come with the split drivers
+    beside = ("P", "VH")
     reasons = frozenset(
         "cpuid cr_access exception_bounce external_interrupt guest_page_fault hlt int_bounce invlpg ioio msr "
         "page_table_write privileged syscall_bounce hypercall.unknown".split()
@@ -83,12 +84,20 @@ class Paravirt(Mode):
     def __init__(self, vm: Vm) -> None:
         super().__init__(vm)
         self.split = SplitDevices(vm)
+        self.beside_pc: XenBeside | None = None  # where another mode has the CPU
 
     def equip(self, column: str) -> None:
         """Events are there with the domain. Its boot is an operation, from its first instruction on."""
-        if column == "boot":
-            self.vm.machine.probe.open()
-        self.split.equip(column)
+        owner = self.vm.mode
+        if not isinstance(owner, Paravirt):
+            self.beside_pc = self.beside_pc or XenBeside(self.vm, self.split)
+            self.beside_pc.equip(column)
+        elif owner is not self:
+            owner.equip(column)
+        else:
+            self.split.equip(column)
+            if column == "boot":
+                self.vm.machine.probe.open()
 
     def notes(self) -> list[str]:
         return self.split.notes()
@@ -175,16 +184,22 @@ class Paravirt(Mode):
         return v
 
     def close(self) -> None:
-        if self.vm.mode is self:
+        if self.beside_pc is not None:
+            self.beside_pc.zero.destroy()
+        elif self.vm.mode is self:
             self.zero.destroy()
 
-    def state(self) -> ParavirtState | None:
+    def state(self) -> ParavirtState | BesideState | None:
+        if self.beside_pc is not None:
+            return self.beside_pc.state()
         if self.vm.mode is not self:  # another one has the CPU, and the domain
             return None
         return ParavirtState(self.pool.used, self.domain.state(), self.zero.state(), self.split.state)
 
     def set_state(self, state: Any) -> None:
-        if state is None:
+        if self.beside_pc is not None:
+            self.beside_pc.set_state(state)
+        if self.vm.mode is not self:
             return
         self.pool.used = state.used
         self.domain.set_state(state.domain)

@@ -363,6 +363,14 @@ class Machine:
                 self._load(cpu)
                 cpu.charge(max(0, until - cpu.now))
 
+    def outlive(self, until: int) -> None:
+        """The guest has ended: only the cards, which other guests may share, go on."""
+        cards, cpu = self.cards, self.cpus[0]
+        while cards is not None and cards.deadline <= until:
+            self._load(cpu)
+            cpu.charge(max(0, cards.deadline - cpu.now))
+            cards.advance(cpu.now)
+
     def _next_cpu(self) -> Cpu | None:
         """The CPU whose quantum ends first; of several, the one with the lowest number."""
         best: Cpu | None = None

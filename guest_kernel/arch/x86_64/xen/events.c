@@ -42,6 +42,12 @@ u64 xen_clock(void)
     return result;
 }
 
+void xen_mask_all(void)
+{
+    for (int i = 0; i < XEN_PORT_WORDS; i++)
+        xen_shared->mask[i] = ~0ul;
+}
+
 static void set_timer(u64 ns) { xen_hypercall(ns, 0, 0, 0, 0, HYPERCALL_SET_TIMER_OP); }
 
 void xen_events_init(void)
@@ -49,20 +55,24 @@ void xen_events_init(void)
     struct {
         u32 virq, vcpu, port;
     } virq = {VIRQ_TIMER, 0, 0};
-    for (int i = 0; i < XEN_PORT_WORDS; i++)
-        xen_shared->mask[i] = ~0ul;
+    xen_mask_all();
     if (event_call(EVTCHN_BIND_VIRQ, &virq))
         panic("Xen gives no timer events");
     timer_port = virq.port;
     xen_bind(timer_port, 0);
-    xen_bind(xen_start_info.console_port, 0);
     xen_listen(timer_port, true);
+}
+
+/* What a PV domain finds in start_info. */
+void xen_rings_init(void)
+{
+    xen_bind(xen_start_info.console_port, 0);
     xen_grants_init();
     xen_store_init(phys_to_virt(xen_pseudo(xen_start_info.store_frame << 12)), xen_start_info.store_port);
 }
 
 /* A port whose events are calls for a CPU. */
-u32 xen_bind_call(u32 cpu)
+void xen_bind_call(u32 cpu)
 {
     struct {
         u32 vcpu, port;
@@ -72,8 +82,9 @@ u32 xen_bind_call(u32 cpu)
     xen_bind(ipi.port, cpu);
     call_port_of[cpu] = ipi.port;
     xen_listen(ipi.port, true);
-    return ipi.port;
 }
+
+void xen_send_call(u32 cpu) { xen_notify(call_port_of[cpu]); }
 
 /* Lets a port's events through, those that wait already too. */
 void xen_listen(u32 port, bool on)
