@@ -84,7 +84,7 @@ class IxgbeFunction(ExpressFunction):
         self._state = state
         if state.chip is not None:
             self.chip.state = state.chip
-            self.chip.forget_addresses()
+            self.chip.tables_changed()
 
     # --- windows ----------------------------------------------------------------------------------------------
 
@@ -251,7 +251,7 @@ class IxgbePhysical(IxgbeFunction, PhysicalFunction):
         """After a reset the card's address comes from the EEPROM."""
         self.chip[reg.RAL] = int.from_bytes(self.mac[:4], "little")
         self.chip[reg.RAL + 4] = int.from_bytes(self.mac[4:], "little") | reg.ADDRESS_VALID
-        self.chip.forget_addresses()
+        self.chip.tables_changed()
 
     def reset_registers(self) -> None:
         """CTRL.RST and CTRL.LRST: the card as after power-on, but for some tables (4.2.1.6)."""

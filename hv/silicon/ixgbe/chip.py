@@ -57,7 +57,7 @@ class Chip:
         self.send: Callable[[bytes, int], None] = lambda frame, at: None  # no cable
         self.functions: list[IxgbeFunction] = []  # the physical one, then the virtual ones
         self.state = ChipState()
-        self.forget_addresses: Callable[[], None] = lambda: None
+        self.tables_changed: Callable[[], None] = lambda: None
 
     # --- registers --------------------------------------------------------------------------------------------
 
@@ -78,7 +78,7 @@ class Chip:
         s = self.state
         s.registers = {offset: value for offset, value in s.registers.items() if reg.AT[offset].kept}
         s.counters, s.rx, s.tx, s.pools = {}, {}, {}, {}
-        self.forget_addresses()
+        self.tables_changed()
 
     def bit(self, offset: int, number: int) -> bool:
         """Bit `number` of an array of registers."""
