@@ -104,18 +104,18 @@ class Switch:
 
     # --- from a queue -----------------------------------------------------------------------------------------
 
-    def send(self, queue: int, frame: bytes, now: int) -> None:
-        """A frame of a queue's, ready for the line; it takes its time there, wherever it goes."""
+    def send(self, queue: int, frame: bytes, now: int) -> int | None:
+        """A frame of a queue's. It takes its time on the line, wherever it goes; returns when it has left the card."""
         chip = self.chip
         pool = queue // chip.per_pool
         if chip.pooled and self._spoofed(pool, frame):
             self.statistics.count(stat.SSVPC)
-            return
+            return None
         at = chip.occupy_line(len(frame), now)
         self.statistics.queue_sent(queue, pool, frame)
         if chip[reg.HLREG0] & reg.HLREG0_LOOPBACK:
             self.receive(frame, at)
-            return
+            return at
         inside = chip.pooled and chip[reg.PFDTXGSWC] & reg.LOOPBACK_ENABLE
         if inside:
             itself = 0 if chip.bit(reg.VMTXSW, pool) else 1 << pool
@@ -123,6 +123,7 @@ class Switch:
         if not inside or frame[0] & 1 or frame[:6] not in self.tables.addresses:
             self.statistics.sent(frame)
             chip.send(frame, at)
+        return at
 
     def _spoofed(self, pool: int, frame: bytes) -> bool:
         """PFVFSPOOF: a source address, or a VLAN, that is not the pool's (7.10.3.9.2)."""
