@@ -183,7 +183,10 @@ class IxgbeVirtual(IxgbeFunction, VirtualFunction):
         return self.allocated(self.state.registers.get(virtual.IVAR_MISC, 0))
 
     def vector(self, queue: int, *, sent: bool) -> int | None:
-        number = queue - self.queues()[0]
+        queues = self.queues()
+        if queue not in queues:
+            return None  # they were shared out differently since
+        number = queue - queues[0]
         entries = self.state.registers.get(virtual.IVAR + 4 * (number >> 1), 0)
         return self.allocated(entries >> 8 * (2 * (number & 1) + sent) & 0xFF)
 

@@ -29,6 +29,7 @@ L4E, IPE = 1 << 30, 1 << 31
 PACKET_TYPES = {TCP: 0x100, UDP: 0x200, SCTP: 0x400}
 IPV4_TYPE, IPV4_OPTIONS_TYPE, IPV6_TYPE = 0x10, 0x20, 0x40
 LONGEST_BUFFER = 16  # KiB
+BUFFER = 512 << 10  # the card's, in bytes
 
 
 class Arrival(msgspec.Struct, frozen=True):
@@ -58,7 +59,7 @@ class Receiver:
     def arrive(self, arrival: Arrival) -> None:
         """A frame for this function, into the card's receive buffer."""
         chip, s = self.chip, self.state
-        if chip.state.buffered + len(arrival.frame) > chip[reg.RXPBSIZE]:
+        if chip.state.buffered + len(arrival.frame) > min(chip[reg.RXPBSIZE], BUFFER):
             self.function.statistics.count(stat.MPC)
             chip.functions[0].interrupts.raise_other(reg.RX_MISS)
             return
