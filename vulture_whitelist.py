@@ -12,8 +12,11 @@ _.asid, _.tlb_control, _.int_vector, _.exitcode, _.exitinfo1, _.exitintinfo, _.e
 _.es, _.ds, _.gs, _.dr6, _.dr7, _.sfmask, _.kernel_gs_base, _.sysenter_cs, _.sysenter_esp, _.sysenter_eip, _.g_pat
 INIT, NMI, SMI, INVD, TASK_SWITCH, ICEBP, MWAIT_ARMED, WBINVD, XSETBV, EVENT_NMI, NPF_PRESENT, NPF_WRITE
 
-# hv/silicon/x86_64/breakpoints.py: pointers that only microcode.c follows.
-_.break_filter, _.break_pages, _.break_marks
+# hv/silicon/x86_64/breakpoints.py, cpu.py: pointers that only microcode.c follows.
+_.break_filter, _.break_pages, _.break_marks, _.virtual_apic, virtual_apic
+
+# modes/paravirt/backends/netif.py: the flags, types and statuses of public/io/netif.h.
+DATA_VALIDATED, EXTRA_HASH, DROPPED
 
 # pytest reads it.
 pytestmark
@@ -41,3 +44,7 @@ ITEM_COMMAND_DATA, _.describe
 PIO_DEFAULT, REP_BLOCK_SIZE, CHUNK_ERROR_OFFSET
 # hv/silicon/ixgbe/rings.py: fields that are set by their register's name.
 _.dca, _.rsc
+# modes/paravirt/bus.py, grants.py: states and statuses that Xen's headers list.
+UNKNOWN, INITIALISED, RECONFIGURING, RECONFIGURED, NO_DEVICE_SPACE, ADDRESS_TOO_BIG
+# modes/paravirt/abi.py: features that Xen's headers list.
+XENFEAT_HVM_PIRQS

@@ -23,6 +23,8 @@ def _hypercall(name: str, meaning: str) -> Reason:
 REASONS: dict[str, Reason] = {
     reason.id: reason
     for reason in (
+        Reason("apic_access", "VMEXIT_AVIC_NOACCEL", "APIC access", "a register of the APIC that is not virtualized"),
+        Reason("apic_write", "VMEXIT_AVIC_NOACCEL", "APIC write", "an APIC register with an effect: timer, command"),
         Reason("cli", "#GP of CLI", "#GP of CLI", "a deprivileged kernel switched interrupts off"),
         Reason("code_write", "#PF of a write", "#PF of a write", "a write to code that had been searched"),
         Reason("cr_access", "VMEXIT_CR3_WRITE, #GP", "MOV CR, #GP", "a control register that the hypervisor keeps"),
@@ -69,6 +71,9 @@ REASONS: dict[str, Reason] = {
         _hypercall("vcpu_op", "a vCPU is started, stopped or asked about"),
         _hypercall("vm_assist", "a compatibility mode is switched"),
         _hypercall("xen_version", "what hypervisor this is"),
+        Reason(
+            "incomplete_ipi", "VMEXIT_AVIC_INCOMPLETE_IPI", "APIC write", "an interrupt to a vCPU that does not run"
+        ),
         Reason("int_bounce", "VMEXIT_SWINT", "INT n", "a software interrupt of a deprivileged guest"),
         Reason("interrupt_window", "VMEXIT_VINTR", "interrupt window", "the guest takes interrupts again, one waits"),
         Reason("invalid_opcode", "VMEXIT_VMRUN and the like", "VMX instruction", "an SVM instruction in a guest"),
@@ -97,6 +102,7 @@ REASONS: dict[str, Reason] = {
         Reason("table_callout", "call-out", "call-out", "a store that keeps hitting page tables, translated again"),
         Reason("translate", "call-out", "call-out", "translated code came to a jump that was not linked"),
         Reason("untranslated", "call-out", "call-out", "one instruction that runs at its own address"),
+        Reason("virtual_eoi", "VMEXIT_AVIC_NOACCEL", "virtualized EOI", "the end of a level-triggered interrupt"),
         Reason("vmmcall", "VMEXIT_VMMCALL", "VMCALL", "a hypercall"),
     )
 }

@@ -42,7 +42,7 @@ class Mode:
     reasons: ClassVar[frozenset[str]] = frozenset()  # every reason that it may count
     ram_base: ClassVar[int] = 0  # host-physical address of the guest's RAM
     most_cpus: ClassVar[int] = 1  # how many CPUs it can start and run
-    beside: ClassVar[str | None] = None  # its other columns are built only where the cpu column has this letter
+    beside: ClassVar[tuple[str, ...]] = ()  # its other columns need one of these letters in the cpu column; (): any
 
     def __init__(self, vm: Vm) -> None:
         self.vm = vm
@@ -68,6 +68,13 @@ class Mode:
     def forget_mapping(self, address: int, size: int) -> None:
         """What lies at these guest-physical addresses outside RAM is another thing now: drop what was mapped there."""
 
+    def posted(self, address: int, data: int) -> tuple[int, int] | None:
+        """A card's interrupt message: the descriptor and the vector to post it with (hv/silicon/iommu.py), if possible.
+
+        None: it interrupts the hypervisor.
+        """
+        return None
+
     def wake(self, vcpu: Vcpu) -> None:
         """Something came for a CPU that waits in its HLT exit."""
 
@@ -82,6 +89,9 @@ class Mode:
     def notes(self) -> list[str]:
         """What there is to say of the mode's own work at the end of a session, a line each."""
         return []
+
+    def close(self) -> None:
+        """The VM is given up, maybe with the guest in the middle of something: let go of what it has of the mode."""
 
     def state(self) -> Any:
         """What the mode remembers, as plain records, for a snapshot."""

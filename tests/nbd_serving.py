@@ -13,8 +13,8 @@ from hv.host.store import Store
 
 
 @contextlib.contextmanager
-def serving(path: Path, exports: Mapping[str, Store]) -> Iterator[None]:
-    """Serve these exports at `path` for as long as the context lasts."""
+def serving(path: Path, exports: Mapping[str, Store], hang: threading.Event | None = None) -> Iterator[None]:
+    """Serve these exports at `path` for as long as the context lasts. After `hang` is set nothing is answered."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     listener.listen()
@@ -29,7 +29,8 @@ def serving(path: Path, exports: Mapping[str, Store]) -> Iterator[None]:
                 server = NbdServer(exports)
                 connection.sendall(server.feed(b""))
                 while not server.closed and (data := connection.recv(1 << 16)):
-                    connection.sendall(server.feed(data))
+                    if hang is None or not hang.is_set():
+                        connection.sendall(server.feed(data))
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()

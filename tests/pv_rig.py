@@ -73,7 +73,7 @@ class Rig:
             GUEST_DOMID, memory, self.frames, self.xen, self.cpu.timing, lambda: self.cpu.now, lambda vcpu: None
         )
         self.shared: list[int] = []
-        d.new_xen_page = self._share
+        d.grants.new_page = self._share
         d.events.shared = self._share() << 12
         for i in OWN:
             self.frames.give(self.mfn(i), GUEST_DOMID)

@@ -38,6 +38,7 @@ from modes.full_emulation.mode import TrapAndEmulate
 from modes.full_emulation.translator.mode import FullEmulation
 from modes.hw_assist.mode import HwAssist
 from modes.hw_assist.shadow import HwShadow
+from modes.posted_interrupts.mode import Avic, PostedInterrupts
 
 # --- the assembler --------------------------------------------------------------------------------------------------
 
@@ -237,14 +238,23 @@ class Record(NamedTuple):
 
 
 class Where(NamedTuple):
-    """A mode and a path of the silicon."""
+    """A mode and a path of the silicon; and who delivers interrupts, if that is another mode."""
 
     mode: type[Mode]
     portable: bool = False
+    interrupts: type[Mode] | None = None
+
+    @property
+    def modes(self) -> dict[str, type[Mode]]:
+        return {"cpu": self.mode} | ({} if self.interrupts is None else {"interrupts": self.interrupts})
 
 
 NATIVE_METAL, PORTABLE_METAL = Where(BareMetal), Where(BareMetal, True)
 NATIVE_HW, PORTABLE_HW = Where(HwAssist), Where(HwAssist, True)
+NATIVE_POSTED = Where(HwAssist, interrupts=PostedInterrupts)
+PORTABLE_POSTED = NATIVE_POSTED._replace(portable=True)
+NATIVE_AVIC = Where(HwAssist, interrupts=Avic)
+PORTABLE_AVIC = NATIVE_AVIC._replace(portable=True)
 NATIVE_SHADOW, PORTABLE_SHADOW = Where(HwShadow), Where(HwShadow, True)
 NATIVE_TRAP, PORTABLE_TRAP = Where(TrapAndEmulate), Where(TrapAndEmulate, True)
 NATIVE_TRANSLATED, PORTABLE_TRANSLATED = Where(FullEmulation), Where(FullEmulation, True)
@@ -258,6 +268,14 @@ EVERYWHERE = [
     pytest.param(PORTABLE_SHADOW, id="shadow-portable"),
 ]
 UNDER_HW = EVERYWHERE[2:4]
+UNDER_POSTED = [
+    pytest.param(NATIVE_POSTED, id="posted-native"),
+    pytest.param(PORTABLE_POSTED, id="posted-portable"),
+]
+UNDER_AVIC = [
+    pytest.param(NATIVE_AVIC, id="avic-native"),
+    pytest.param(PORTABLE_AVIC, id="avic-portable"),
+]
 UNDER_SHADOW = EVERYWHERE[4:]
 TRAPPED = [  # deprivileged, but nothing is executed that is not the guest's
     pytest.param(NATIVE_TRAP, id="trap-native"),
@@ -268,7 +286,7 @@ UNDER_TRAP = [
     pytest.param(NATIVE_TRANSLATED, id="translated-native"),
     pytest.param(PORTABLE_TRANSLATED, id="translated-portable"),
 ]
-WITH_TWO_CPUS = EVERYWHERE[:4] + UNDER_TRAP
+WITH_TWO_CPUS = EVERYWHERE[:4] + UNDER_POSTED + UNDER_AVIC + UNDER_TRAP
 
 
 def gate(handler: int, *, dpl: int = 0, kind: int = 0xE, ist: int = 0, present: bool = True) -> bytes:
@@ -357,7 +375,7 @@ class RawGuest:
         guest = Guest(Path("raw"), "", CODE, segments, {}, b"")
         self.console = Console()
         self.vm = Vm(
-            where.mode, guest, costs(), mib=RAM_MIB, smp=cpus, portable=where.portable, outside=Outside(self.console)
+            where.modes, guest, costs(), mib=RAM_MIB, smp=cpus, portable=where.portable, outside=Outside(self.console)
         )
         self.machine = self.vm.machine
         self.cpu = self.machine.cpus[0]

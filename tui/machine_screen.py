@@ -45,7 +45,7 @@ Right its exits: how many since it was switched on, how many in a
 second, and the last ones one by one. Cycles are what one cost.
 On bare metal nothing exits: there is nobody to exit to.
 
-  [b $accent]Ctrl-C[/]   the guest drops the line  [b $accent]Ctrl-D[/]   the guest powers off
+  [b $accent]Ctrl-C[/]   ends the guest's command  [b $accent]Ctrl-D[/]   the guest powers off
   [b $accent]PgUp[/]     look back                 [b $accent]F5[/]       switch it off and on
   [b $accent]Tab[/]      console, exits            [b $accent]Esc[/]      leave the machine
 """

@@ -42,7 +42,7 @@ static void init(void)
 static void connect(void) { arch_irq_connect(LINE, false, uart_interrupt); }
 
 /* Bytes that wait when this is switched on raise the interrupt at once. */
-static void listen(bool on) { arch_io_write(INTERRUPT_ENABLE, on ? ENABLE_RECEIVE : 0); }
+static void listen(void) { arch_io_write(INTERRUPT_ENABLE, ENABLE_RECEIVE); }
 
 static void more(void) {} /* they wait in the FIFO and interrupt again */
 

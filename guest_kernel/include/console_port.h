@@ -6,7 +6,7 @@
 struct console_port {
     void (*init)(void);
     void (*connect)(void);   /* to its interrupt */
-    void (*listen)(bool on); /* for bytes from outside: to console_receive() */
+    void (*listen)(void);    /* from now on bytes from outside go to console_receive() */
     void (*more)(void);      /* bytes that console_room() had no place for */
     void (*send)(const char *bytes, u64 length);
 };

@@ -32,10 +32,13 @@ i64 process_fork(void);
 __attribute__((noreturn)) void process_exit(i64 status);
 i64 process_wait(u64 status_address, bool nohang);
 bool process_is_alone(void);
+void process_at_prompt(void);
+bool process_interrupt(void);
 void process_print_all(void);
 void process_user_fault(enum fault_cause cause, const char *what, u64 address);
 
 void scheduler_add(struct process *process);
+void scheduler_remove(struct process *process);
 void scheduler_hold_tick(bool hold);
 void schedule(void);
 void yield(void);

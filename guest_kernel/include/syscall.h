@@ -28,7 +28,7 @@ enum syscall_number {
     SYS_BLOCK_FLUSH,  /* (disk_place): all that was written is on the medium now */
     SYS_DISK_INFO,    /* (disk_place, struct disk_info *) */
     SYS_DISK_PIO,     /* (disk_place, on): let the CPU move the data, or the disk itself */
-    SYS_BENCH_OPEN,   /* (): no tick and no console interrupts until SYS_BENCH_CLOSE */
+    SYS_BENCH_OPEN,   /* (): no tick until SYS_BENCH_CLOSE */
     SYS_BENCH_CLOSE,  /* () */
     SYS_BENCH_ARM,    /* (probe, iterations, fresh): the marks follow at this probe's next occurrences */
     SYS_BENCH_KERNEL, /* (operation, iterations, seed): one round of an operation of the kernel's own */
@@ -59,8 +59,11 @@ enum map_flags {
 };
 
 enum error {
+    ENOENT = 2,
+    EINTR = 4,
     EIO = 5,
     EFAULT = 14,
+    EACCES = 13,
     EINVAL = 22,
     ENOSYS = 38,
     ECHILD = 10,

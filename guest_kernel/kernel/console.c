@@ -1,4 +1,5 @@
-/* The console: bytes received wait in a ring for read(); all output is polled.
+/* The console: bytes received wait in a ring for read(); all output is polled. Ctrl-C ends what the shell has started;
+   if there is nothing, the shell reads it as any other key.
    Simplified: one console for all processes, and no line editing here: the shell does that. */
 #include "console.h"
 
@@ -8,11 +9,14 @@
 #include "syscall.h"
 
 #define RING_SIZE 256
+#define INTERRUPT_KEY ('C' & 0x1F)
 
 static char ring[RING_SIZE];
 static u32 ring_in, ring_out; /* counted on for ever; in - out bytes wait */
 
 static const struct console_port *port;
+
+volatile bool console_interrupted;
 
 void console_init(void)
 {
@@ -21,15 +25,34 @@ void console_init(void)
 }
 
 void console_connect(void) { port->connect(); }
-void console_listen(bool on) { port->listen(on); }
+void console_listen(void) { port->listen(); }
 
 u32 console_room(void) { return RING_SIZE - (ring_in - ring_out); }
 
-void console_receive(char c)
+static void put_into_ring(char c)
 {
     if (console_room())
         ring[ring_in++ % RING_SIZE] = c;
     wake(&ring);
+}
+
+void console_receive(char c)
+{
+    if (c == INTERRUPT_KEY)
+        console_interrupted = true; /* in the midst of anything: console_poll() does the rest */
+    else
+        put_into_ring(c);
+}
+
+/* Where a process may end. What was typed before Ctrl-C is dropped, as a terminal does. */
+void console_poll(void)
+{
+    if (!console_interrupted)
+        return;
+    console_interrupted = false;
+    ring_out = ring_in;
+    if (!process_interrupt())
+        put_into_ring(INTERRUPT_KEY);
 }
 
 static void send(const char *bytes, u64 length)
@@ -48,8 +71,10 @@ static void send(const char *bytes, u64 length)
 /* Waits for at least one byte. */
 i64 console_read(u64 buffer, u64 length)
 {
+    process_at_prompt();
     while (ring_in == ring_out) {
         port->more();
+        console_poll();
         if (ring_in == ring_out)
             sleep(&ring);
     }

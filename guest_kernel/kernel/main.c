@@ -12,6 +12,7 @@ void kmain(u64 boot_info)
 {
     struct memory_map map;
 
+    arch_find_hypervisor();
     arch_traps_init();
     console_init();
     kprintf("\nhv guest kernel, %s\n", ARCH_NAME);
@@ -22,13 +23,14 @@ void kmain(u64 boot_info)
     arch_interrupts_init();
     console_connect();
     pci_scan();
+    arch_connect_hypervisor();
     arch_print_platform();
     arch_start_cpus();
     net_init();
     block_init();
     process_init();
     process_start_first();
-    console_listen(true);
+    console_listen();
     hv_mark_end(); /* of the operation boot.boot, which began at reset */
     schedule(); /* and never back: nothing switches to this stack again */
     panic("the scheduler returned");

@@ -19,6 +19,7 @@ struct kernel_stack {
 static struct process table[MAX_PROCESSES];
 static struct kernel_stack kernel_stacks[MAX_PROCESSES];
 static u32 last_pid;
+static u32 last_background_pid; /* what has been started since then is the shell's foreground command */
 static struct process *first_process; /* inherits the children of the dead */
 
 extern char user_start[];
@@ -71,19 +72,56 @@ i64 process_fork(void)
     return child->pid;
 }
 
-void process_exit(i64 status)
+static void become_zombie(struct process *process, i64 status)
 {
-    struct process *process = current_process();
-    if (process == first_process)
-        panic("the first process ended with status %ld", status);
     for_each_process(p)
         if (p->parent == process)
             p->parent = first_process;
     process->status = status;
     process->state = ZOMBIE;
     wake(process->parent);
+}
+
+void process_exit(i64 status)
+{
+    if (current_process() == first_process)
+        panic("the first process ended with status %ld", status);
+    become_zombie(current_process(), status);
     schedule();
     panic("a dead process ran");
+}
+
+/* The first process, the shell, asks for input: what runs now runs in the background. */
+void process_at_prompt(void)
+{
+    if (current_process() == first_process)
+        last_background_pid = last_pid;
+}
+
+static bool in_foreground(const struct process *p)
+{
+    return p->state != UNUSED && p->state != ZOMBIE && p->pid > last_background_pid;
+}
+
+/* Ends the foreground command: the current process too, if it belongs to it. False: there is none. */
+bool process_interrupt(void)
+{
+    bool found = false;
+    for_each_process(p) {
+        if (!in_foreground(p))
+            continue;
+        if (!found)
+            kprintf("^C\n");
+        found = true;
+        if (p == current_process())
+            continue;
+        if (p->state == RUNNABLE)
+            scheduler_remove(p);
+        become_zombie(p, STATUS_KILLED);
+    }
+    if (in_foreground(current_process()))
+        process_exit(STATUS_KILLED);
+    return found;
 }
 
 /* Frees a zombie and reports it to its parent. */

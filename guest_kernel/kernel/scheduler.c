@@ -37,6 +37,20 @@ void scheduler_add(struct process *process)
     queue_last = process;
 }
 
+/* Takes a process that is RUNNABLE out of the queue. */
+void scheduler_remove(struct process *process)
+{
+    struct process *before = NULL, *p = queue_first;
+    for (; p != process; p = p->next)
+        before = p;
+    if (before)
+        before->next = process->next;
+    else
+        queue_first = process->next;
+    if (queue_last == process)
+        queue_last = before;
+}
+
 /* Gives the CPU to the next runnable process, or waits for one. The caller has put the current one where it belongs. */
 void schedule(void)
 {
@@ -44,6 +58,7 @@ void schedule(void)
         tick_set(false);
         arch_wait_for_interrupt();
         net_poll();
+        console_poll();
     }
     tick_set(!tick_held);
 

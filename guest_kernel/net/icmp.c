@@ -1,5 +1,6 @@
 /* ICMP echo (RFC 792): answers those who ask, and asks. */
 #include "arch.h"
+#include "console.h"
 #include "layers.h"
 #include "string.h"
 #include "syscall.h"
@@ -48,7 +49,7 @@ i64 icmp_ping(u32 address, u64 sequence)
     if (!net_present())
         return -ENODEV;
     if (!arp_resolve(address))
-        return -EHOSTUNREACH;
+        return console_interrupted ? -EINTR : -EHOSTUNREACH;
     struct echo *echo = (struct echo *)(net_frame + IP_PAYLOAD);
     *echo = (struct echo){.type = ECHO_REQUEST, .identifier = swap16(IDENTIFIER), .sequence = swap16((u16)sequence)};
     for (u32 i = 0; i < DATA_LENGTH; i++)
@@ -61,5 +62,7 @@ i64 icmp_ping(u32 address, u64 sequence)
     arch_irq_enable();
     bool in_time = net_wait(is_answered);
     arch_irq_disable();
-    return in_time ? (i64)(arch_cycles() - start) : -ETIMEDOUT;
+    if (in_time)
+        return (i64)(arch_cycles() - start);
+    return console_interrupted ? -EINTR : -ETIMEDOUT;
 }

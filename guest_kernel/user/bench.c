@@ -236,14 +236,6 @@ static const struct operation *find_operation(const char *name)
     return NULL;
 }
 
-/* Why this machine cannot do an operation, or NULL. */
-static const char *missing_for(const struct operation *operation)
-{
-    if (operation->kernel_operation == BENCH_IPI && system_call(SYS_CPUS, false, 0, 0) < 2)
-        return "it has one CPU";
-    return NULL;
-}
-
 static void print_operations(void)
 {
     for (u64 i = 0; i < OPERATIONS; i++)
@@ -296,8 +288,6 @@ void bench_command(int count, char *words[])
         print("bench: N is a number from 1 to %u, not %s\n", MAX_ITERATIONS, words[2]);
     } else if (count > 3 && !parse_number(words[3], &seed)) {
         print("bench: SEED is a decimal number of 64 bits, not %s\n", words[3]);
-    } else if (missing_for(operation)) {
-        print("bench %s na: %s\n", operation->name, missing_for(operation));
     } else if (system_call(SYS_BENCH_OPEN, 0, 0, 0) < 0) {
         print("bench: other processes are running\n");
     } else {

@@ -130,6 +130,8 @@ static void ping_command(int count, char *words[])
             print("ping: this machine has no network card\n");
             return;
         }
+        if (cycles == -EINTR)
+            return;
         if (cycles < 0)
             print("%s: sequence %lu: %s\n", words[1], i, cycles == -EHOSTUNREACH ? "nobody has this address" : "no answer");
         else

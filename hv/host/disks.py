@@ -18,9 +18,9 @@ def local_disk(path: Path | None, say: Say) -> Store:
     return _default("local", say) if path is None else Image(path, say)
 
 
-def remote_disk(url: str | None, say: Say) -> Store:
+def remote_disk(url: str | None, say: Say, idle: Callable[[], None]) -> Store:
     """The disk behind a network: an NBD server's, or a default image behind the embedded server."""
-    return embedded(_default("remote", say), say) if url is None else open_nbd(url, say)
+    return embedded(_default("remote", say), say) if url is None else open_nbd(url, say, idle)
 
 
 def _default(name: str, say: Say) -> Store:

@@ -54,7 +54,10 @@ class Image:
         """In bytes, of a file or a block device."""
         if not (stat.S_ISREG(mode := os.fstat(self.file).st_mode) or stat.S_ISBLK(mode)):
             raise HvError(f"disk image {self.path} is neither a file nor a block device", 1)
-        return os.lseek(self.file, 0, os.SEEK_END)
+        try:
+            return os.lseek(self.file, 0, os.SEEK_END)
+        except OSError as error:  # files in /proc are like that
+            raise HvError(f"disk image {self.path} does not tell its size: {error.strerror}", 1) from None
 
     def _lock(self) -> None:
         try:

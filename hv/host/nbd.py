@@ -9,6 +9,8 @@ as an I/O error. The user hears of each outage once.
 from __future__ import annotations
 
 import contextlib
+import os
+import select
 import socket
 import struct
 import time
@@ -22,6 +24,7 @@ from hv.host.nbd_server import NbdServer
 from hv.host.store import SECTOR, Store, StoreError
 
 CONNECT_TIMEOUT, REPLY_TIMEOUT = 3.0, 5.0  # seconds; a server that hangs stops the guest for so long
+LOOK = 0.05  # seconds between two looks at what the user wants meanwhile
 PAUSES = (0.0, 0.2, 1.0)  # seconds before each further try to reach a server that has gone away
 MOST_UNFLUSHED = 4 << 20  # bytes that are kept to be repeated; then the client flushes by itself
 PIECE = 1 << 20  # bytes of one request
@@ -45,29 +48,53 @@ class Transport(Protocol):
 
 
 class Socket:
-    """A server on a network."""
+    """A server on a network. While it waits it calls `idle`, which may end the wait by an exception."""
 
-    def __init__(self, where: Where) -> None:
-        if not where.path:
-            self.socket = socket.create_connection((where.host, where.port), CONNECT_TIMEOUT)
-            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        else:
-            self.socket = socket.socket(socket.AF_UNIX)
-            self.socket.settimeout(CONNECT_TIMEOUT)
+    def __init__(self, where: Where, idle: Callable[[], None]) -> None:
+        self.idle = idle
+        trouble: OSError | None = None
+        for family, address in where.addresses():
+            self.socket = socket.socket(family)
             try:
-                self.socket.connect(where.path)
-            except OSError:
+                self._connect(address)
+            except OSError as error:
+                trouble = error
+                self.socket.close()
+            except BaseException:
                 self.socket.close()
                 raise
-        self.socket.settimeout(REPLY_TIMEOUT)
+            else:
+                return
+        raise trouble or OSError("no address")
+
+    def _connect(self, address: Any) -> None:
+        self.socket.setblocking(False)
+        if self.socket.family != socket.AF_UNIX:
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with contextlib.suppress(BlockingIOError):
+            self.socket.connect(address)
+        self._wait(time.monotonic() + CONNECT_TIMEOUT, sending=True)
+        if error := self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            raise OSError(error, os.strerror(error))
+
+    def _wait(self, end: float, *, sending: bool = False) -> None:
+        """Until the socket takes or has bytes."""
+        reading, writing = ([], [self.socket]) if sending else ([self.socket], [])
+        while not any(select.select(reading, writing, [], LOOK)):
+            self.idle()
+            if time.monotonic() > end:
+                raise TimeoutError
 
     def send(self, data: bytes) -> None:
-        self.socket.sendall(data)
+        left, end = memoryview(data), time.monotonic() + REPLY_TIMEOUT
+        while left:
+            self._wait(end, sending=True)
+            left = left[self.socket.send(left) :]
 
     def receive(self, size: int) -> bytes:
         data, end = bytearray(), time.monotonic() + REPLY_TIMEOUT
         while len(data) < size:
-            self.socket.settimeout(max(end - time.monotonic(), 0.001))
+            self._wait(end)
             part = self.socket.recv(min(size - len(data), PIECE))
             if not part:
                 raise NbdError("the server has hung up")
@@ -107,6 +134,13 @@ class Where(NamedTuple):
     path: str
     export: str
 
+    def addresses(self) -> list[tuple[int, Any]]:
+        """Where to knock: each a family and an address."""
+        if self.path:
+            return [(socket.AF_UNIX, self.path)]
+        found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        return [(family, address) for family, _, _, _, address in found]
+
 
 def parse_url(url: str) -> Where:
     """nbd://host[:port]/[export] or nbd+unix:///[export]?socket=PATH, as the NBD project's doc/uri.md has them."""
@@ -127,16 +161,17 @@ def parse_url(url: str) -> Where:
 class Nbd:
     """A store whose sectors are an export of an NBD server.
 
-    `connect()` opens a transport, `say(text)` tells the user. `behind` is the store of an embedded server, if it is
-    one: its content belongs to a snapshot.
+    `connect()` opens a transport, `say(text)` tells the user, `idle()` is called while it waits. `behind` is the store
+    of an embedded server, if it is one: its content belongs to a snapshot.
     """
 
     def __init__(
         self, name: str, export: str, connect: Callable[[], Transport], say: Callable[[str], None],
-        behind: Store | None = None,
+        behind: Store | None = None, idle: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         """Raises HvError when the server cannot be reached or the export cannot be used."""
         self.name, self.export, self.connect, self.say, self.behind = name, export, connect, say, behind
+        self.idle = idle
         self.transport: Transport | None = None
         self.sectors, self.flags, self.cookie = 0, 0, 0
         self.structured = False
@@ -203,7 +238,10 @@ class Nbd:
     def _request(self, command: int, offset: int, length: int, payload: bytes = b"", flags: int = 0) -> bytes:
         """One request, repeated over a new connection if need be. Raises StoreError."""
         for pause in PAUSES[:1] if self.lost else PAUSES:
-            time.sleep(pause)
+            end = time.monotonic() + pause
+            while (left := end - time.monotonic()) > 0:
+                self.idle()
+                time.sleep(min(left, LOOK))
             try:
                 if self.transport is None:
                     self._open()
@@ -367,10 +405,10 @@ def _reason(error: OSError | NbdError) -> str:
     return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
 
 
-def open_nbd(url: str, say: Callable[[str], None]) -> Nbd:
+def open_nbd(url: str, say: Callable[[str], None], idle: Callable[[], None] = lambda: None) -> Nbd:
     """The export that an NBD URI names."""
     where = parse_url(url)
-    return Nbd(url, where.export, lambda: Socket(where), say)
+    return Nbd(url, where.export, lambda: Socket(where, idle), say, idle=idle)
 
 
 def embedded(store: Store, say: Callable[[str], None]) -> Nbd:

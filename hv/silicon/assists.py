@@ -30,6 +30,9 @@ ASSISTS: dict[str, Assist] = {
         Assist("hlt", "instruction unit", "APM vol. 3, HLT", "Unicorn ends the emulation instead of waiting"),
         Assist("mmio", "APICs, cards", "APM vol. 2, 16.3; Intel 82093AA", "Unicorn has no chips"),
         Assist("reserved", "instruction unit", "APM vol. 3, the instruction's #UD or #GP", "Unicorn runs it or aborts"),
+        Assist("apic_access", "APIC virtualization", "Intel SDM vol. 3, 30.1, 30.4, 30.5", "Unicorn has no local APIC"),
+        Assist("virtual_interrupt", "APIC virtualization", "Intel SDM vol. 3, 30.2.2", "nor one for guests"),
+        Assist("posted_interrupt", "APIC virtualization", "Intel SDM vol. 3, 30.6", "nor posted interrupts"),
         Assist("timer", "local APIC timer", "APM vol. 2, 16.4.1", "Unicorn has no timers"),
     )
 }

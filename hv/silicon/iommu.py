@@ -1,5 +1,9 @@
 """The IOMMU: what a card may reach, and whom its interrupts reach (AMD I/O Virtualization Technology, rev. 3.05).
 
+One thing in it is Intel's: the entries of the interrupt tables are those of VT-d (specification 9.10 and 9.11), because
+those can post an interrupt: instead of sending it, the IOMMU sets the vector's bit in a descriptor (posted.py) and, if
+that asks for it, sends a notification.
+
 A request carries the function that makes it: bus << 8 | device << 3 | function. That is an index into the device table
 in memory, whose entry (2.2.2.1) leads to page tables for DMA (2.2.3) and to a table for interrupts (2.2.5.1). What they
 do not allow is blocked, the card gets an abort, and a fault is recorded; the guest goes on.
@@ -15,6 +19,7 @@ from collections.abc import Callable
 import msgspec
 
 from hv.silicon.memory import BusError, Memory
+from hv.silicon.posted import Descriptor
 
 PAGE = 0x1000
 ADDRESS = 0x000F_FFFF_FFFF_F000
@@ -28,8 +33,11 @@ TABLE_LENGTH, TABLE_ROOT = 1, 0x000F_FFFF_FFFF_FFC0  # bits 132:129 log2 of the 
 CONTROL, PASS, REMAP = 60, 1, 2  # bits 189:188: abort, pass, remap
 # Page table entry.
 PRESENT, NEXT_LEVEL = 1 << 0, 9  # bits 11:9; 0: this entry is for a page
-# Interrupt remapping table entry: 4 bytes.
-REMAP_ENABLE = 1 << 0  # bits 4:2 type (0 fixed), 15:8 destination, 23:16 vector
+# Interrupt remapping table entry: 16 bytes; bits 23:16 vector. Remapped: 7:5 delivery mode (0 fixed), 47:40 destination
+# (xAPIC). Posted: the descriptor's address, bits 31:6 in 63:38 and 63:32 in 127:96.
+REMAP_ENTRY = 16
+REMAP_ENABLE, URGENT, POSTED = 1 << 0, 1 << 14, 1 << 15
+DESTINATION, VECTOR = 40, 16
 MESSAGES = 0xFEE  # address bits 31:20 of an interrupt message
 MOST_FAULTS = 256
 
@@ -57,10 +65,13 @@ class Blocked(Exception):
 
 
 class Iommu:
-    """`deliver(destination, vector)` carries an interrupt to a physical CPU; an empty table gives identity."""
+    """`deliver(destination, vector)` carries a card's interrupt to a physical CPU, `notify` the news that something was
+    posted; an empty table gives identity."""
 
-    def __init__(self, memory: Memory, deliver: Callable[[int, int], None]) -> None:
-        self.memory, self.deliver = memory, deliver
+    def __init__(
+        self, memory: Memory, deliver: Callable[[int, int], None], notify: Callable[[int, int], None]
+    ) -> None:  # fmt: skip
+        self.memory, self.deliver, self.notify = memory, deliver, notify
         self.state = IommuState()
         self._cache: dict[tuple[int, int], tuple[int, int]] = {}  # (function, page) -> frame and rights
 
@@ -97,11 +108,24 @@ class Iommu:
             self.deliver(address >> 12 & 0xFF, data & 0xFF)
             return
         try:
-            entry = self._remap(function, data)
+            low, high = self._remap(function, data)
+            if low & POSTED:
+                self._post(low, high)
+            else:
+                self.deliver(low >> DESTINATION & 0xFF, low >> VECTOR & 0xFF)
         except Blocked as blocked:
             self.record(Fault(function, address, True, str(blocked)))
             raise BusError(f"function {function:#x} may not send interrupt {data:#x}") from None
-        self.deliver(entry >> 8 & 0xFF, entry >> 16 & 0xFF)
+
+    def _post(self, low: int, high: int) -> None:
+        """Post instead of sending (VT-d 5.2.2)."""
+        try:
+            descriptor = Descriptor(self.memory, low >> 38 << 6 | high >> 32 << 32)
+        except BusError:
+            raise Blocked("interrupt") from None
+        notification = descriptor.post(low >> VECTOR & 0xFF, urgent=bool(low & URGENT))
+        if notification is not None:
+            self.notify(notification.destination, notification.vector)
 
     def record(self, fault: Fault) -> None:
         if len(self.state.faults) < MOST_FAULTS:
@@ -148,19 +172,19 @@ class Iommu:
                 return (below & ADDRESS & ~inside) | (address & inside & ~(PAGE - 1)), rights
             entry, level = below, following
 
-    def _remap(self, function: int, data: int) -> int:
-        """The entry of the interrupt table for a message."""
+    def _remap(self, function: int, data: int) -> tuple[int, int]:
+        """The entry of the interrupt table for a message, in two words of 64 bits."""
         entry = self._entry(function)
         control = entry[2] >> CONTROL & 3
         if not entry[0] & VALID or not entry[2] & INTERRUPTS_VALID or control == PASS:
-            return REMAP_ENABLE | (data & 0xFF) << 16
+            return REMAP_ENABLE | (data & 0xFF) << VECTOR, 0
         index = data & 0x7FF
         if control != REMAP or index >= 1 << (entry[2] >> TABLE_LENGTH & 0xF):
             raise Blocked("interrupt")
-        (remapped,) = self._words((entry[2] & TABLE_ROOT) + 4 * index, "<I")
-        if not remapped & REMAP_ENABLE or remapped >> 2 & 7:
+        low, high = self._words((entry[2] & TABLE_ROOT) + REMAP_ENTRY * index, "<2Q")
+        if not low & REMAP_ENABLE or (not low & POSTED and low >> 5 & 7):
             raise Blocked("interrupt")
-        return remapped
+        return low, high
 
 
 class IommuPort:

@@ -81,18 +81,23 @@ class Msix:
         table[control : control + 4] = (table[control] & ENTRY_MASKED).to_bytes(4, "little")
         self.send_pending()
 
+    def entry(self, vector: int) -> tuple[int, int, bool]:
+        """Address and data of a vector's message, and whether it is masked, alone or with all the others."""
+        entry = self.state.table[vector * ENTRY : (vector + 1) * ENTRY]
+        masked = bool(entry[12] & ENTRY_MASKED or self.function.config[MSIX + 3] & MSIX_MASK)
+        return int.from_bytes(entry[:8], "little") & ~3, int.from_bytes(entry[8:12], "little"), masked
+
     def fire(self, vector: int) -> None:
         """Send a vector's message, or remember it while it is masked."""
         if not self.enabled or vector >= self.vectors:
             return
-        at = vector * ENTRY
-        entry = self.state.table[at : at + ENTRY]
-        if entry[12] & ENTRY_MASKED or self.function.config[MSIX + 3] & MSIX_MASK:
+        address, data, masked = self.entry(vector)
+        if masked:
             self.state.pending |= 1 << vector
             return
         self.state.pending &= ~(1 << vector)
         try:
-            self.function.slot.write(int.from_bytes(entry[:8], "little") & ~3, bytes(entry[8:12]))
+            self.function.slot.write(address, data.to_bytes(4, "little"))
         except BusError:
             return  # whoever is in charge of the address has recorded it
 

@@ -3,7 +3,7 @@
 Configuration space and the MSI-X table are the hypervisor's, in software: the guest never sees the real ones, and they
 matter at start-up only. All other pages of the windows are mapped, so that the guest reaches the card's registers
 without an exit. A real interrupt of the function comes to the hypervisor, which sends the guest the message that the
-guest's own table has for it.
+guest's own table has for it; or the IOMMU posts that (iommu.py), and no software is in the way.
 Simplified: windows whose MSI-X table has pages of its own; the capabilities are Express and MSI-X, no others.
 """
 
@@ -14,7 +14,17 @@ from collections.abc import Callable
 import msgspec
 
 from hv.silicon.pci import COMMAND, COMMAND_MASTER, Bar, Header
-from hv.silicon.pcie import DEVICE_CONTROL, MSIX, MSIX_ENABLE, ExpressFunction, Msix, MsixState, msix_state
+from hv.silicon.pcie import (
+    DEVICE_CONTROL,
+    ENTRY,
+    ENTRY_MASKED,
+    MSIX,
+    MSIX_ENABLE,
+    ExpressFunction,
+    Msix,
+    MsixState,
+    msix_state,
+)
 from hv.silicon.x86_64.root_complex import RootComplex
 
 PAGE = 0x1000
@@ -32,8 +42,11 @@ class AssignedState(msgspec.Struct):
 class AssignedFunction(ExpressFunction):
     """`physical` is the function in the root complex, `header` what the guest is told of it.
 
-    `forget(address, size)` is called when mapped pages are somewhere else now.
+    `forget(address, size)` is called when mapped pages are somewhere else now, and `route(index, address, data)` when
+    the guest may have changed what a vector sends. It says whether the hardware does that alone from now on.
     """
+
+    route: Callable[[int, int, int], bool]
 
     def __init__(
         self, physical: ExpressFunction, place: int, root: RootComplex, header: Header,
@@ -77,7 +90,8 @@ class AssignedFunction(ExpressFunction):
         """An access that exits: to the table, or by a CPU that has no second-level translation."""
         assert self.msix is not None
         if bar == self.msix.bar and self.msix.claims(offset):
-            return self.msix.read(offset, size)
+            own = self.msix.read(offset, size)
+            return own | self.physical.read(bar, offset, size) if offset >= self.msix.pba else own
         real = self.physical.bar_address(bar)
         return (1 << 8 * size) - 1 if real is None else self.root.mmio.read(real + offset, size)
 
@@ -85,6 +99,8 @@ class AssignedFunction(ExpressFunction):
         assert self.msix is not None
         if bar == self.msix.bar and self.msix.claims(offset):
             self.msix.write(offset, size, value)
+            if offset < self.msix.table_end:
+                self._routed((offset - self.msix.table) // ENTRY)
             return
         real = self.physical.bar_address(bar)
         if real is not None and not self._kept(bar, offset & ~(PAGE - 1)):
@@ -99,6 +115,9 @@ class AssignedFunction(ExpressFunction):
         enabled = self.config[MSIX + 3] & MSIX_ENABLE
         if enabled != self.physical.config[MSIX + 3] & MSIX_ENABLE:
             self._write_real(MSIX + 2, 2, enabled << 8)
+        if offset <= MSIX + 3 < offset + size:
+            for index in range(self.vectors):
+                self._routed(index)
         self._forget_moved()
 
     def _forget_moved(self) -> None:
@@ -112,6 +131,16 @@ class AssignedFunction(ExpressFunction):
         self.state.msix = msix_state(self.vectors)
         self._write_real(DEVICE_CONTROL, 2, 0x8000)
         self.prepare()
+        for index in range(self.vectors):
+            self._routed(index)
+
+    def _routed(self, index: int) -> None:
+        """What the guest's table says of a vector may be new. If the hardware does it, it must know of masks too."""
+        assert self.msix is not None
+        address, data, masked = self.msix.entry(index)
+        alone = self.route(index, address, data)
+        control = self.msix.table + ENTRY * index + 12
+        self.physical.write(self.msix.bar, control, 4, ENTRY_MASKED if alone and masked else 0)
 
     def prepare(self) -> None:
         """Let the real function send message N for its interrupt N; the IOMMU says where that goes."""

@@ -1,7 +1,8 @@
 """The hypervisor's side of the IOMMU: the tables that it walks (hv/silicon/iommu.py has their formats).
 
 A function that nobody was given can reach nothing. One that a guest was given reaches the guest's RAM under its
-guest-physical addresses, and interrupts the hypervisor with the vectors that were set for it.
+guest-physical addresses, and interrupts the hypervisor with the vectors that were set for it, or has them posted for
+the guest.
 """
 
 from __future__ import annotations
@@ -10,17 +11,21 @@ import struct
 
 from hv.silicon.iommu import CONTROL as INTERRUPT_CONTROL
 from hv.silicon.iommu import (
+    DESTINATION,
     ENTRY,
     INTERRUPTS_VALID,
     MODE,
     NEXT_LEVEL,
+    POSTED,
     PRESENT,
     READ,
     REMAP,
     REMAP_ENABLE,
+    REMAP_ENTRY,
     TABLE_LENGTH,
     TRANSLATES,
     VALID,
+    VECTOR,
     WRITE,
     Iommu,
 )
@@ -31,7 +36,6 @@ LEVELS = 4  # 48 bits of address
 BIG_PAGE = 2 << 20
 ADDRESS = 0x000F_FFFF_FFFF_F000
 VECTORS_LOG2 = 5  # of a function's interrupt table
-TABLE_ENTRY = 4
 
 
 class Domain:
@@ -85,8 +89,15 @@ class IommuTables:
 
     def interrupt(self, function: int, index: int, cpu: int, vector: int) -> None:
         """Let message `index` of a function be physical interrupt `vector` on a CPU."""
-        entry = REMAP_ENABLE | cpu << 8 | vector << 16
-        self.memory.write(self.interrupts[function] + TABLE_ENTRY * index, struct.pack("<I", entry))
+        self._set_interrupt(function, index, REMAP_ENABLE | cpu << DESTINATION | vector << VECTOR, 0)
+
+    def post(self, function: int, index: int, descriptor: int, vector: int) -> None:
+        """Let message `index` of a function be posted, as a vector of the guest's, to the descriptor at an address."""
+        low = REMAP_ENABLE | POSTED | vector << VECTOR | (descriptor >> 6 & 0x3FF_FFFF) << 38
+        self._set_interrupt(function, index, low, descriptor >> 32 << 32)
+
+    def _set_interrupt(self, function: int, index: int, low: int, high: int) -> None:
+        self.memory.write(self.interrupts[function] + REMAP_ENTRY * index, struct.pack("<2Q", low, high))
         self.iommu.invalidate()
 
     def _set(self, function: int, first: int, third: int) -> None:

@@ -6,7 +6,7 @@ the instruction is looked at. A REP string transfer is one exit per instruction 
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableSequence
+from collections.abc import Callable
 
 from hv.silicon.bus import PortBus
 from hv.silicon.x86_64.cpu import Cpu, Exit
@@ -50,21 +50,21 @@ def _string(
 ) -> None:
     """INS and OUTS, with REP as far as the page goes."""
     step = -size if cpu.engine.rflags() & DF else size
-    string_transfer(cpu.regs, ALL_ONES, ports, port, step, is_in, repeated, load, store)
+    string_transfer(cpu, ALL_ONES, ports, port, step, is_in, repeated, load, store)
     if not repeated or not cpu.regs[RCX]:
         cpu.skip(length)
 
 
 def string_transfer(
-    regs: MutableSequence[int], mask: int, ports: PortBus, port: int, step: int, is_in: bool, repeated: bool,
-    load: Load, store: Store,
+    cpu: Cpu, mask: int, ports: PortBus, port: int, step: int, is_in: bool, repeated: bool, load: Load, store: Store
 ) -> None:  # fmt: skip
     """The elements of an INS or OUTS that begin in one page, in as few pieces as can be.
 
     `step` is the size of an element, negative with DF; `mask` is the width of addresses. Before a device gives data
-    away the place for it is written with what is there, so that a fault comes first and nothing is lost.
+    away the place for it is written with what is there, so that a fault comes first and nothing is lost. Of a REP each
+    element is retired; the instruction itself is the caller's to count.
     """
-    size, index = abs(step), RDI if is_in else RSI
+    regs, size, index = cpu.regs, abs(step), RDI if is_in else RSI
     page = regs[index] >> 12
     while (not repeated or regs[RCX]) and regs[index] >> 12 == page:
         count = min(_whole(regs[index] & 0xFFF, step), regs[RCX]) if repeated else 1
@@ -78,6 +78,7 @@ def string_transfer(
         if not repeated:
             break
         regs[RCX] = regs[RCX] - count & mask
+        cpu.m.retired += count
 
 
 def _whole(offset: int, step: int) -> int:

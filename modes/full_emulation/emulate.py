@@ -260,7 +260,7 @@ class Emulator:
         return self.done(i, "swapgs")
 
     def cpuid(self, i: capstone.CsInsn) -> str:
-        answer_cpuid(self.cpu)
+        answer_cpuid(self.cpu, self.board.platform)
         return self.done(i, "cpuid")
 
     def rdtsc(self, i: capstone.CsInsn) -> str:
@@ -529,7 +529,7 @@ class Emulator:
         port = regs[RDX] & 0xFFFF
         self.check_port(port, size)
         step = -size if core.flags & FLAG_DF else size
-        string_transfer(regs, core.mask, self.board.ports, port, step, is_in, repeated, core.read, core.write)
+        string_transfer(self.cpu, core.mask, self.board.ports, port, step, is_in, repeated, core.read, core.write)
         if not repeated or not regs[RCX]:
             self.cpu.skip(i.size)
         return "ioio"

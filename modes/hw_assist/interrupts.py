@@ -73,7 +73,16 @@ class EmulatedApics:
         board = self.board
         lapic = board.lapics[cpu.index].state
         events = lapic.expiry is not None or board.deadline != NEVER or exit.code in self.may_signal
-        return bool(events or lapic.irr or lapic.extint or self.waiting[cpu.index] or cpu.halted)
+        return events or self.waits(cpu) or cpu.halted
+
+    def waits(self, cpu: Cpu) -> bool:
+        """Has an interrupt arrived that the guest has not been given?"""
+        lapic = self.board.lapics[cpu.index].state
+        return bool(lapic.irr or lapic.extint or self.waiting[cpu.index])
+
+    def posted(self, address: int, data: int) -> tuple[int, int] | None:
+        """A card's interrupt message as a descriptor and a vector for the IOMMU to post; None: it comes to us."""
+        return None
 
     def deliver(self, cpu: Cpu) -> None:
         """Give the guest the interrupt that there is for it, or arrange to hear when it can take it."""
@@ -85,7 +94,7 @@ class EmulatedApics:
         if cpu.waits:
             return
         when = board.next_event(index)
-        if not (lapic.state.irr or lapic.state.extint or self.waiting[index] or cpu.halted) and when > cpu.now:
+        if not (self.waits(cpu) or cpu.halted) and when > cpu.now:
             cpu.host_timer = when
             return
         board.receive(index, cpu.now)

@@ -89,6 +89,7 @@ class HwShadow(HwAssist):
         "cr_access exception_bounce guest_page_fault invlpg page_table_write shadow_page_fault single_step".split()
     )
     most_cpus = 1
+    nested = False
     cr_writes = CR_WRITES
 
     registers: PagingRegisters

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from typing import ClassVar
 
 from hv.silicon.memory import Memory
 from hv.silicon.timing import MILLI, Timing
 from hv.silicon.x86_64.cpu import Cpu
 from modes.paravirt.events import TIME, Events
+from modes.paravirt.grants import Grants
 from modes.paravirt.guest_memory import GuestMemory
 from modes.paravirt.state import VcpuState
 
@@ -35,8 +35,9 @@ class XenVcpu:
 class XenDomain:
     """`end(cause, report)` stops the machine; `now()` is virtual time; `kick(vcpu)`: an event waits for it."""
 
-    features: ClassVar[int]  # XENFEAT_ bits of its first word
+    features: int  # XENFEAT_ bits of the first word
     vcpus: Sequence[XenVcpu]
+    grants: Grants
 
     def __init__(
         self, domid: int, memory: Memory, timing: Timing, now: Callable[[], int], kick: Callable[[int], None]
@@ -44,10 +45,8 @@ class XenDomain:
         self.domid, self.memory, self.timing, self.now = domid, memory, timing, now
         self.states: list[VcpuState] = []
         self.events = Events(memory, self.states, kick)
-        self.console = self.store = 0  # frames of the rings, as the guest counts them
+        self.console = self.store = 0  # mfns of the rings
         self.console_port = self.store_port = 0
-        self.grant_frames: list[int] = []
-        self.new_xen_page: Callable[[], int] = lambda: 0  # an mfn that is shared with the domain
         self.assists = 0  # VMASST bits
         self.end: Callable[[str, str], None] = lambda cause, report: None
         self.console_output: Callable[[bytes], None] = lambda data: None

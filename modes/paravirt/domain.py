@@ -11,7 +11,9 @@ from modes.paravirt.abi import EINVAL, EVENT_CHANNELS, FEATURES, FIRST_RESERVED_
 from modes.paravirt.common import VCPU_INFO_SIZE, XenDomain, XenVcpu
 from modes.paravirt.descriptors import XEN_PAGE, check_page
 from modes.paravirt.events import SELECTOR
+from modes.paravirt.foreign import MachineFrames
 from modes.paravirt.frames import Frames, Kind
+from modes.paravirt.grants import Grants
 from modes.paravirt.state import DomainState, PvVcpuState
 from modes.paravirt.tables import PageTables
 from modes.paravirt.vcpu import GDT_BASE, GDT_SPAN, PvVcpu
@@ -98,6 +100,7 @@ class Domain(XenDomain):
         self.frames, self.xen = frames, xen
         self.tables = PageTables(memory, frames, domid, xen.slots())
         frames.keepers[domid] = self
+        self.grants = Grants(memory, MachineFrames(frames, domid))
         self.vcpus = []
         self.free: list[int] = []
 
@@ -174,7 +177,7 @@ class Domain(XenDomain):
     def state(self) -> DomainState:
         return DomainState(
             self.frames.state(), [v.s for v in self.vcpus], self.events.channels, self.events.shared, self.console,
-            self.store, self.console_port, self.store_port, self.grant_frames, self.assists, self.free,
+            self.store, self.console_port, self.store_port, self.grants.s, self.assists, self.free,
         )  # fmt: skip
 
     def set_state(self, state: DomainState) -> None:
@@ -186,7 +189,7 @@ class Domain(XenDomain):
         self.events.channels, self.events.shared = state.channels, state.shared
         self.console, self.store = state.console, state.store
         self.console_port, self.store_port = state.console_port, state.store_port
-        self.grant_frames, self.assists, self.free = state.grant_frames, state.assists, state.free
+        self.grants.s, self.assists, self.free = state.grants, state.assists, state.free
 
 
 assert EVENT_CHANNELS == 64 * 64  # as many as fit in the words of shared_info

@@ -122,6 +122,27 @@ class Events:
         """A channel whose other end is domain 0's, as the domain builder makes for console and store."""
         return self.open(Channel(INTERDOMAIN, 0, BACKEND_DOMID, backend_port))
 
+    def connect_backend(self, port: int, backend_port: int) -> None:
+        """Domain 0 binds its end `backend_port` to a channel that the guest has made for it. Raises Refused(EINVAL)."""
+        channel = self.channels.get(port, Channel())
+        if channel.kind != UNBOUND or channel.remote_domid != BACKEND_DOMID:
+            raise Refused(EINVAL)
+        self.channels[port] = channel._replace(kind=INTERDOMAIN, remote_port=backend_port)
+
+    def disconnect_backend(self, port: int, backend_port: int) -> None:
+        """Domain 0 closes its end; the guest's is unbound again, if the guest has not closed it itself."""
+        if self._is_backends(port, backend_port):
+            self.channels[port] = self.channels[port]._replace(kind=UNBOUND, remote_port=0)
+
+    def notify(self, port: int, backend_port: int) -> None:
+        """Domain 0's event at its end of a channel. Nothing happens if the guest has closed the other."""
+        if self._is_backends(port, backend_port):
+            self.raise_port(port)
+
+    def _is_backends(self, port: int, backend_port: int) -> bool:
+        channel = self.channels.get(port, Channel())
+        return (channel.kind, channel.remote_domid, channel.remote_port) == (INTERDOMAIN, BACKEND_DOMID, backend_port)
+
     def bind_virq(self, virq: int, vcpu: int) -> int:
         if virq >= NR_VIRQS:
             raise Refused(EINVAL)

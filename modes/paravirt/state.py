@@ -7,6 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from modes.paravirt.frames import FramesState
+from modes.paravirt.grants import GrantsState
 
 
 class Trap(NamedTuple):
@@ -89,6 +90,6 @@ class DomainState(msgspec.Struct):
     store: int
     console_port: int
     store_port: int
-    grant_frames: list[int]
+    grants: GrantsState
     assists: int
     free: list[int]  # machine frames that the domain has given back, and may have again

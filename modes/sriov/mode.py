@@ -45,7 +45,7 @@ class SriovState(msgspec.Struct):
 class Sriov(Mode):
     id = "sriov"
     summary = "a virtual function of a card, mapped into the guest behind an IOMMU"
-    cells = {"local": "VH", "remote": "VH"}
+    cells = {"net": "VH", "local": "VH", "remote": "VH"}
 
     def __init__(self, vm: Vm) -> None:
         super().__init__(vm)
@@ -134,6 +134,7 @@ class Sriov(Mode):
         function = AssignedFunction(physical, place, self.root, header, self._forget)
         self.tables.give(place, self.domain)
         assert function.msix is not None
+        function.route = partial(self._route, function, self.vectors)
         for index in range(function.vectors):
             self.tables.interrupt(place, index, 0, self.vectors)
             vm.physical_interrupts[self.vectors] = self._sender(function, index)
@@ -141,6 +142,15 @@ class Sriov(Mode):
         function.prepare()
         vm.board.plug(function, slot)
         return function
+
+    def _route(self, function: AssignedFunction, first: int, index: int, address: int, data: int) -> bool:
+        """A vector of the guest's function sends this message: post it, or let it interrupt the hypervisor."""
+        target = self.vm.mode.posted(address, data)
+        if target is None:
+            self.tables.interrupt(function.place, index, 0, first + index)
+        else:
+            self.tables.post(function.place, index, *target)
+        return target is not None
 
     def _sender(self, function: AssignedFunction, index: int) -> Callable[[], None]:
         assert function.msix is not None

@@ -93,7 +93,7 @@ def test_the_tlb_shoot_down(mode: type[Mode], portable: bool) -> None:
 @pytest.mark.parametrize("mode", [*MODES, HwShadow])
 def test_with_one_cpu_there_is_no_interrupt_to_another(mode: type[Mode]) -> None:
     said, windows = console(mode, "bench interrupts.ipi 3\nshootdown\n", 1)
-    assert "\nbench interrupts.ipi na: it has one CPU\n" in said
+    assert "\nbench interrupts.ipi na: this machine has one CPU\n" in said
     assert "\nshootdown: this machine has one CPU\n" in said
     assert windows == []
 

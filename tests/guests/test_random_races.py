@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hv.silicon.x86_64.machine import Idle
-from tests.support import DATA, NATIVE_HW, NATIVE_METAL, NATIVE_TRAP, RawGuest, Where, two_cpus
+from tests.support import DATA, NATIVE_HW, NATIVE_METAL, NATIVE_POSTED, NATIVE_TRAP, RawGuest, Where, two_cpus
 
 PROGRAMS = (0x2_0000, 0x2_1000)  # of CPU 0 and CPU 1
 FRAME = """
@@ -53,7 +53,9 @@ def outcome(where: Where, programs: tuple[bytes, bytes], cuts: list[int], *, sna
     return result
 
 
-@pytest.mark.parametrize("where", [NATIVE_METAL, NATIVE_HW, NATIVE_TRAP], ids=["metal", "hw", "trap"])
+@pytest.mark.parametrize(
+    "where", [NATIVE_METAL, NATIVE_HW, NATIVE_POSTED, NATIVE_TRAP], ids=["metal", "hw", "posted", "trap"]
+)
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(programs=st.tuples(program, program), cuts=st.lists(st.integers(1, 9_000), max_size=12), snapshots=st.booleans())
 def test_one_result(where: Where, programs: tuple[bytes, bytes], cuts: list[int], snapshots: bool) -> None:

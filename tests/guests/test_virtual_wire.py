@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support import DATA, EVERYWHERE, UNDER_TRAP, RawGuest, Where
+from tests.support import DATA, EVERYWHERE, UNDER_POSTED, UNDER_TRAP, RawGuest, Where
 
-pytestmark = pytest.mark.parametrize("where", EVERYWHERE + UNDER_TRAP)
+pytestmark = pytest.mark.parametrize("where", EVERYWHERE + UNDER_POSTED + UNDER_TRAP)
 
 # Both 8259s at 0x20 and 0x28, everything masked but what `mask` says; counter 0 of the 8254 at 1 kHz, square wave.
 SETUP = """

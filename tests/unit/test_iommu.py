@@ -30,7 +30,11 @@ class Hardware:
         self.memory = Memory()
         self.memory.add(Region("RAM", 0, RAM, anonymous(RAM), 0))
         self.interrupts: list[tuple[int, int]] = []
-        self.iommu = Iommu(self.memory, lambda cpu, vector: self.interrupts.append((cpu, vector)))
+        self.notifications: list[tuple[int, int]] = []
+        self.iommu = Iommu(
+            self.memory, lambda *interrupt: self.interrupts.append(interrupt),
+            lambda *notification: self.notifications.append(notification),
+        )  # fmt: skip
         self.port = IommuPort(self.iommu, FUNCTION)
 
     def device(self, first: int, third: int = 0, function: int = FUNCTION) -> None:
@@ -130,7 +134,8 @@ def test_each_function_has_its_own_entry_and_those_without_are_stopped(hardware:
 def test_an_interrupt_goes_where_the_hypervisor_says(hardware: Hardware) -> None:
     third = 1 | 2 << 1 | INTERRUPTS | 2 << 60  # four entries, remapped
     hardware.device(VALID | THREE_LEVELS | ROOT | BOTH, third)
-    hardware.memory.write(INTERRUPTS, struct.pack("<4I", 1 | 0 << 8 | 0x31 << 16, 1 | 1 << 8 | 0x32 << 16, 0, 1 | 4))
+    entries = (1 | 0 << 40 | 0x31 << 16, 1 | 1 << 40 | 0x32 << 16, 0, 1 | 4 << 5)  # VT-d specification 9.10
+    hardware.memory.write(INTERRUPTS, b"".join(struct.pack("<2Q", entry, 0) for entry in entries))
     for index in (0, 1):
         hardware.port.write(MESSAGE | 5 << 12, index.to_bytes(4, "little"))
     assert hardware.interrupts == [(0, 0x31), (1, 0x32)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import re
@@ -10,13 +11,19 @@ import signal
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from elftools.elf.elffile import ELFFile
 
+from hv.host.store import MemoryStore
+from hv.loader import Guest
 from tests.conftest import ROOT, TIMEOUT, RunHv, hv_environment
+from tests.nbd_serving import serving
 
 ROWS = ("nitro", "metal")
 LEAVE, CTRL_C, CTRL_D = b"\x1d", b"\x03", b"\x04"
@@ -179,7 +186,7 @@ def test_keys_reach_the_guest_one_by_one_and_ctrl_bracket_leaves(nitro: Terminal
     assert b"Traceback" not in nitro.screen
 
 
-def test_ctrl_c_belongs_to_the_guest(nitro: Terminal) -> None:
+def test_ctrl_c_at_the_prompt_drops_the_line(nitro: Terminal) -> None:
     nitro.wait_for(b"hv> ")
     nitro.type(b"rubbish" + CTRL_C)
     nitro.wait_for(b"^C")
@@ -188,6 +195,58 @@ def test_ctrl_c_belongs_to_the_guest(nitro: Terminal) -> None:
     nitro.wait_for(b"\nalive")
     nitro.type(LEAVE)
     assert nitro.leave() == 0
+
+
+@pytest.mark.parametrize(
+    ("row", "command"),
+    [
+        ("nitro", "bench cpu.context_switch 100000"),  # two processes, in user mode
+        ("nitro", "bench local.read4k 100000"),  # in the kernel, which waits with interrupts on
+        ("nitro", "bench cpu.in 20000"),  # with interrupts off: at the end of the round
+        ("xen-pv", "bench cpu.fork_exit 100000"),  # the key is an event
+        ("emulated", "ping 10.0.2.77 1000000"),  # the shell itself
+    ],
+)
+def test_ctrl_c_ends_a_command_and_nothing_of_it_is_left(row: str, command: str) -> None:
+    terminal = Terminal("run", row)
+    try:
+        terminal.wait_for(b"Ctrl-] leaves")
+        terminal.wait_for(b"hv> ")
+        terminal.type(command.encode() + b"\r")
+        terminal.wait_for(b"\n")
+        terminal.type(CTRL_C)
+        terminal.wait_for(b"^C")
+        terminal.wait_for(b"hv> ")
+        terminal.type(b"bench cpu.syscall 3\r")  # which wants to be alone
+        terminal.wait_for(b"result=")
+        terminal.type(LEAVE)
+        assert terminal.leave() == 0
+    finally:
+        terminal.close()
+
+
+def test_a_hung_guest_is_left_by_the_third_ctrl_c(guest: Guest, tmp_path: Path) -> None:
+    """An operation of the kernel that never ends, with interrupts off."""
+    image = bytearray(guest.image)
+    elf, address = ELFFile(io.BytesIO(guest.image)), guest.symbols["bench_eoi"]
+    (at,) = elf.address_offsets(address)
+    image[at : at + 2] = b"\xeb\xfe"  # JMP to itself
+    (tmp_path / "hung.elf").write_bytes(image)
+    terminal = Terminal("run", "nitro", "--kernel", str(tmp_path / "hung.elf"))
+    try:
+        terminal.wait_for(b"hv> ")
+        terminal.type(b"bench interrupts.eoi 1\r")
+        terminal.wait_for(b"\r\n")
+        terminal.type(CTRL_C)
+        while select.select([terminal.slave], [], [], 0)[0]:  # until hv has read the key
+            time.sleep(0.01)
+        terminal.type(CTRL_C)
+        terminal.wait_for(b"hv: the guest does not answer")
+        terminal.type(CTRL_C)
+        assert terminal.leave() == 0
+        assert terminal.settings() == terminal.before
+    finally:
+        terminal.close()
 
 
 def test_ctrl_d_powers_the_guest_off_and_the_terminal_is_as_before(nitro: Terminal) -> None:
@@ -213,6 +272,46 @@ def test_a_signal_ends_it_and_the_terminal_is_as_before(nitro: Terminal, number:
     assert nitro.leave() != 0
     assert nitro.settings() == nitro.before
     assert b"Traceback" not in nitro.screen
+
+
+def test_ctrl_bracket_leaves_a_guest_that_waits_for_a_hung_server(tmp_path: Path) -> None:
+    """The server answers while the guest boots, and then no more."""
+    hang = threading.Event()
+    with serving(tmp_path / "socket", {"disk": MemoryStore(4096)}, hang):
+        url = f"nbd+unix:///disk?socket={tmp_path / 'socket'}"
+        terminal = Terminal("run", "nitro", "-nbd", url)
+        try:
+            terminal.wait_for(b"hv> ")
+            hang.set()
+            terminal.type(b"block remote 100\r")
+            terminal.wait_for(b"\r\n")
+            terminal.type(LEAVE)
+            assert terminal.leave() == 0
+            assert b"does not answer" not in terminal.screen  # as hv says when its patience is over
+            assert terminal.settings() == terminal.before
+        finally:
+            terminal.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sign"),
+    [
+        (["run", "nitro", "-c", "bench cpu.compute 100000"], b"hv> bench"),
+        (["table", "--rows", "nitro", "--ops", "cpu.*", "--iterations", "10000"], b"nitro: "),
+        (["table", "--rows", "nitro", "--portable"], b"nitro: "),
+        (["bench"], b"bench: "),
+    ],
+    ids=["run", "table", "portable", "bench"],
+)
+def test_ctrl_c_ends_every_command_at_once(arguments: list[str], sign: bytes) -> None:
+    terminal = Terminal(*arguments)
+    try:
+        terminal.wait_for(sign)
+        terminal.process.send_signal(signal.SIGINT)  # as the terminal does, which is not in raw mode here
+        assert terminal.leave() == 130
+        assert b"Traceback" not in terminal.screen
+    finally:
+        terminal.close()
 
 
 def test_a_guest_that_panics_gives_the_terminal_back_and_a_readable_report(nitro: Terminal) -> None:

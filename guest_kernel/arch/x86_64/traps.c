@@ -137,6 +137,8 @@ void trap(struct trap_frame *frame)
             if (from_user)
                 yield();
         }
+        if (from_user)
+            console_poll();
         return;
     case VECTOR_CALL:
         apic_end_of_interrupt();
@@ -151,8 +153,10 @@ void trap(struct trap_frame *frame)
         return;
     }
     if (apic_line_interrupt(frame->vector)) {
-        if (from_user)
+        if (from_user) {
             net_poll();
+            console_poll();
+        }
         return;
     }
     if (frame->vector >= EXCEPTIONS)

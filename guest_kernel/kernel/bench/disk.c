@@ -2,6 +2,7 @@
    The CPU waits by looking, with interrupts on. Reading is anywhere in the disk's first MiB; writing is in a few blocks
    of it, which get their old contents back afterwards. */
 #include "arch.h"
+#include "console.h"
 #include "digest.h"
 #include "disk.h"
 #include "frames.h"
@@ -55,7 +56,7 @@ static u64 read_bursts(struct disk *disk, u64 iterations, u64 seed, u64 depth)
 {
     u64 digest = DIGEST_START;
     measure_begin();
-    for (u64 n = 0; n < iterations;) {
+    for (u64 n = 0; n < iterations && !console_interrupted;) {
         u64 count = iterations - n < depth ? iterations - n : depth;
         for (u64 i = 0; i < count; i++, n++) {
             prepare(&requests[i], DISK_READ, random_at(seed, n) % READ_BLOCKS, buffers[i]);
@@ -81,7 +82,7 @@ static u64 write_blocks(struct disk *disk, u64 iterations, u64 seed)
         words(buffers[0])[i] = random_at(seed, i);
 
     measure_begin();
-    for (u64 n = 0; n < iterations; n++) {
+    for (u64 n = 0; n < iterations && !console_interrupted; n++) {
         words(buffers[0])[n % WORDS] = n;
         digest = digest_add(digest, (u64)perform(disk, DISK_WRITE, written_block(seed, n), buffers[0]));
     }
@@ -104,7 +105,7 @@ static u64 flush(struct disk *disk, u64 iterations, u64 seed)
 {
     u64 digest = digest_add(DIGEST_START, seed);
     measure_begin();
-    for (u64 n = 0; n < iterations; n++)
+    for (u64 n = 0; n < iterations && !console_interrupted; n++)
         digest = digest_add(digest, (u64)perform(disk, DISK_FLUSH, 0, 0));
     measure_end();
     return digest;

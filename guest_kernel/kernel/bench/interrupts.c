@@ -1,8 +1,8 @@
 /* The operations of the column interrupts. All but hlt_wake wait busily, with interrupts on. */
 #include "arch.h"
+#include "console.h"
 #include "cpus.h"
 #include "digest.h"
-#include "irq_source.h"
 #include "kernel_bench.h"
 
 /* Arm the timer, wait for its interrupt. The handler ends it. */
@@ -12,10 +12,10 @@ u64 bench_timer_tick(u64 iterations, u64 seed)
     arch_timer_single(true);
     arch_irq_enable();
     measure_begin();
-    for (u64 n = 0; n < iterations; n++) {
+    for (u64 n = 0; n < iterations && !console_interrupted; n++) {
         arch_timer_shoot();
         while (arch_timer_expiries == first + n)
-            ;
+            arch_pause();
     }
     measure_end();
     arch_irq_disable();
@@ -37,27 +37,6 @@ u64 bench_hlt_wake(u64 iterations, u64 seed)
     measure_end();
     arch_timer_single(false);
     return digest_add(digest_add(DIGEST_START, seed), arch_timer_expiries - first);
-}
-
-/* A device that interrupts by itself: each operation is from one of its interrupts to the next. */
-u64 bench_device_irq(u64 iterations, u64 seed)
-{
-    struct irq_source *source = irq_source();
-    if (!source)
-        return measure_absent("no device here interrupts by itself");
-    source->start();
-    arch_irq_enable();
-    u64 first = source->interrupts;
-    while (source->interrupts == first)
-        ;
-    measure_begin();
-    while (source->interrupts <= first + iterations)
-        ;
-    measure_end();
-    arch_irq_disable();
-    u64 seen = source->interrupts - first;
-    source->stop();
-    return digest_add(digest_add(DIGEST_START, seed), seen);
 }
 
 /* The end of an interrupt, of which none is in service. */
@@ -106,7 +85,7 @@ u64 bench_ipi(u64 iterations, u64 seed)
 
     arch_irq_enable();
     measure_begin();
-    for (u64 n = 0; n < iterations; n++)
+    for (u64 n = 0; n < iterations && !console_interrupted; n++)
         cpu_call(1, answer, &partner);
     measure_end();
     arch_irq_disable();

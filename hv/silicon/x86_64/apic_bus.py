@@ -1,8 +1,9 @@
 """The bus between the APICs: whom an interrupt message reaches, and when (APM vol. 2, 16.5 and 16.6).
 
 To the CPU on whose behalf it is sent it comes at once. Others get it when their own clock has reached the time at which
-it was sent. Simplified: delivery is always idle; SMI and ExtINT messages reach nobody; of the combinations that the
-manual calls invalid, only those of a shorthand with the wrong delivery mode are refused, and silently.
+it was sent; one that is posted lies in memory at once, and its notification has that delay. Simplified: delivery is
+always idle; SMI and ExtINT messages reach nobody; of the combinations that the manual calls invalid, only those of a
+shorthand with the wrong delivery mode are refused, and silently.
 """
 
 from __future__ import annotations
@@ -76,6 +77,10 @@ class ApicBus:
         """A message of the I/O APIC, on behalf of CPU `here`. Returns the CPUs that it is under way to."""
         return self._carry(message, self._addressed(message), now, here)
 
+    def post(self, target: int, vector: int, now: int, here: int) -> list[int]:
+        """An interrupt for the CPU of this number, whatever its local APIC calls itself. Returns as send()."""
+        return self._carry(Message(vector, FIXED, 0, logical=False, level=False), [target], now, here)
+
     def _addressed(self, message: Message) -> list[int]:
         return self._chosen(
             message,
@@ -90,9 +95,12 @@ class ApicBus:
         return [min(enabled, key=lambda index: self.lapics[index].ppr())] if enabled else []
 
     def _carry(self, message: Message, targets: list[int], now: int, here: int) -> list[int]:
-        away = [target for target in targets if target != here]
-        if here in targets:
-            self.lapics[here].receive(message.mode, message.vector, message.level)
+        away = []
+        for target in targets:
+            if target == here or (self.lapics[target].posted and message.mode in VECTORED):
+                self.lapics[target].receive(message.mode, message.vector, message.level)
+            else:
+                away.append(target)
         self.state.mail += [Mail(now, target, message.mode, message.vector, message.level) for target in away]
         return away
 

@@ -22,6 +22,7 @@ from hv.silicon.assists import ASSISTS
 from hv.silicon.memory import BusError
 from hv.silicon.timing import MILLI, Timing
 from hv.silicon.x86_64 import svm
+from hv.silicon.x86_64.avic import DOORBELL
 from hv.silicon.x86_64.cpuid import SIGNATURE, cpuid
 from hv.silicon.x86_64.engine import ALL_MSRS, NO_PORTS, STUB, Engine
 from hv.silicon.x86_64.microcode import CONTROL_WORDS, EVENTS, NOWHERE, Microcode
@@ -43,6 +44,7 @@ from hv.silicon.x86_64.state import (
     RSP,
 )
 from hv.silicon.x86_64.svm import Vmcb, intercepts
+from hv.silicon.x86_64.virtual_apic import X2APIC, X2APIC_MSRS, VirtualApic
 
 NEVER = (1 << 63) - 1
 COUNTERS = Microcode.uc.offset  # bytes of the microcode's struct before the addresses begin
@@ -87,6 +89,7 @@ class CpuRecord(msgspec.Struct):
     host_timer: int | None
     host_interrupt: bool
     ipis: list[int]
+    vectors: list[tuple[int, int]]
     irq_off_since: int | None
     watch_at: int
 
@@ -111,10 +114,13 @@ class Cpu:
         self.host_timer: int | None = None  # when the hypervisor's own timer interrupts
         self.host_interrupt = False  # a physical interrupt waits for the hypervisor
         self.ipis: list[int] = []  # when the hypervisors on other CPUs have sent it some
+        self.vectors: list[tuple[int, int]] = []  # physical interrupts with a vector: when sent, and which
         self.irq_off_since: int | None = None  # for the machine's watchdog, in retired instructions
         self.watch_at = 0
         self.entered = False  # the guest is in the CPU
         self.vmcb = Vmcb()  # the hypervisor's, from load() on
+        self.apic: VirtualApic | None = None  # the guest's, if the hypervisor has given it one
+        self._costs = (0,) * len(EVENTS)
         self.on_metal = True
         self.deprivileged = False  # everything of the guest runs at ring 3
         self.masked: Callable[[], bool] = lambda: False  # does it believe that interrupts are off?
@@ -127,6 +133,7 @@ class Cpu:
         self.switch = 0  # time from the guest to its hypervisor and back
         self._cpi = timing.cpi
         self.on_exit: Callable[[Exit], None] = lambda exit: None  # the hypervisor's handler
+        self.send: Callable[[int, int], None] = lambda destination, vector: None  # an interrupt to another CPU
         self.on_wake: Callable[[], None] = lambda: None  # and what it does when a waiting CPU is interrupted
         self._booted = False
         m = self.m
@@ -161,7 +168,7 @@ class Cpu:
         m = self.m
         last = -((m.extra - m.deadline) // self._cpi)
         retired = m.retired
-        m.stop = retired if m.stepping else max(retired, last)
+        m.stop = retired if m.stepping or m.recognized or m.trap else max(retired, last)
 
     def stop_soon(self) -> None:
         """End the slice in front of the next instruction; safe inside a chip's register access."""
@@ -184,11 +191,15 @@ class Cpu:
         t = self.timing
         # The costs of the events that the microcode charges, in the order of microcode.EVENTS.
         walks = t.walk * (t.walk_nested if nested else t.walk_levels)
-        for i, cost in enumerate(
-            (t.port_io, t.cr_access, t.cr8_access, t.invlpg, t.iret, t.syscall, t.exception, walks)
-        ):
-            self.m.cost[i] = cost
+        self._costs = (
+            t.port_io, t.cr_access, t.cr8_access, t.invlpg, t.iret, t.syscall, t.exception, walks, t.mmio, t.exception,
+            t.pause,
+        )  # fmt: skip
         self.walk_cost = walks
+        self.apic = None
+        if vmcb.apic_controls:
+            self.apic = VirtualApic(self, vmcb)
+            self.engine.map_apic_page()
         # Deprivileged, it is an exception that brings the guest to its hypervisor, and an IRET that brings it back:
         # hypervisors of that kind need no VMRUN, only this silicon does.
         self.switch = t.exception + t.iret if deprivileged else t.vmexit + t.vmentry
@@ -245,15 +256,44 @@ class Cpu:
                 self._count_injection(p.eventinj)
             vmcb.eventinj = 0
         ctypes.memmove(m.control, ctypes.addressof(vmcb), CONTROL_AREA)
-        m.vmcb = ctypes.addressof(vmcb)
+        self._connect()
         m.eventinj = ctypes.addressof(p) + Vmcb.eventinj.offset
         self._want = 0 if self.on_metal else vmcb.intercept
+        if self.apic is not None:
+            self.apic.evaluate()
         self.regs[RAX] = self.page
         m.retired -= 1  # VMRUN is microcode, not the guest's
         if not self._booted:
             m.retired -= 1
         m.pc = NOWHERE
         self.entered = True
+
+    def _connect(self) -> None:
+        """Tell the microcode what is this CPU's own."""
+        m = self.m
+        m.cost[:] = self._costs
+        m.vmcb = ctypes.addressof(self.vmcb)
+        if self.apic is not None:
+            m.virtual_apic, m.descriptor = self.apic.page.host_address, self.apic.descriptor.host_address
+
+    def apic_written(self, register: int) -> None:
+        """The microcode leaves what follows from a write to the virtual-APIC page to VirtualApic."""
+        assert self.apic is not None
+        self.apic.written(register)
+
+    def take_vectors(self, now: int) -> None:
+        """Physical interrupts that have been sent by now: for the hypervisor, unless one says that there are posts."""
+        apic = self.apic
+        for vector in sorted(vector for sent, vector in self.vectors if sent <= now):
+            if apic is not None and not self.halted and vector in (self.vmcb.notification_vector, DOORBELL):
+                self._assist("posted_interrupt", self.timing.mmio)
+                if vector == DOORBELL:
+                    apic.look_again()
+                else:
+                    apic.take_posted()
+            elif vector != DOORBELL:  # which nobody hears outside a guest
+                self.host_interrupt = True
+        self.vectors = [(sent, vector) for sent, vector in self.vectors if sent > now]
 
     def _count_injection(self, event: int) -> None:
         """Delivery of an injected event: Unicorn does an interrupt by itself, the microcode counts the others."""
@@ -327,7 +367,7 @@ class Cpu:
         # keep_deadline() once more, on the hot path. A guest may fault for ever and never begin an instruction, where a
         # slice ends otherwise; so it also ends here.
         retired, last = m.retired, -((m.extra - deadline) // self._cpi)
-        m.stop = max(retired, last)
+        m.stop = retired if m.recognized else max(retired, last)
         return last > retired
 
     def _vmrun(self, delivering: int | None = None) -> None:
@@ -339,8 +379,10 @@ class Cpu:
         event = self.physical.eventinj
         m.injecting = int(event & (svm.EVENT_VALID | svm.EVENT_TYPE) == svm.EVENT_VALID | svm.EVENT_INTR)
         m.stop = m.retired + (1 if self._booted else 2)
+        m.entering = 1
         self._run(STUB + 3 if self._booted else STUB)
         self._booted = True
+        m.entering = 0
         if m.injecting:  # delivered, and no exit on the way
             m.injecting = 0
             m.delivering = NOWHERE
@@ -385,7 +427,7 @@ class Cpu:
             return False
         if code == svm.NPF:
             return bool(vmcb.np_enable)
-        if code == svm.BREAKPOINT:
+        if code in _ALWAYS:
             return True
         if code == svm.MSR:
             return bool(vmcb.intercept & intercepts(svm.MSR)) and self._msr_intercepted(vmcb, info1)
@@ -642,6 +684,9 @@ class Cpu:
         if self.cpl:
             self.fault(GP)
             return
+        if number in X2APIC_MSRS and self.vmcb.apic_controls & X2APIC:
+            self._x2apic(number, write=bool(exit.info1))
+            return
         try:
             if exit.info1:
                 write_msr(self, number, (regs[RDX] & 0xFFFF_FFFF) << 32 | regs[RAX] & 0xFFFF_FFFF)
@@ -652,6 +697,18 @@ class Cpu:
             self.fault(GP)
         else:
             self.skip(2)
+
+    def _x2apic(self, number: int, *, write: bool) -> None:
+        """A register of the virtual APIC, behind an MSR."""
+        regs, apic = self.regs, self.apic
+        assert apic is not None
+        if not write:
+            value = apic.read_msr(number)
+            regs[RAX], regs[RDX] = value & 0xFFFF_FFFF, value >> 32
+        elif not apic.write_msr(number, (regs[RDX] & 0xFFFF_FFFF) << 32 | regs[RAX] & 0xFFFF_FFFF):
+            self.fault(GP)
+            return
+        self.skip(2)
 
     def _hlt(self, exit: Exit) -> None:
         self._assist("hlt", 0)
@@ -730,6 +787,8 @@ class Cpu:
             return
         self.tpr = value
         self.skip(self.m.length)
+        if self.apic is not None:
+            self.apic.set_tpr(value << 4)
         if self.m.watch_tpr:
             self.m.deadline = 0
 
@@ -782,13 +841,15 @@ class Cpu:
         state, counters = self._parked
         self.engine.load(state)
         ctypes.memmove(ctypes.addressof(self.m), counters, COUNTERS)
+        self._connect()
 
     def save(self) -> CpuRecord:
         """The parked CPU as a record."""
         state, counters = self._parked
         return CpuRecord(
             state, counters, dict(self.assists), dict(self.msrs), self.halted, self.window, self._booted, self.waits,
-            self.host_timer, self.host_interrupt, list(self.ipis), self.irq_off_since, self.watch_at,
+            self.host_timer, self.host_interrupt, list(self.ipis), list(self.vectors), self.irq_off_since,
+            self.watch_at,
         )  # fmt: skip
 
     def load_saved(self, record: CpuRecord) -> None:
@@ -796,7 +857,7 @@ class Cpu:
         self._parked = (record.state, record.counters)
         self.assists, self.msrs = Counter(record.assists), dict(record.msrs)
         self.halted, self.window, self._booted = record.halted, record.window, record.booted
-        self.waits, self.ipis = record.waits, list(record.ipis)
+        self.waits, self.ipis, self.vectors = record.waits, list(record.ipis), list(record.vectors)
         self.host_timer, self.host_interrupt = record.host_timer, record.host_interrupt
         self.irq_off_since, self.watch_at = record.irq_off_since, record.watch_at
         self.entered = False
@@ -807,6 +868,9 @@ class Cpu:
 # Instructions for which the intercept vector alone says whether the hypervisor wants them. They are on the fast path:
 # no event can have been in delivery, and the world switch has not been made.
 _PLAIN = frozenset((svm.CPUID, svm.HLT, svm.IOIO, svm.VMMCALL))
+
+# Exits that come only if the hypervisor has asked for them elsewhere.
+_ALWAYS = frozenset((svm.BREAKPOINT, svm.APIC_ACCESS, svm.APIC_WRITE, svm.VIRTUAL_EOI, svm.INCOMPLETE_IPI))
 
 _NOT_OFFERED = (
     svm.INVLPGA, svm.VMRUN, svm.VMMCALL, svm.VMLOAD, svm.VMSAVE, svm.STGI, svm.CLGI, svm.SKINIT, svm.MONITOR, svm.MWAIT,

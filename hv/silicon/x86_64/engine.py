@@ -33,6 +33,7 @@ PRIVATE_SIZE = 0x20_0000
 VOID_BASE = 0xFE_0000_0000
 VOID_SIZE = 1 << 30
 BUS_BASE = VOID_BASE + VOID_SIZE  # and 1 GiB for the metal board's chips
+APIC_ACCESS_PAGE = 0xFEE0_0000  # where a hypervisor maps its guest's local APIC to (virtual_apic.py)
 
 FAR_CALL = bytes.fromhex("6a08488d05030000005048cb")  # push 8; lea rax,[rip+3]; push rax; retfq
 VMRUN = bytes.fromhex("0f01d8")
@@ -56,6 +57,8 @@ class Engine:
 
     active: ClassVar[Engine | None] = None  # the one whose guest runs at this moment
     on_exit: Callable[[], bool]  # what a #VMEXIT calls, inside the slice; False ends the slice
+    on_apic_write: Callable[[int], None]  # what a write to a register of the virtual APIC calls, but for the hot ones
+    apic_page: tuple[Any, Any]  # C function pointers: how the APIC-access page is read and written
 
     def __init__(self, memory: Memory) -> None:
         layout = measure()
@@ -84,6 +87,9 @@ class Engine:
         self._check()
         self._connect()
         self._take_exits()
+        self._apic_mapped = False
+        written = self.callback(ctypes.CFUNCTYPE(None, c_uint32), self._apic_written)
+        self.microcode.apic_written = ctypes.cast(written, c_void_p).value
 
     def alloc(self, pages: int = 1) -> int:
         """Physical address of zeroed pages of the microcode's RAM."""
@@ -138,6 +144,8 @@ class Engine:
             "raise_exception": exported("raise_exception"), "check_port0": exported("helper_check_iob"),
             "check_port1": exported("helper_check_iow"), "check_port2": exported("helper_check_iol"),
             "check_ioio": exported("helper_svm_check_io"), "raise_vmexit": exported("cpu_vmexit"),
+            "eflags": env + layout.eflags, "v_tpr": env + layout.v_tpr,
+            "hardware_interrupt": exported("do_interrupt_x86_hardirq"), "loop_exit": exported("cpu_loop_exit_noexc"),
         }  # fmt: skip
         for name in ("emu_start", "emu_stop", "reg_read", "reg_write"):
             places[name] = ctypes.cast(getattr(uclib, f"uc_{name}"), c_void_p).value
@@ -211,6 +219,19 @@ class Engine:
         )
         if error:
             raise SiliconError(f"Unicorn refused to map registers (error {error})")
+
+    def _apic_written(self, register: int) -> None:
+        self.on_apic_write(register)
+
+    def map_apic_page(self) -> None:
+        """Let the CPU watch the accesses to the APIC-access page. Its functions have the microcode as user data."""
+        if not self._apic_mapped:
+            read, write = (ctypes.cast(function, c_void_p) for function in self.apic_page)
+            m = ctypes.byref(self.microcode)
+            place, size = c_uint64(APIC_ACCESS_PAGE), ctypes.c_size_t(0x1000)
+            if uclib.uc_mmio_map(self.handle, place, size, read, m, write, m):
+                raise SiliconError("Unicorn refused to map the APIC-access page")
+            self._apic_mapped = True
 
     def _keep_error(self, error: BaseException) -> None:
         """Keep an exception for run() to raise, and end the slice."""
@@ -319,12 +340,20 @@ def interrupt(error: BaseException) -> None:
     engine.stop()
 
 
+def check_interrupt() -> None:
+    """Where the program waits for something besides a guest: raise what a signal's handler has kept."""
+    engine = Engine.active
+    if engine is not None and engine.error is not None:
+        raise engine.error
+
+
 def native_hooks(engine: Engine) -> None:
     """The fast path: the hooks of microcode.c."""
     from hv.silicon.x86_64.microcode import load
 
     library = load()
     engine.start = functools.partial(library.run, ctypes.addressof(engine.microcode))
+    engine.apic_page = library.apic_read, library.apic_write
     engine.hook_leave(library.hook_leave)
     engine.hook(unicorn.UC_HOOK_CODE, library.hook_code)
     engine.hook(unicorn.UC_HOOK_INTR, library.hook_intr)

@@ -74,6 +74,8 @@ class Lapic:
     pending interrupt or the next expiry may be another one now, `broadcast(vector)` tells the I/O APIC of the end of
     a level-triggered one. `tick` is the length of one timer clock."""
 
+    posted = False  # memory takes a vector that arrives, at once; what comes later is a notification
+
     def __init__(
         self,
         id: int,

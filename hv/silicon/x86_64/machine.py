@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -57,6 +57,15 @@ class Ended(msgspec.Struct):
 
 
 Outcome = Idle | Paused | Ended
+
+
+class Companion(Protocol):
+    """Who acts by himself beside the guest's CPUs, and does not interrupt them by that alone."""
+
+    deadline: int  # virtual time in millicycles; NEVER: nothing to do
+
+    def advance(self, now: int) -> None:
+        """Do what is due by now."""
 
 
 class MetalBoard(Pc):
@@ -114,9 +123,12 @@ class Machine:
             self.cpus[-1].park()
             self.cpus.append(kind(self.engine, timing, index, root, cpus))
         self.cpus[-1].park()
+        for cpu in self.cpus:
+            cpu.send = self.interrupt
         self._unpark(self.cpus[0])
         self.board: MetalBoard | None = None
         self.cards: RootComplex | None = None
+        self.beside: list[Companion] = []  # the cards, and other CPUs of the host: they act in the first CPU's time
         self._conversation_until = 0
         self._runs = False
 
@@ -184,6 +196,7 @@ class Machine:
         """The cards of a machine with a hypervisor; it has them all to itself at first."""
         if self.cards is None:
             self.cards = RootComplex(self)
+            self.beside.append(self.cards)
             self.engine.map_chip(BUS_BASE, GIB, self._read_card, self._write_card)
         return self.cards
 
@@ -233,6 +246,16 @@ class Machine:
         """A physical interrupt from the hypervisor on the running CPU to the one on another, which gets it in time."""
         target.ipis.append(self.now)
         self.converse()
+
+    def interrupt(self, destination: int, vector: int) -> None:
+        """A physical interrupt for the CPU with this number, sent now. One that posts stays in its guest."""
+        if destination < len(self.cpus):
+            target = self.cpus[destination]
+            target.vectors.append((self.now, vector))
+            if target is self._loaded:
+                self.stop_soon()
+            else:
+                self.converse()
 
     def _touch(self, cost: int) -> MetalBoard:
         """The CPU that runs touches a register in memory."""
@@ -291,7 +314,7 @@ class Machine:
         """Put a CPU's guest into the engine, which holds nobody's."""
         cpu.unpark()
         self._loaded = cpu
-        self.engine.on_exit = cpu.take_exit
+        self.engine.on_exit, self.engine.on_apic_write = cpu.take_exit, cpu.apic_written
         if self.portable:
             self.hooks.cpu = cpu
             cpu.hooks = self.hooks  # type: ignore[attr-defined]
@@ -340,6 +363,14 @@ class Machine:
                 self._load(cpu)
                 cpu.charge(max(0, until - cpu.now))
 
+    def outlive(self, until: int) -> None:
+        """The guest has ended: only the cards, which other guests may share, go on."""
+        cards, cpu = self.cards, self.cpus[0]
+        while cards is not None and cards.deadline <= until:
+            self._load(cpu)
+            cpu.charge(max(0, cards.deadline - cpu.now))
+            cards.advance(cpu.now)
+
     def _next_cpu(self) -> Cpu | None:
         """The CPU whose quantum ends first; of several, the one with the lowest number."""
         best: Cpu | None = None
@@ -381,8 +412,11 @@ class Machine:
             first = NEVER if cpu.host_timer is None else cpu.host_timer
             if cpu.ipis:
                 first = min(first, *cpu.ipis)
-            if self.cards is not None and cpu.index == 0:
-                first = min(first, self.cards.deadline)  # cards act in the first CPU's time
+            if cpu.vectors:
+                first = min(first, min(cpu.vectors)[0])
+            if cpu.index == 0:  # what stands beside acts in the first CPU's time
+                for companion in self.beside:
+                    first = min(first, companion.deadline)
             return NEVER if first == NEVER else max(first, now)
         board = self.board
         if board is None:
@@ -402,8 +436,11 @@ class Machine:
             if when > now:
                 cpu.charge(when - now)  # the CPU slept
                 now = when
-        if self.cards is not None and cpu.index == 0:
-            self.cards.advance(now)
+        if cpu.index == 0:
+            for companion in self.beside:
+                companion.advance(now)
+        if cpu.vectors:
+            cpu.take_vectors(now)
         if cpu.on_metal:
             self._interrupt_on_metal(cpu)
         elif (

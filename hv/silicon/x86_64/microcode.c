@@ -18,7 +18,7 @@ typedef uint32_t u32;
 typedef uint16_t u16;
 
 enum event { EV_PORT_IO, EV_CR_ACCESS, EV_CR8_ACCESS, EV_INVLPG, EV_IRET, EV_SYSCALL, EV_EXCEPTION, EV_TLB_FILL,
-             N_EVENTS };
+             EV_APIC_ACCESS, EV_VIRTUAL_INTERRUPT, EV_PAUSE, N_EVENTS };
 
 struct microcode {
     /* The clock. Time is in millicycles: retired * cpi + extra. */
@@ -49,6 +49,10 @@ struct microcode {
     u64 watch_iret;         /* an NMI waits for the end of the one before it: end the slice after IRET */
     u64 injecting;          /* 1: VMRUN delivers an interrupt; 2: and it has, see hook_intr */
     u64 delivering;         /* the event that is being delivered: vector * 8 + 2, bit 0 unless it is `int n`; or ~0 */
+    /* Of the virtual APIC. */
+    u64 recognized;         /* a virtual interrupt waits for the guest to take it: look before every instruction */
+    u64 trap, trap_info;    /* an exit that comes when the instruction is over, or 0 */
+    u64 entering;           /* VMRUN: the slice ends in front of the guest's first instruction, whatever waits */
     u64 control[24];        /* the hypervisor's VMCB control area as VMRUN read it */
     /* Unicorn's own state and functions. */
     void *uc, *cpu;
@@ -76,6 +80,14 @@ struct microcode {
     int (*on_exit)(void);   /* sort and handle the exit; 0: end the slice */
     u32 (*port_in)(u32 port, u32 size);
     void (*port_out)(u32 port, u32 size, u32 value);
+    /* For the virtual APIC. */
+    u32 *virtual_apic;      /* its page */
+    u64 *descriptor;        /* of posted interrupts */
+    u64 *eflags;            /* the arithmetic flags are elsewhere; IF is here */
+    uint8_t *v_tpr;
+    void (*hardware_interrupt)(void *env, int vector, int hardware);
+    void (*loop_exit)(void *cpu);   /* leave translated code; does not return */
+    void (*apic_written)(u32 offset);
 };
 
 struct segment { u32 selector; u64 base; u32 limit; u32 flags; };
@@ -88,6 +100,7 @@ enum { EFER_SCE = 1, RFLAGS_RF = 1 << 16, DE = 0, DB = 1, UD = 6, DF = 8, TS = 1
 enum { EXIT_CR8_READ = 0x08, EXIT_CR_WRITE = 0x10, EXIT_CR0_WRITE = 0x10, EXIT_CR3_WRITE = 0x13,
        EXIT_CR4_WRITE = 0x14, EXIT_CR8_WRITE = 0x18, EXIT_CR_LAST = 0x1f, EXIT_SINGLE_STEP = 0x41, EXIT_VECTOR = 0x60,
        EXIT_VINTR = 0x64, EXIT_IRET = 0x74, EXIT_INVLPG = 0x79, EXIT_BREAKPOINT = 0x500, EXIT = 0x100 };
+enum { LEFT_TO_LOOK = 0x10000 };   /* Unicorn's EXCP_INTERRUPT */
 enum { BREAKPOINT_PAGES = 1024 };
 
 u64 microcode_size(void) { return sizeof(struct microcode); }
@@ -96,7 +109,7 @@ static void set_stop(struct microcode *m)
 {
     /* Time never runs backwards: a deadline in the past stops at once. */
     u64 left = m->deadline > m->extra ? (m->deadline - m->extra + m->cpi - 1) / m->cpi : 0;
-    m->stop = left > m->retired ? left : m->retired;
+    m->stop = left > m->retired && !m->recognized && !m->trap ? left : m->retired;
 }
 
 static void charge(struct microcode *m, enum event e)
@@ -139,6 +152,14 @@ static void rearm(struct microcode *m)
     set_stop(m);
 }
 
+#include "virtual_apic.h"
+
+/* Is the slice over, or is there only a virtual interrupt to look for? */
+static int slice_over(const struct microcode *m)
+{
+    return m->entering || m->injecting || !m->recognized || m->retired * m->cpi + m->extra >= m->deadline;
+}
+
 /* The rare part of hook_code: 1 means that the instruction must not run now. */
 static int pause_here(struct microcode *m, u64 address)
 {
@@ -149,12 +170,23 @@ static int pause_here(struct microcode *m, u64 address)
         }
         rearm(m);                       /* and now the one after it */
     }
-    if (m->retired >= m->stop) {
+    if (m->retired < m->stop)
+        return 0;
+    if (m->trap && !m->entering && !m->injecting) {
+        u64 code = m->trap;
+        m->trap = 0;
+        m->pc = ~0ull;
+        m->raise_vmexit(m->env, (u32)code, m->trap_info, 0);    /* does not return */
+    }
+    if (slice_over(m)) {
         if (m->injecting)
             m->injecting = 2;
         stop_here(m);
         return 1;
     }
+    if (interruptible(m))
+        deliver_virtual(m);                                     /* does not return */
+    m->stop = m->retired + 1;
     return 0;
 }
 
@@ -205,6 +237,8 @@ int run(struct microcode *m, u64 address)
  *
  * Without an exception (-1) that is the end of a slice, or an instruction that stores into the block of code that it is
  * in: Unicorn forgets the block, and begins the instruction again before it has stored anything.
+ *
+ * With LEFT_TO_LOOK it was told to stop (by a hook, for which no instruction is under way), or PAUSE is over.
  */
 int hook_leave(void *uc, int number)
 {
@@ -213,6 +247,12 @@ int hook_leave(void *uc, int number)
         if (m->pc && (m->pc == m->mark[0] || m->pc == m->mark[1]))
             m->mark_pass = 1;           /* it has been reported already */
         undo_attempt(m);
+    }
+    if (number == LEFT_TO_LOOK && m->pc != ~0ull && m->pc + m->length == *m->eip + code_base(m)) {
+        u64 stop = m->stop;
+        charge(m, EV_PAUSE);
+        if (m->stepping)
+            m->stop = stop;
     }
     return number == UD;                /* what Unicorn's own function says: it is one for hook_invalid */
 }
@@ -274,6 +314,7 @@ static void vmexit(struct microcode *m, u32 code)
     if (m->stepping)
         rearm(m);
     m->injecting = 0;
+    m->entering = 0;
     m->delivering = ~0ull;
     m->exit_valid = 1;
     m->exit_code = code;

@@ -12,7 +12,19 @@ from typing import Any, ClassVar
 from hv.silicon.x86_64.layout import SiliconError
 
 # The silicon events that microcode.c counts, in the order of its `enum event`.
-EVENTS = ("port_io", "cr_access", "cr8_access", "invlpg", "iret", "syscall", "exception", "tlb_fill")
+EVENTS = (
+    "port_io",
+    "cr_access",
+    "cr8_access",
+    "invlpg",
+    "iret",
+    "syscall",
+    "exception",
+    "tlb_fill",
+    "apic_access",
+    "virtual_interrupt",
+    "pause",
+)
 
 CONTROL_WORDS = 24  # of the VMCB that a hypervisor writes to command the CPU: 0x000 to 0x0BF
 NOWHERE = (1 << 64) - 1
@@ -21,14 +33,15 @@ BREAKPOINT_PAGES = 1024
 _WORDS = "retired stop extra deadline cpi pc length"
 _EXITS = (
     "exit_valid exit_code exit_info1 exit_left want want_cr_read want_cr_write stepping armed armed_cr_read "
-    "armed_cr_write watch_tpr watch_iret injecting delivering"
+    "armed_cr_write watch_tpr watch_iret injecting delivering recognized trap trap_info entering"
 )
 _POINTERS = (
     "uc cpu regs eip efer star lstar cstar fmask next_eip hflags error_code is_int old_exception cc_op eventinj cs ss "
     "intercept intercept_cr_read intercept_cr_write do_interrupt do_vmexit raise_exception "
     "check_port0 check_port1 check_port2 check_ioio env "
     "emu_start emu_stop reg_read reg_write vmcb break_filter break_marks break_pages raise_vmexit "
-    "on_exit port_in port_out"
+    "on_exit port_in port_out "
+    "virtual_apic descriptor eflags v_tpr hardware_interrupt loop_exit apic_written"
 )
 
 
@@ -74,12 +87,18 @@ class Microcode(ctypes.Structure):
     watch_iret: int
     injecting: int
     delivering: int
+    recognized: int
+    trap: int
+    trap_info: int
+    entering: int
     control: ctypes.Array[c_uint64]
     vmcb: int
     eventinj: int
     break_filter: int
     break_marks: int
     break_pages: int
+    virtual_apic: int
+    descriptor: int
 
 
 def library_path() -> Path | None:
@@ -101,6 +120,8 @@ def load() -> ctypes.CDLL:
         library = ctypes.CDLL(str(path))
         library.microcode_size.restype = c_uint64
         library.run.argtypes = [c_void_p, c_uint64]
+        library.posted_interrupts.argtypes = [c_void_p]
+        library.posted_interrupts.restype = None
     except (OSError, AttributeError):
         raise SiliconError("the microcode library is damaged; run make again") from None
     if library.microcode_size() != ctypes.sizeof(Microcode):

@@ -35,13 +35,17 @@ from hv.silicon.x86_64.state import (
     RSP,
     SS,
 )
+from hv.silicon.x86_64.virtual_apic import ACCESS_WRITE
 
-PORT_IO, CR_ACCESS, CR8_ACCESS, INVLPG, IRET, SYSCALL, EXCEPTION, TLB_FILL = range(len(EVENTS))
+(
+    PORT_IO, CR_ACCESS, CR8_ACCESS, INVLPG, IRET, SYSCALL, EXCEPTION, TLB_FILL, APIC_ACCESS, VIRTUAL_INTERRUPT, PAUSE,
+) = range(len(EVENTS))  # fmt: skip
 R11 = 11
 EFER_SCE = 1
 NP = 11
 DB = 1
 DF = 8
+LEFT_TO_LOOK = 0x10000
 COMBINING = frozenset((0, 10, 11, 12, 13))  # the contributory exceptions
 
 
@@ -54,10 +58,11 @@ class Pending(msgspec.Struct):
 
 
 class Undo(msgspec.Struct):
-    """The registers before an IN or OUT that turns out not to happen."""
+    """The registers before an instruction that turns out not to happen: it exits instead."""
 
     regs: list[int]
     eip: int
+    rflags: int
 
 
 class PortableHooks:
@@ -69,6 +74,7 @@ class PortableHooks:
         self.engine, self.m, self.state = engine, engine.microcode, engine.state
         self.pending: Pending | None = None
         self.undo: Undo | None = None
+        self.virtual = False  # the slice has ended for a virtual interrupt
         void, word = None, c_uint32
         for kind, result, arguments, function, *extra in (
             (unicorn.UC_HOOK_CODE, void, (c_void_p, c_uint64, word, c_void_p), self.hook_code),
@@ -80,12 +86,16 @@ class PortableHooks:
             (unicorn.UC_HOOK_INSN, void, (c_void_p, word, c_int, word, c_void_p), self.hook_out, x86.UC_X86_INS_OUT),
         ):
             engine.hook(kind, engine.callback(ctypes.CFUNCTYPE(result, *arguments), function), *extra)
+        engine.apic_page = (
+            engine.callback(ctypes.CFUNCTYPE(c_uint64, c_void_p, c_uint64, word, c_void_p), self.apic_read),
+            engine.callback(ctypes.CFUNCTYPE(void, c_void_p, c_uint64, word, c_uint64, c_void_p), self.apic_write),
+        )
         engine.hook_leave(engine.callback(ctypes.CFUNCTYPE(c_int, c_void_p, c_int), self.hook_leave))
 
     def set_stop(self) -> None:
         m = self.m
         left = -(-(m.deadline - m.extra) // m.cpi) if m.deadline > m.extra else 0
-        m.stop = max(left, m.retired)
+        m.stop = m.retired if m.recognized or m.trap else max(left, m.retired)
 
     def charge(self, event: int) -> None:
         self.m.count[event] += 1
@@ -115,11 +125,20 @@ class PortableHooks:
                 m.stop = m.retired + 1
                 return False
             self.rearm()
-        if m.retired >= m.stop:
+        if m.retired < m.stop:
+            return False
+        if m.trap and not m.entering and not m.injecting:
+            code, m.trap, m.pc = m.trap, 0, NOWHERE
+            self.note_exit(code, m.trap_info)
+            return True
+        over = m.entering or m.injecting or not m.recognized or m.retired * m.cpi + m.extra >= m.deadline
+        if over or self.cpu.interruptible:
+            self.virtual = not over
             if m.injecting:
                 m.injecting = 2
             self.stop_here()
             return True
+        m.stop = m.retired + 1
         return False
 
     def hook_code(self, uc: int, address: int, size: int, user: int) -> None:
@@ -149,6 +168,11 @@ class PortableHooks:
             if m.pc and m.pc in (m.mark[0], m.mark[1]):
                 m.mark_pass = 1
             self.undo_attempt()
+        if number == LEFT_TO_LOOK and m.pc != NOWHERE and m.pc + m.length == self.state.eip + self.state.segs[CS].base:
+            stop = m.stop
+            self.charge(PAUSE)
+            if m.stepping:
+                m.stop = stop
         return number == UD
 
     def observed(self, code: int) -> int:
@@ -193,12 +217,17 @@ class PortableHooks:
             self.engine.world_switch(code, 0)
             m.exit_left = 1
 
-    def note_exit(self, code: int, info1: int) -> None:
+    def keep(self) -> None:
+        """The registers, before the current instruction changes them."""
+        self.undo = Undo(list(self.state.regs), self.state.eip, self.engine.rflags())
+
+    def note_exit(self, code: int, info1: int, *, stop: bool = True) -> None:
         m = self.m
-        m.injecting, m.delivering = 0, NOWHERE
+        m.injecting, m.entering, m.delivering = 0, 0, NOWHERE
         m.exit_valid, m.exit_code, m.exit_info1, m.exit_left = 1, code, info1, 0
         self.state.exception_is_int = 0
-        self.engine.stop()
+        if stop:
+            self.engine.stop()
 
     def deliver(self, vector: int) -> None:
         m, state = self.m, self.state
@@ -259,7 +288,7 @@ class PortableHooks:
 
     def refuse(self, vector: int) -> None:
         """The current instruction faults; whatever it still does in this slice is undone."""
-        self.undo = Undo(list(self.state.regs), self.state.eip)
+        self.keep()
         self.undo_attempt()
         if self.cpu.physical.intercept_exceptions >> vector & 1:
             self.note_exit(svm.EXCEPTION + vector, 0)
@@ -285,7 +314,7 @@ class PortableHooks:
         if cpu.physical.intercept & svm.intercepts(svm.IOIO):
             bitmap = struct.unpack("<H", self.engine.memory.read(cpu.physical.iopm_base_pa + port // 8, 2))[0]
             if bitmap >> port % 8 & (1 << size) - 1:
-                self.undo = Undo(list(state.regs), state.eip)
+                self.keep()
                 cpu.physical.exitinfo2 = state.eip + m.length
                 self.undo_attempt()
                 self.note_exit(svm.IOIO, size << 4 | is_in | port << 16)
@@ -313,7 +342,7 @@ class PortableHooks:
         missing = address + len(word)
         gpa = cpu.linear(missing)
         if gpa is not None or cpu.physical.intercept_exceptions >> PF & 1:
-            self.undo = Undo(list(self.state.regs), self.state.eip)
+            self.keep()
             cpu.physical.exitinfo2 = missing if gpa is None else gpa
             self.undo_attempt()
             self.note_exit(*((svm.EXCEPTION + PF, 0) if gpa is None else (svm.NPF, svm.NPF_USER)))
@@ -324,6 +353,35 @@ class PortableHooks:
             return 0
         value: int = self.engine.port_in(port, size)
         return value
+
+    def refuse_access(self, info: int) -> None:
+        """Stopping here would begin the instruction again; hook_code stops in front of the next one."""
+        self.keep()
+        self.undo_attempt()
+        self.m.trap = 0
+        self.note_exit(svm.APIC_ACCESS, info, stop=False)
+
+    def apic_read(self, uc: int, offset: int, size: int, user: int) -> int:
+        apic = self.cpu.apic
+        assert apic is not None
+        if self.undo is not None:
+            return 0
+        if not apic.virtualized(offset, size, write=False):
+            self.refuse_access(offset)
+            return 0
+        self.charge(APIC_ACCESS)
+        return apic.read(offset)
+
+    def apic_write(self, uc: int, offset: int, size: int, value: int, user: int) -> None:
+        apic = self.cpu.apic
+        assert apic is not None
+        if self.undo is not None:
+            return
+        if not apic.virtualized(offset, size, write=True):
+            self.refuse_access(offset | ACCESS_WRITE)
+            return
+        self.charge(APIC_ACCESS)
+        apic.write(offset, size, value)
 
     def hook_out(self, uc: int, port: int, size: int, value: int, user: int) -> None:
         if not self.port_refused(port, size, 0):
@@ -354,12 +412,25 @@ class PortableCpu(Cpu):
         if hooks.undo is not None:
             state.regs[0:16] = hooks.undo.regs
             state.eip = hooks.undo.eip
-            hooks.undo = None
+            self.engine.set_rflags(hooks.undo.rflags)
+            hooks.undo = hooks.pending = None
+        if hooks.virtual:
+            self._deliver_virtual()
         while hooks.pending is not None and not self.m.exit_valid:
             event, hooks.pending = hooks.pending, None
             self._deliver(event)
         if self.m.exit_valid:
             self.take_exit()
+
+    def _deliver_virtual(self) -> None:
+        """deliver_virtual of virtual_apic.h, by an injected interrupt."""
+        assert self.apic is not None
+        self.hooks.virtual = False
+        vector = self.apic.take()
+        self.hooks.charge(VIRTUAL_INTERRUPT)
+        self.leave()
+        self._enter(injection=vector | svm.EVENT_VALID)
+        self._vmrun(vector * 8 + 3)
 
     def _deliver(self, event: Pending) -> None:
         """Exception or `int n` through the guest's IDT, by the CPU's own interrupt delivery in VMRUN."""

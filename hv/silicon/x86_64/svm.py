@@ -47,6 +47,16 @@ _VMCB: tuple[tuple[int, str, Any], ...] = (
     (0x0A8, "eventinj", c_uint32),
     (0x0AC, "eventinj_err", c_uint32),
     (0x0B0, "n_cr3", c_uint64),
+    (0x0E0, "avic_backing_page", c_uint64),
+    (0x0F0, "avic_logical_table", c_uint64),
+    (0x0F8, "avic_physical_table", c_uint64),
+    # Not AMD's: what an Intel VMCS has for virtual and posted interrupts (virtual_apic.py), in a reserved place.
+    (0x380, "rvi", c_uint8),
+    (0x381, "svi", c_uint8),
+    (0x382, "notification_vector", c_uint16),
+    (0x384, "apic_controls", c_uint32),
+    (0x388, "eoi_exit_bitmap", c_uint64 * 4),
+    (0x3A8, "posted_descriptor", c_uint64),
     (0x400, "es", VmcbSegment),
     (0x410, "cs", VmcbSegment),
     (0x420, "ss", VmcbSegment),
@@ -126,6 +136,15 @@ class Vmcb(ctypes.LittleEndianStructure):
     eventinj: Any  # an int; of the class, its descriptor
     eventinj_err: int
     n_cr3: int
+    avic_backing_page: int
+    avic_logical_table: int
+    avic_physical_table: int
+    rvi: int
+    svi: int
+    notification_vector: int
+    apic_controls: int
+    eoi_exit_bitmap: ctypes.Array[c_uint64]
+    posted_descriptor: int
     es: VmcbSegment
     cs: VmcbSegment
     ss: VmcbSegment
@@ -171,8 +190,9 @@ INVD, HLT, INVLPG, INVLPGA, IOIO, MSR, TASK_SWITCH = 0x076, 0x078, 0x079, 0x07A,
 SHUTDOWN = 0x07F
 VMRUN, VMMCALL, VMLOAD, VMSAVE, STGI, CLGI, SKINIT = 0x080, 0x081, 0x082, 0x083, 0x084, 0x085, 0x086
 RDTSCP, ICEBP, WBINVD, MONITOR, MWAIT, MWAIT_ARMED, XSETBV = 0x087, 0x088, 0x089, 0x08A, 0x08B, 0x08C, 0x08D
-NPF = 0x400
-BREAKPOINT = 0x500  # not AMD's: an address breakpoint (breakpoints.py)
+NPF, INCOMPLETE_IPI, APIC_ACCESS = 0x400, 0x401, 0x402  # the last is AMD's AVIC_NOACCEL
+# Not AMD's: an address breakpoint (breakpoints.py); exits of the virtual APIC that come behind an instruction.
+BREAKPOINT, APIC_WRITE, VIRTUAL_EOI = 0x500, 0x501, 0x502
 
 # EVENTINJ and EXITINTINFO (APM vol. 2, 15.20): vector in bits 7:0.
 EVENT_INTR, EVENT_NMI, EVENT_EXCEPTION, EVENT_SOFT = 0 << 8, 2 << 8, 3 << 8, 4 << 8

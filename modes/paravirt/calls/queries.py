@@ -1,11 +1,10 @@
-"""Hypercalls that ask for something, or that hv has in part: xen_version, console_io, grant_table_op, vm_assist."""
+"""Hypercalls that ask for something, or that hv has in part: xen_version, console_io, vm_assist."""
 
 from __future__ import annotations
 
 import struct
 
 from modes.paravirt.abi import (
-    DOMID_SELF,
     EINVAL,
     ENOSYS,
     EPERM,
@@ -18,7 +17,6 @@ from modes.paravirt.common import XenVcpu
 
 # xen_version's answers that are text: command -> (size of the buffer, text)
 TEXTS = {1: (16, b".0-hv"), 3: (1024, b"xen-3.0-x86_64"), 4: (64, b"hv"), 9: (1024, b"")}
-GRANT_FRAMES_MOST = 32
 MOST_CONSOLE = 1024
 
 
@@ -69,41 +67,6 @@ def vm_assist(v: XenVcpu, a: list[int]) -> int:
         v.domain.assists &= ~(1 << kind)
     else:
         raise Refused(ENOSYS)
-    return 0
-
-
-def grant_table_op(v: XenVcpu, a: list[int]) -> int:
-    """The queries: how large the table is, and where. Granting itself needs somebody to grant to."""
-    command, at, count = a[0] & 0xFFFF_FFFF, a[1], a[2] & 0xFFFF_FFFF
-    d = v.domain
-    if command not in (2, 6, 8, 10):
-        raise Refused(ENOSYS)
-    if count != 1:
-        raise Refused(EINVAL)
-    if command == 2:  # setup_table
-        domid, frames, frame_list = v.memory.unpack(struct.Struct("<H2xI8xQ"), at)
-        status = 0
-        if domid not in (DOMID_SELF, d.domid):
-            status = -8  # GNTST_permission_denied
-        elif frames > GRANT_FRAMES_MOST:
-            status = -1  # GNTST_general_error
-        else:
-            while len(d.grant_frames) < frames:
-                d.grant_frames.append(d.new_xen_page())
-            v.memory.write(frame_list, struct.pack(f"<{frames}Q", *d.grant_frames[:frames]))
-        v.memory.write(at + 8, struct.pack("<h", status))
-    elif command == 6:  # query_size
-        (domid,) = struct.unpack("<H", v.memory.read(at, 2))
-        mine = domid in (DOMID_SELF, d.domid)
-        sizes = (len(d.grant_frames), GRANT_FRAMES_MOST, 0) if mine else (0, 0, -8)
-        v.memory.write(at + 4, struct.pack("<IIh", *sizes))
-    elif command == 8:  # set_version
-        (version,) = struct.unpack("<I", v.memory.read(at, 4))
-        if version != 1:
-            v.memory.write(at, struct.pack("<I", 1))
-            raise Refused(EINVAL)  # simplified: version 1 only
-    else:  # get_version
-        v.memory.write(at + 4, struct.pack("<I", 1))
     return 0
 
 

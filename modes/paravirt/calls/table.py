@@ -8,7 +8,7 @@ from typing import Any
 
 from modes.paravirt.abi import EINVAL, ENOSYS, HYPERCALLS, MULTICALL, STUB_SIZE, Refused
 from modes.paravirt.abi import IRET as IRET_NUMBER
-from modes.paravirt.calls import entry, events, memory, queries, scheduling
+from modes.paravirt.calls import entry, events, grant_maps, memory, queries, scheduling
 from modes.paravirt.calls.again import MOST_ENTRIES, Again
 from modes.paravirt.common import XenVcpu
 
@@ -32,7 +32,7 @@ CALLS: dict[str, Call] = {
     "set_timer_op": scheduling.set_timer_op,
     "xen_version": queries.xen_version,
     "console_io": queries.console_io,
-    "grant_table_op": queries.grant_table_op,
+    "grant_table_op": grant_maps.pv_grant_table_op,
     "vm_assist": queries.vm_assist,
     "update_va_mapping_otherdomain": memory.update_va_mapping_otherdomain,
     "vcpu_op": scheduling.vcpu_op,

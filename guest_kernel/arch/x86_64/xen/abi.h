@@ -1,5 +1,5 @@
 /* What this kernel uses of Xen's public ABI (public/xen.h, arch-x86/xen-x86_64.h, event_channel.h, sched.h,
-   physdev.h, io/console.h). Assembly reads the numbers too. */
+   physdev.h, memory.h, hvm/, io/console.h). Assembly reads the numbers too. */
 #pragma once
 
 #define HYPERCALL_SET_TRAP_TABLE 0
@@ -7,10 +7,12 @@
 #define HYPERCALL_SET_GDT 2
 #define HYPERCALL_STACK_SWITCH 3
 #define HYPERCALL_SET_CALLBACKS 4
+#define HYPERCALL_MEMORY_OP 12
 #define HYPERCALL_MULTICALL 13
 #define HYPERCALL_UPDATE_VA_MAPPING 14
 #define HYPERCALL_SET_TIMER_OP 15
 #define HYPERCALL_XEN_VERSION 17
+#define HYPERCALL_GRANT_TABLE_OP 20
 #define HYPERCALL_IRET 23
 #define HYPERCALL_VCPU_OP 24
 #define HYPERCALL_SET_SEGMENT_BASE 25
@@ -18,6 +20,7 @@
 #define HYPERCALL_SCHED_OP 29
 #define HYPERCALL_EVENT_CHANNEL_OP 32
 #define HYPERCALL_PHYSDEV_OP 33
+#define HYPERCALL_HVM_OP 34
 #define HYPERCALL_STUB_SIZE 32
 
 #define XEN_KERNEL_CODE 0xE033 /* Xen's own flat segments */
@@ -29,6 +32,7 @@
 #include "types.h"
 
 #define DOMID_SELF 0x7FF0
+#define DOMID_BACKEND 0 /* where the back ends and the store are */
 
 struct xen_start_info {
     char magic[32];
@@ -133,12 +137,95 @@ struct xen_vcpu_context {
 
 enum { VGCF_IN_KERNEL = 1 << 2, VGCF_ONLINE = 1 << 5 };
 enum { VCPU_INITIALISE = 0, VCPU_UP = 1, VCPU_IS_UP = 3, VCPU_SET_PERIODIC = 6, VCPU_STOP_PERIODIC = 7 };
-enum { EVTCHN_BIND_VIRQ = 1, EVTCHN_SEND = 4, EVTCHN_BIND_IPI = 7, EVTCHN_UNMASK = 9 };
+enum {
+    EVTCHN_BIND_VIRQ = 1,
+    EVTCHN_CLOSE = 3,
+    EVTCHN_SEND = 4,
+    EVTCHN_ALLOC_UNBOUND = 6,
+    EVTCHN_BIND_IPI = 7,
+    EVTCHN_UNMASK = 9,
+};
 enum { VIRQ_TIMER = 0 };
-enum { SCHED_BLOCK = 1, SCHED_SHUTDOWN = 2 };
+enum { SCHED_BLOCK = 1, SCHED_SHUTDOWN = 2, SCHED_POLL = 3 };
 enum { SHUTDOWN_POWEROFF = 0, SHUTDOWN_CRASH = 3 };
 enum { PHYSDEV_SET_IOPL = 6 };
 enum { SEGBASE_GS_KERNEL = 2 };
+enum { UVMF_INVLPG = 2 };
+
+struct xen_poll {
+    const u32 *ports;
+    u32 count;
+    u64 until; /* ns of Xen's clock; 0: for ever */
+};
+
+struct xen_grant_entry {
+    u16 flags;
+    u16 domid; /* who may use it */
+    u32 frame;
+};
+
+enum { GRANT_PERMIT = 1, GRANT_READ_ONLY = 1 << 2, GRANT_READING = 1 << 3, GRANT_WRITING = 1 << 4 };
+enum { GRANT_SETUP_TABLE = 2 };
+
+struct xen_grant_setup {
+    u16 domid;
+    u32 frames;
+    i16 status;
+    u64 *frame_list;
+};
+
+struct xen_store_ring {
+    char requests[1024], replies[1024];
+    u32 request_consumed, request_produced;
+    u32 reply_consumed, reply_produced;
+    u32 server_features, connection, error;
+};
+
+struct xen_store_message {
+    u32 type, request, transaction, length; /* of what follows */
+};
+
+enum {
+    STORE_DIRECTORY = 1,
+    STORE_READ = 2,
+    STORE_WATCH = 4,
+    STORE_TRANSACTION_START = 6,
+    STORE_TRANSACTION_END = 7,
+    STORE_WRITE = 11,
+    STORE_WATCH_EVENT = 15,
+    STORE_ERROR = 16,
+};
+
+#define STORE_MOST_PAYLOAD 4096
+
+/* Beside a PC (hvm/hvm_op.h, hvm/params.h, memory.h, features.h, arch-x86/cpuid.h). */
+struct xen_hvm_param {
+    u16 domain;
+    u32 index;
+    u64 value;
+};
+
+struct xen_add_to_physmap {
+    u16 domain;
+    u16 size;
+    u32 space;
+    u64 index;
+    u64 frame;
+};
+
+struct xen_feature_info {
+    u32 word; /* which */
+    u32 features;
+};
+
+enum { HVMOP_SET_PARAM = 0, HVMOP_GET_PARAM = 1 };
+enum { HVM_PARAM_CALLBACK_IRQ = 0, HVM_PARAM_STORE_FRAME = 1, HVM_PARAM_STORE_PORT = 2 };
+#define CALLBACK_BY_PIN (1ul << 56) /* device and function in bits 15:8, INTA is 0 */
+#define CALLBACK_BY_VECTOR (2ul << 56)
+enum { XENMEM_ADD_TO_PHYSMAP = 7 };
+enum { MAPSPACE_SHARED_INFO = 0, MAPSPACE_GRANT_TABLE = 1 };
+enum { XENVER_GET_FEATURES = 6 };
+enum { XENFEAT_HVM_CALLBACK_VECTOR = 1 << 8 };
 
 struct xen_console_ring {
     char in[1024];
@@ -147,6 +234,8 @@ struct xen_console_ring {
     u32 out_consumed, out_produced;
 };
 
+_Static_assert(sizeof(struct xen_grant_entry) == 8, "public/grant_table.h");
+_Static_assert(__builtin_offsetof(struct xen_store_ring, server_features) == 2064, "public/io/xs_wire.h");
 _Static_assert(sizeof(struct xen_vcpu_info) == 64, "public/xen.h");
 _Static_assert(sizeof(struct xen_vcpu_context) == 5168, "public/arch-x86/xen.h");
 _Static_assert(__builtin_offsetof(struct xen_start_info, command_line) == 128, "public/xen.h");

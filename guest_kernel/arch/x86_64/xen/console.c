@@ -24,10 +24,10 @@ static void connect(void) {} /* the event channel was there from the start */
 
 static bool listening;
 
-static void listen(bool on)
+static void listen(void)
 {
-    listening = on;
-    xen_listen(xen_start_info.console_port, on);
+    listening = true;
+    xen_listen(xen_start_info.console_port, true);
 }
 
 /* As much as fits at a time. The notification is a hypercall, and the daemon has read all when it returns. */

@@ -5,11 +5,12 @@
 
 #include "arch.h"
 #include "console.h"
+#include "channels.h"
 #include "cpus.h"
-#include "irq_source.h"
+#include "grants.h"
+#include "store.h"
 
 #define TICK_NS 10000000ul
-#define PERIOD_NS 1000000ul /* the shortest that Xen grants */
 
 static u32 timer_port;
 static u64 bound[MAX_CPUS][XEN_PORT_WORDS]; /* whose ports which are */
@@ -23,10 +24,11 @@ static i64 event_call(u32 command, void *argument)
 
 struct xen_vcpu_info *xen_vcpu(void) { return &xen_shared->vcpu[arch_this_cpu()->number]; }
 
-static void bind(u32 port, u32 cpu) { bound[cpu][port / 64] |= 1ul << port % 64; }
+/* Its events are for this CPU. */
+void xen_bind(u32 port, u32 cpu) { bound[cpu][port / 64] |= 1ul << port % 64; }
 
 /* Nanoseconds of Xen's clock. It is updated seldom, between two changes of its version. */
-static u64 now(void)
+u64 xen_clock(void)
 {
     const volatile struct xen_vcpu_time *time = &xen_vcpu()->time;
     u64 result;
@@ -40,6 +42,12 @@ static u64 now(void)
     return result;
 }
 
+void xen_mask_all(void)
+{
+    for (int i = 0; i < XEN_PORT_WORDS; i++)
+        xen_shared->mask[i] = ~0ul;
+}
+
 static void set_timer(u64 ns) { xen_hypercall(ns, 0, 0, 0, 0, HYPERCALL_SET_TIMER_OP); }
 
 void xen_events_init(void)
@@ -47,29 +55,36 @@ void xen_events_init(void)
     struct {
         u32 virq, vcpu, port;
     } virq = {VIRQ_TIMER, 0, 0};
-    for (int i = 0; i < XEN_PORT_WORDS; i++)
-        xen_shared->mask[i] = ~0ul;
+    xen_mask_all();
     if (event_call(EVTCHN_BIND_VIRQ, &virq))
         panic("Xen gives no timer events");
     timer_port = virq.port;
-    bind(timer_port, 0);
-    bind(xen_start_info.console_port, 0);
+    xen_bind(timer_port, 0);
     xen_listen(timer_port, true);
 }
 
+/* What a PV domain finds in start_info. */
+void xen_rings_init(void)
+{
+    xen_bind(xen_start_info.console_port, 0);
+    xen_grants_init();
+    xen_store_init(phys_to_virt(xen_pseudo(xen_start_info.store_frame << 12)), xen_start_info.store_port);
+}
+
 /* A port whose events are calls for a CPU. */
-u32 xen_bind_call(u32 cpu)
+void xen_bind_call(u32 cpu)
 {
     struct {
         u32 vcpu, port;
     } ipi = {cpu, 0};
     if (event_call(EVTCHN_BIND_IPI, &ipi))
         panic("Xen gives no events between CPUs");
-    bind(ipi.port, cpu);
+    xen_bind(ipi.port, cpu);
     call_port_of[cpu] = ipi.port;
     xen_listen(ipi.port, true);
-    return ipi.port;
 }
+
+void xen_send_call(u32 cpu) { xen_notify(call_port_of[cpu]); }
 
 /* Lets a port's events through, those that wait already too. */
 void xen_listen(u32 port, bool on)
@@ -78,6 +93,13 @@ void xen_listen(u32 port, bool on)
         event_call(EVTCHN_UNMASK, &port);
     else
         __atomic_or_fetch(&xen_shared->mask[port / 64], 1ul << port % 64, __ATOMIC_SEQ_CST);
+}
+
+/* Has its event happened? Then it has not any more. For who waits with interrupts off. */
+bool xen_port_take(u32 port)
+{
+    u64 bit = 1ul << port % 64;
+    return __atomic_fetch_and(&xen_shared->pending[port / 64], ~bit, __ATOMIC_SEQ_CST) & bit;
 }
 
 void xen_notify(u32 port) { event_call(EVTCHN_SEND, &port); }
@@ -104,11 +126,12 @@ static bool handle(u32 port)
         cpu_call_received();
     if (port == xen_start_info.console_port)
         xen_console_event();
-    if (port != timer_port)
+    if (port != timer_port) {
+        xen_channel_event(port);
         return false;
-    xen_irq_source.interrupts++;
+    }
     if (ticking)
-        set_timer(now() + TICK_NS);
+        set_timer(xen_clock() + TICK_NS);
     return true;
 }
 
@@ -135,22 +158,11 @@ bool xen_handle_events(void)
 void xen_tick_start(void)
 {
     ticking = true;
-    set_timer(now() + TICK_NS);
+    set_timer(xen_clock() + TICK_NS);
 }
 
 /* Expires once, so many nanoseconds from now. */
-void xen_timer_shoot(u64 ns) { set_timer(now() + ns); }
-
-/* Xen's periodic timer, which needs nothing of the kernel between two of its events. */
-static void start_periods(void)
-{
-    u64 period = PERIOD_NS;
-    xen_hypercall(VCPU_SET_PERIODIC, 0, (u64)&period, 0, 0, HYPERCALL_VCPU_OP);
-}
-
-static void stop_periods(void) { xen_hypercall(VCPU_STOP_PERIODIC, 0, 0, 0, 0, HYPERCALL_VCPU_OP); }
-
-struct irq_source xen_irq_source = {"Xen's timer", start_periods, stop_periods, 0};
+void xen_timer_shoot(u64 ns) { set_timer(xen_clock() + ns); }
 
 void xen_tick_stop(void)
 {

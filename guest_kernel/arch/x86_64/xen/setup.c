@@ -8,7 +8,9 @@
 #include "../segments.h"
 #include "../traps.h"
 #include "arch.h"
+#include "console.h"
 #include "frames.h"
+#include "static_branch.h"
 #include "string.h"
 
 #define ENTRIES 512
@@ -23,24 +25,6 @@ static u64 boot_root, boot_end; /* pseudo-physical */
 
 extern char image_end[]; /* kernel.ld */
 extern char xen_trap_stubs[][16], xen_event_entry[], xen_failsafe_entry[], xen_syscall_entry[];
-
-/* --- the jumps of on_xen() --- */
-
-struct static_branch {
-    u64 site;
-    u64 target;
-};
-extern const struct static_branch static_branches_start[], static_branches_end[];
-
-static void take_static_branches(void)
-{
-    for (const struct static_branch *b = static_branches_start; b < static_branches_end; b++) {
-        u8 *site = (u8 *)b->site;
-        u32 distance = (u32)(b->target - (b->site + 5));
-        site[0] = 0xE9; /* jmp */
-        memcpy(site + 1, &distance, sizeof distance);
-    }
-}
 
 /* --- the direct map --- */
 
@@ -135,6 +119,18 @@ void xen_read_memory_map(struct memory_map *map)
     map->count = 1;
 }
 
+/* Xen's pages with the grant table, at an address of the kernel's instead of what is there. */
+void xen_place_grant_table(void *address, u32 frames)
+{
+    u64 list[8];
+    struct xen_grant_setup setup = {DOMID_SELF, frames, 0, list};
+    if (xen_hypercall(GRANT_SETUP_TABLE, (u64)&setup, 1, 0, 0, HYPERCALL_GRANT_TABLE_OP) || setup.status)
+        panic("Xen gives no grant table: %d", setup.status);
+    for (u32 i = 0; i < frames; i++)
+        xen_hypercall((u64)address + i * PAGE_SIZE, list[i] << 12 | PTE_PRESENT | PTE_WRITE | PTE_NO_EXECUTE,
+                      UVMF_INVLPG, 0, 0, HYPERCALL_UPDATE_VA_MAPPING);
+}
+
 /* --- descriptors, entry points --- */
 
 /* For user programs. The kernel runs on Xen's own flat segments. A page, because a descriptor table is whole frames;
@@ -192,7 +188,8 @@ void xen_fill_entry_points(struct xen_vcpu_context *context)
 /* Called by xen_entry. No on_xen() may run before the branches are taken. */
 void xen_start(const struct xen_start_info *info)
 {
-    take_static_branches();
+    static_branch_take(BRANCH_ON_XEN);
+    static_branch_take(BRANCH_XEN_EVENTS);
     xen_start_info = *info;
     xen_frame_list = (u64 *)xen_start_info.frame_list;
     build_direct_map();

@@ -1,0 +1,35 @@
+"""The modes of the interrupts column in hardware: what they put in the place of hw-assist's emulated local APICs.
+
+The I/O APIC, the 8259s and the 8254 stay emulated, as on every such machine. Simplified: under nested paging only
+(with `hw-shadow` the local APICs stay emulated); the guest is not offered x2APIC, which its board does not have.
+"""
+
+from __future__ import annotations
+
+from hv.errors import HvError
+from hv.mode import Mode
+from modes.hw_assist.mode import HwAssist
+from modes.posted_interrupts.avic import AvicDelivery
+from modes.posted_interrupts.delivery import PostedDelivery
+
+
+class PostedInterrupts(Mode):
+    id = "posted-interrupts"
+    summary = "a virtual local APIC, and interrupts posted to a running vCPU without an exit"
+    cells = {"interrupts": "VH"}
+    delivery: type[PostedDelivery] = PostedDelivery
+    reasons = PostedDelivery.reasons
+
+    def equip(self, column: str) -> None:
+        cpu = self.vm.mode
+        if not isinstance(cpu, HwAssist):
+            raise HvError(f"{self.id} needs a CPU like hw-assist's, and {cpu.id} has another one")
+        if cpu.nested:
+            cpu.interrupts = self.delivery(cpu)
+
+
+class Avic(PostedInterrupts):
+    id = "avic"
+    summary = "posted-interrupts, and interrupts from one running vCPU to another without an exit"
+    delivery = AvicDelivery
+    reasons = AvicDelivery.reasons
