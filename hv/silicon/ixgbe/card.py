@@ -94,11 +94,13 @@ class IxgbeFunction(ExpressFunction):
         return read_part(self.registers.read, offset, size)
 
     def write(self, bar: int, offset: int, size: int, value: int) -> None:
-        if bar == self.msix.bar:
-            if self.msix.claims(offset):
-                self.msix.write(offset, size, value)
-        else:
-            write_whole(self.registers.write, offset, size, value)
+        if bar == REGISTERS:
+            if size == 4 and not offset & 3:
+                self.registers.write(offset, value)
+            else:
+                write_whole(self.registers.write, offset, size, value)
+        elif self.msix.claims(offset):
+            self.msix.write(offset, size, value)
 
     def write_ring(self, ring: Ring, at: int, value: int) -> None:
         """A register of one of its queues."""
@@ -106,7 +108,7 @@ class IxgbeFunction(ExpressFunction):
         if at in (TAIL, CONTROL):
             if isinstance(ring, RxRing):
                 self.receiver.refill()
-            else:
+            elif ring.head != ring.tail:
                 self.transmitter.ring()
 
     def configured(self, offset: int, size: int) -> None:

@@ -91,10 +91,16 @@ class Chip:
     # --- queues -----------------------------------------------------------------------------------------------
 
     def rx(self, number: int) -> RxRing:
-        return self.state.rx.setdefault(number, RxRing())
+        ring = self.state.rx.get(number)
+        if ring is None:
+            ring = self.state.rx[number] = RxRing()
+        return ring
 
     def tx(self, number: int) -> TxRing:
-        return self.state.tx.setdefault(number, TxRing())
+        ring = self.state.tx.get(number)
+        if ring is None:
+            ring = self.state.tx[number] = TxRing()
+        return ring
 
     @property
     def pooled(self) -> bool:
