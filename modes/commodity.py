@@ -15,7 +15,7 @@ class Commodity(Mode):
     id = "commodity"
     summary = "a drive that anybody can buy; the remote disk is ATA over Ethernet"
     cells = {"local": "H", "remote": "H"}
-    beside = "H"
+    beside = ("H",)
 
     def equip(self, column: str) -> None:
         vm = self.vm
