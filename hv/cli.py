@@ -298,7 +298,7 @@ def run(
     row: str, /, *, set: Set = None, m: Annotated[int, Parameter(name="-m", converter=_whole)] = DEFAULT_MIB,
     smp: Annotated[int | None, Parameter(name="-smp", converter=_whole)] = None,
     guests: Annotated[int, Parameter(converter=_whole)] = 1,
-    command: Annotated[str | None, Parameter(name="-c")] = None, pcap: Path | None = None,
+    commands: Annotated[list[str] | None, Parameter(name="-c", negative="")] = None, pcap: Path | None = None,
     drive: Annotated[Path | None, Parameter(name="-drive")] = None,
     nbd: Annotated[str | None, Parameter(name="-nbd")] = None, show_translation: str | None = None,
     cost_model: str = DEFAULT, portable: Annotated[bool, Parameter(negative="")] = False, kernel: Path | None = None,
@@ -316,8 +316,9 @@ def run(
     smp
         Number of CPUs: 2, or as many as the row can have.
     guests
-        So many guests side by side, which share the row's cards, each with a function of its own; takes -c.
-    command
+        So many guests side by side, which share the row's cards, each with a function of its own; takes -c, once for
+        all or once for each.
+    commands
         Type this line, print what the guest answers, and power off.
     pcap
         Write what goes over the wire to this file, for Wireshark or tcpdump.
@@ -347,35 +348,38 @@ def run(
     for option, given, column in (("-drive", drive, "local"), ("-nbd", nbd, "remote")):
         if given is not None and column not in chosen:
             raise HvError(f"{option}: row {row} has no {column} disk yet", 1)
-    keyboard = Keyboard(piped=command is None)
+    keyboard = Keyboard(piped=commands is None)
     outside = Outside(
         pcap=pcap,
         local=local_disk(drive, say) if "local" in chosen else None,
         remote=remote_disk(nbd, say, keyboard.look) if "remote" in chosen else None,
     )
-    if guests != 1:
+    if guests != 1 or len(commands or []) > 1:
         return _several(
-            guests, command, partial(Vm, chosen, guest, load(cost_model), mib=m, smp=smp, portable=portable), outside
+            guests,
+            commands or [],
+            partial(Vm, chosen, guest, load(cost_model), mib=m, smp=smp, portable=portable),
+            outside,
         )
     vm = Vm(chosen, guest, load(cost_model), mib=m, smp=smp, portable=portable, outside=outside)
     with closing(vm):
-        status = Session(vm, keyboard, command).run()
+        status = Session(vm, keyboard, commands[0] if commands else None).run()
         if show_translation is not None:
             _show_translation(vm, show_translation)
         return status
 
 
-def _several(guests: int, command: str | None, build: Callable[..., Vm], outside: Outside) -> int:
+def _several(guests: int, commands: list[str], build: Callable[..., Vm], outside: Outside) -> int:
     """Guests side by side. The disks of all but the first are in memory."""
-    from hv.session import run_command
+    from hv.session import run_commands
 
-    if not 1 <= guests <= MOST_GUESTS or command is None:
-        raise HvError(f"--guests takes 1 to {MOST_GUESTS}, and needs -c COMMAND when there are several")
+    if not 1 <= guests <= MOST_GUESTS or len(commands) not in (1, guests):
+        raise HvError(f"--guests takes 1 to {MOST_GUESTS}, and needs -c COMMAND once for all or once for each")
     neighbours = Neighbours([outside, *(Outside() for _ in range(guests - 1))])
     with ExitStack() as stack:
         for own in neighbours.outsides:
             stack.enter_context(closing(build(outside=own, neighbours=neighbours)))
-        return run_command(neighbours, command)
+        return run_commands(neighbours, commands if len(commands) == guests else commands * guests)
 
 
 def _show_translation(vm: Vm, function: str) -> None:

@@ -50,13 +50,16 @@ class Neighbours:
     def run(self, until: int = NEVER) -> None:
         """Let all guests run, until all have ended or wait for input, or until a virtual time (millicycles)."""
         waiting: set[Vm] = set()
-        while True:
-            live = [vm for vm in self.vms if vm.machine.ended is None]
-            if not live or waiting.issuperset(live):
-                return
+        while live := [vm for vm in self.vms if vm.machine.ended is None]:
             vm = min(live, key=lambda vm: vm.now)
+            if waiting.issuperset(live):
+                if (due := min(vm.outlives for vm in self.vms)) == NEVER:
+                    return
+                waiting.clear()
+                self._outlive(due)
             if vm.now >= until:
                 return
+            self._outlive(vm.now)
             horizon = min([until, *(other.now + QUANTUM for other in live if other is not vm)])
             outcome = vm.run(horizon)
             if isinstance(outcome, Idle):
@@ -64,3 +67,9 @@ class Neighbours:
                 vm.machine.sleep(max(vm.now + QUANTUM, horizon if horizon != until else 0))
             elif not isinstance(outcome, Ended):
                 waiting.clear()
+
+    def _outlive(self, until: int) -> None:
+        """Let the cards act that stand in the root complexes of guests that have ended."""
+        for vm in self.vms:
+            if vm.outlives <= until:
+                vm.outlive(until)

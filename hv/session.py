@@ -14,7 +14,7 @@ import signal
 import sys
 import termios
 import tty
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from hv.crash import report
@@ -176,11 +176,7 @@ class Session:
         """After an operation: what it exited for, in its last round."""
         windows = self.vm.machine.probe.windows
         if len(windows) > self.windows:
-            tallies = self.vm.ledger.tallies(2 * len(windows) - 1)
-            total = sum(tally.count for tally in tallies.values())
-            parts = ", ".join(f"{reason} {tally.count}" for reason, tally in tallies.items()) or "none"
-            cycles = number(windows[-1].time / MILLI)
-            line = f"[hv: {total} exits in {cycles} cycles: {parts}]"
+            line = last_window(self.vm)
             sys.stdout.buffer.write((line + "\r\n" if self.keyboard.terminal is not None else line + "\n").encode())
         self.windows = max(self.windows, len(windows))
 
@@ -196,22 +192,35 @@ class Session:
         return 1
 
 
-def run_command(neighbours: Neighbours, command: str) -> int:
-    """Type a line to each guest and print what each answers, with its number. Returns the exit status of hv."""
+def run_commands(neighbours: Neighbours, commands: Sequence[str]) -> int:
+    """Type its line to each guest and print what each answers, with its number. Returns the exit status of hv.
+
+    They are powered off when all have answered, so that each may ask the others for something.
+    """
+    boots = [vm.machine.probe.window for vm in neighbours.vms]
+    for vm, command in zip(neighbours.vms, commands, strict=True):
+        vm.console.feed(command.encode() + b"\n")
+    neighbours.run()
     for vm in neighbours.vms:
-        vm.console.feed(command.encode() + b"\n\x04")
+        vm.console.feed(bytes([END_OF_INPUT]))
     neighbours.run()
     status = 0
-    for place, vm in enumerate(neighbours.vms, 1):
+    for place, (vm, boot) in enumerate(zip(neighbours.vms, boots, strict=True), 1):
         for line in vm.console.take().replace("\r", "").splitlines():
             print(f"{place}| {line}")
-        windows = vm.machine.probe.windows
-        tallies = vm.ledger.tallies(2 * len(windows) - 1)  # of the last operation
-        parts = ", ".join(f"{reason} {tally.count}" for reason, tally in tallies.items()) or "none"
-        total, cycles = sum(tally.count for tally in tallies.values()), number(windows[-1].time / MILLI)
-        print(f"{place}| [hv: {total} exits in {cycles} cycles: {parts}]")
+        if len(vm.machine.probe.windows) > boot:
+            print(f"{place}| {last_window(vm)}")
         ended = vm.machine.ended
         if ended is not None and ended.cause != "power-off":
             print(f"hv: guest {place}: {ended.report}", file=sys.stderr)
             status = 1
     return status
+
+
+def last_window(vm: Vm) -> str:
+    """What the last operation, in its last round, exited for."""
+    windows = vm.machine.probe.windows
+    tallies = vm.ledger.tallies(2 * len(windows) - 1)
+    total = sum(tally.count for tally in tallies.values())
+    parts = ", ".join(f"{reason} {tally.count}" for reason, tally in tallies.items()) or "none"
+    return f"[hv: {total} exits in {number(windows[-1].time / MILLI)} cycles: {parts}]"

@@ -129,6 +129,17 @@ class Vm:
             if not (isinstance(outcome, Idle) and self.console.pump(self.serial)):
                 return outcome
 
+    @property
+    def outlives(self) -> int:
+        """When a card next acts by itself although the guest has ended."""
+        cards = self.machine.cards
+        return NEVER if cards is None or self.machine.ended is None else cards.deadline
+
+    def outlive(self, until: int) -> None:
+        """The guest has ended. Its cards go on, which others may share, and the hypervisor hears of interrupts."""
+        self.machine.outlive(until)
+        self.take_interrupts(0)
+
     def take_interrupts(self, cpu: int) -> None:
         """A physical interrupt has come to a CPU. If a card has sent it, its handler makes the guest's of it."""
         cards = self.machine.cards

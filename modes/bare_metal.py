@@ -17,7 +17,7 @@ from hv.x86_64.pvh import first_state
 class BareMetal(Mode):
     id = "bare-metal"
     summary = "the guest owns the hardware; nothing exits"
-    cells = {"cpu": "H", "local": "H", "remote": "H", "interrupts": "H", "boot": "H"}
+    cells = {"cpu": "H", "net": "H", "local": "H", "remote": "H", "interrupts": "H", "boot": "H"}
     most_cpus = 8
 
     def equip(self, column: str) -> None:
@@ -25,9 +25,8 @@ class BareMetal(Mode):
             self.vm.boot_firmware()
         elif column == "net":
             nic, wire = build_nic(self.vm, ethernet_address(self.vm.number))
-            wire.reschedule = self.vm.board.reschedule
             self.vm.board.plug(nic, NIC_SLOT)
-            self.vm.board.add(wire)
+            wire.reschedule = self.vm.board.add(wire)
         elif column in DRIVES:
             card = build_drive(self.vm, column)
             self.vm.board.plug(card, DRIVES[column].slot)

@@ -55,7 +55,7 @@ static void send(u16 operation, u32 to, const u8 *to_hardware)
     arp->protocol_length = sizeof arp->to;
     arp->operation = swap16(operation);
     memcpy(arp->from_hardware, ethernet_address(), ETHERNET_ADDRESS);
-    arp->from = swap32(NET_ADDRESS);
+    arp->from = swap32(net_address());
     memset(arp->to_hardware, 0, ETHERNET_ADDRESS);
     if (to_hardware)
         memcpy(arp->to_hardware, to_hardware, ETHERNET_ADDRESS);
@@ -67,7 +67,7 @@ void arp_receive(const u8 *packet, u64 length)
 {
     const struct arp *arp = (const struct arp *)packet;
     if (length < sizeof *arp || arp->hardware != swap16(HARDWARE_ETHERNET) || arp->protocol != swap16(TYPE_IPV4) ||
-        arp->to != swap32(NET_ADDRESS))
+        arp->to != swap32(net_address()))
         return;
     u8 hardware[ETHERNET_ADDRESS];
     memcpy(hardware, arp->from_hardware, sizeof hardware);

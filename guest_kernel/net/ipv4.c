@@ -35,7 +35,7 @@ bool ipv4_send(u32 to, u8 protocol, u64 length, bool more)
     header->time_to_live = TIME_TO_LIVE;
     header->protocol = protocol;
     header->checksum = 0;
-    header->from = swap32(NET_ADDRESS);
+    header->from = swap32(net_address());
     header->to = swap32(to);
     header->checksum = swap16(checksum(header, sizeof *header, 0));
     return ethernet_send(hardware, TYPE_IPV4, sizeof *header + length, more);
@@ -47,7 +47,7 @@ void ipv4_receive(const u8 *packet, u64 length)
     if (length < sizeof *header || header->version_length != VERSION_4_LENGTH_5 || checksum(header, sizeof *header, 0))
         return;
     u64 whole = swap16(header->length);
-    if (whole < sizeof *header || whole > length || header->to != swap32(NET_ADDRESS) ||
+    if (whole < sizeof *header || whole > length || header->to != swap32(net_address()) ||
         (swap16(header->fragment) & FRAGMENT))
         return;
     const u8 *payload = packet + sizeof *header;

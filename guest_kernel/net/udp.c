@@ -35,7 +35,7 @@ bool udp_send(u32 address, u16 from, u16 to, const void *payload, u64 length, bo
     struct udp *udp = (struct udp *)(net_frame + IP_PAYLOAD);
     memcpy(udp + 1, payload, length);
     *udp = (struct udp){swap16(from), swap16(to), swap16((u16)whole), 0};
-    u16 sum = checksum(udp, whole, pseudo_sum(NET_ADDRESS, address, whole));
+    u16 sum = checksum(udp, whole, pseudo_sum(net_address(), address, whole));
     udp->checksum = sum ? swap16(sum) : 0xFFFF; /* 0 would say that there is none */
     return ipv4_send(address, PROTOCOL_UDP, whole, more);
 }

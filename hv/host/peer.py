@@ -1,11 +1,11 @@
 """The embedded peer: a small host at the other end of the wire, 10.0.2.2, that answers ARP, ping and UDP.
 
-UDP port 7 echoes (RFC 862); port 9 swallows and keeps a tally (RFC 863); port 9000 takes requests, all numbers
-big-endian:
+UDP port 7 echoes (RFC 862); port 9 swallows and keeps a tally for each sender (RFC 863); port 9000 takes requests, all
+numbers big-endian:
     1, count, length, gap, seed (five words of 32 bits, the last of 64)   send `count` datagrams of `length` bytes, at
                                    least `gap` ns apart; each begins with its number (32 bits), then pseudo-random bytes
-    2                                                                     send the tally of port 9 (count, CRC-32 of all
-                                   payloads) and begin a new one
+    2                                                                     send the sender's tally of port 9 (count,
+                                   CRC-32 of all payloads) and begin a new one
 Simplified: no fragments, no options, no IP routing; it never asks anybody for an address, but answers whoever asked.
 """
 
@@ -23,6 +23,7 @@ ICMP, UDP = 1, 17
 ECHO, DISCARD, CONTROL = 7, 9, 9000
 SEND, TALLY = 1, 2
 MOST_DATAGRAMS, LONGEST_DATAGRAM = 1 << 20, 1472  # bytes, what a frame holds
+MOST_SENDERS = 16  # of whom it keeps a tally; whoever has been silent longest makes room
 SHORTEST_FRAME = 60
 BROADCAST = b"\xff" * 6
 ARP_ETHERNET_IPV4 = bytes.fromhex("0001080006 04")
@@ -45,9 +46,10 @@ class Stream(msgspec.Struct):
 
 
 class PeerState(msgspec.Struct):
+    """`tallies`: of datagrams swallowed, by the sender's address: how many, and the CRC-32 of their payloads."""
+
     streams: list[Stream] = []
-    tally: int = 0
-    crc: int = 0
+    tallies: dict[bytes, tuple[int, int]] = {}
     identification: int = 0
 
 
@@ -109,14 +111,16 @@ class Peer:
         if service == ECHO:
             self._answer(mac, address, service, port, payload, at)
         elif service == DISCARD:
-            s.tally, s.crc = s.tally + 1, zlib.crc32(payload, s.crc)
+            count, crc = s.tallies.pop(address, (0, 0))
+            if len(s.tallies) == MOST_SENDERS:
+                del s.tallies[next(iter(s.tallies))]
+            s.tallies[address] = count + 1, zlib.crc32(payload, crc)
         elif service == CONTROL and payload[:4] == struct.pack(">I", SEND) and len(payload) >= 24:
             count, size, gap, seed = struct.unpack(">IIIQ", payload[4:24])
             if count and 4 <= size <= LONGEST_DATAGRAM:
                 self._open(Stream(at, gap, mac, address, port, min(count, MOST_DATAGRAMS), 0, size, seed))
         elif service == CONTROL and payload[:4] == struct.pack(">I", TALLY):
-            self._answer(mac, address, service, port, struct.pack(">II", s.tally, s.crc), at)
-            s.tally = s.crc = 0
+            self._answer(mac, address, service, port, struct.pack(">II", *s.tallies.pop(address, (0, 0))), at)
 
     def _open(self, stream: Stream) -> None:
         """One stream for each port that asks: a new one takes the place of an old one."""

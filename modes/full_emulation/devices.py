@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from hv.devices.e1000.nic import E1000
 from hv.devices.ide import LEGACY, Ide
 from hv.mode import Mode
+from hv.neighbours import ethernet_address
 
 if TYPE_CHECKING:
     from hv.vm import Vm
 
 IDE_PLACE = (1, 1)  # PCI device and function
 NIC_SLOT = 3
-NIC_ADDRESS = bytes.fromhex("026876000001")  # locally administered; "hv" in it
 
 
 class EmulatedDevices(Mode):
@@ -51,9 +51,8 @@ class EmulatedDevices(Mode):
     def _plug_network_card(self) -> None:
         """An 82540EM, and the wire that it is on."""
         vm, board = self.vm, self.vm.board
-        nic = E1000(vm.costs.timing.tsc_hz, NIC_ADDRESS)
+        nic = E1000(vm.costs.timing.tsc_hz, ethernet_address(vm.number))
         wire = vm.outside.lay_wire(vm.costs, board.clock)
         nic.connect(wire.plug_card(nic.receive))
-        wire.reschedule = board.reschedule
         board.plug(nic, NIC_SLOT)
-        board.add(wire)
+        wire.reschedule = board.add(wire)

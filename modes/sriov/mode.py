@@ -45,7 +45,7 @@ class SriovState(msgspec.Struct):
 class Sriov(Mode):
     id = "sriov"
     summary = "a virtual function of a card, mapped into the guest behind an IOMMU"
-    cells = {"local": "VH", "remote": "VH"}
+    cells = {"net": "VH", "local": "VH", "remote": "VH"}
 
     def __init__(self, vm: Vm) -> None:
         super().__init__(vm)

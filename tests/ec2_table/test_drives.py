@@ -13,7 +13,8 @@ from tests.ec2_table.test_where_code_runs import watching
 ROWS = ("nitro", "aws-metal", "metal")
 # The function's interrupt is a physical one, and the emulated local APIC wants to hear of its end.
 ONE = {"external_interrupt": 1, "mmio": 1}
-OUTSIDE = ("store.py", "nbd.py", "nbd_protocol.py", "nbd_server.py")  # hv/host: what is behind the drives
+# hv/host: what is behind the drives, and at the other end of the network card's line.
+OUTSIDE = ("store.py", "nbd.py", "nbd_protocol.py", "nbd_server.py", "wire.py", "peer.py", "pcap.py")
 
 
 @pytest.mark.parametrize("op", DISK_OPERATIONS)
@@ -74,7 +75,7 @@ def test_native_and_portable_agree(row: str) -> None:
 @pytest.mark.parametrize("op", ["local.read4k", "remote.write4k", "local.flush"])
 @pytest.mark.parametrize("row", ["nitro", "metal"])
 def test_hypervisor_code_runs_only_inside_counted_exits(row: str, op: str) -> None:
-    """Between the marks; what lies behind a drive is the world outside, and no hypervisor."""
+    """Between the marks; what lies behind a card is the world outside, and no hypervisor."""
     with watching(row) as (runner, witness):
         runner.run(OPS[op])
         assert witness.windows == 2

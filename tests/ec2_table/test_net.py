@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from hv.costs import load
-from hv.loader import default_guest, load_guest
+from hv.costs import CostModel, load
+from hv.loader import Guest, default_guest, load_guest
 from hv.measure import OpResult, RowRunner, Settings
 from hv.mode import find_modes
 from hv.ops import OPS
+from hv.silicon.x86_64.machine import Idle
+from hv.vm import Vm
+from modes.hw_assist.mode import HwAssist
 from tests.conftest import RunHv
 from tests.ec2_table.measuring import measure_table, row_named
 
@@ -153,8 +156,15 @@ def test_a_ping_that_cannot_be_says_so(words: str, said: str, run_hv: RunHv) -> 
     assert said in run_hv("run", "nitro", "--set", "net=VS", "-c", f"ping {words}").stdout
 
 
-def test_without_a_card_ping_says_so_and_a_capture_is_refused(run_hv: RunHv, tmp_path: Path) -> None:
-    assert "no network card" in run_hv("run", "metal", "-c", "ping 10.0.2.2").stdout
-    done = run_hv("run", "metal", "--pcap", str(tmp_path / "x.pcap"))
+def test_without_a_card_ping_says_so(guest: Guest, costs: CostModel) -> None:
+    vm = Vm(HwAssist, guest, costs)
+    vm.console.feed(b"ping 10.0.2.2\n")
+    assert isinstance(vm.run(), Idle)
+    assert "no network card" in vm.console.take()
+    vm.close()
+
+
+def test_without_a_card_a_capture_is_refused(run_hv: RunHv, tmp_path: Path) -> None:
+    done = run_hv("run", "xen-pv", "--pcap", str(tmp_path / "x.pcap"))
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("hv: --pcap: row metal has no network card")
+    assert done.stderr.startswith("hv: --pcap: row xen-pv has no network card")

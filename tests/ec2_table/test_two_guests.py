@@ -18,7 +18,7 @@ from hv.table import machine_modes
 from hv.vm import Vm
 from tests.conftest import RunHv
 from tests.ec2_table.measuring import row_named
-from tests.guests.test_assignment import SpinningGuest
+from tests.guests.test_assignment import DriveGuest
 
 OPERATIONS = ("local.read4k", "local.write4k", "local.flush", "remote.read4k", "remote.flush")
 
@@ -82,7 +82,7 @@ def test_a_guest_that_attacks_leaves_the_other_alone() -> None:
     """One guest's function is turned against the other's memory and the other's namespace, while that one works."""
     outsides = [Outside(local=MemoryStore(4096)) for _ in range(2)]
     neighbours = Neighbours(outsides)
-    victim, attacker = SpinningGuest(neighbours, outsides[0]), SpinningGuest(neighbours, outsides[1])
+    victim, attacker = DriveGuest(neighbours, outsides[0]), DriveGuest(neighbours, outsides[1])
     victim.vm.machine.memory.write(victim.vm.machine.ram_base + 0x8_0000, b"secret" * 100)
     ours, theirs = victim.driver(), attacker.driver()
     victim.ram[ours.page : ours.page + 512] = b"v" * 512
@@ -120,7 +120,18 @@ def test_hv_run_with_two_guests(run_hv: RunHv, row: str) -> None:
     assert "2| [hv: " in done.stdout
 
 
-def test_several_guests_need_a_command(run_hv: RunHv) -> None:
-    done = run_hv("run", "nitro", "--guests", "2")
-    assert done.returncode == 2
+def test_each_guest_may_have_a_line_of_its_own(run_hv: RunHv) -> None:
+    done = run_hv("run", "metal", "--guests", "2", "-c", "echo first", "-c", "echo second")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "1| first\n" in done.stdout
+    assert "2| second\n" in done.stdout
+    assert "[hv:" not in done.stdout  # no operation
+
+
+@pytest.mark.parametrize(
+    "words", [("--guests", "2"), ("--guests", "3", "-c", "ps", "-c", "ps"), ("-c", "ps", "-c", "ps")]
+)
+def test_several_guests_need_a_command_for_all_or_for_each(run_hv: RunHv, words: tuple[str, ...]) -> None:
+    done = run_hv("run", "nitro", *words)
+    assert (done.returncode, done.stdout) == (2, "")
     assert "needs -c" in done.stderr

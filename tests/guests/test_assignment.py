@@ -11,32 +11,27 @@ from pathlib import Path
 
 import pytest
 
-from hv.host.outside import Outside
 from hv.host.store import MemoryStore
 from hv.loader import Guest, Segment
-from hv.neighbours import Neighbours
 from hv.silicon.iommu import Fault
 from hv.silicon.memory import BusError
 from hv.silicon.pci import BAR0
 from hv.silicon.x86_64.engine import BUS_BASE, PRIVATE_BASE
-from hv.silicon.x86_64.machine import Ended, Idle, Paused
-from hv.silicon.x86_64.pc import NEVER
+from hv.silicon.x86_64.machine import Ended, Idle
 from hv.vm import Vm
-from hv.x86_64.assigned import AssignedFunction
 from hv.x86_64.board import Board
 from hv.x86_64.pool import CARDS_POOL_BASE, POOL_BASE
 from modes.hw_assist.mode import HwAssist
 from modes.hw_assist.shadow import HwShadow
 from modes.sriov.mode import Sriov
 from tests.nvme_host import Driver
+from tests.spinning_guest import CODE, COUNT, RAM_BASE, SHOWN, SpinningGuest
 from tests.support import assemble, costs
 
 LOCAL, REMOTE = 4 << 3, 5 << 3  # places on the guest's board
 LOCAL_VF = LOCAL + 1  # and in the root complex
 WINDOW = {LOCAL: 0xFE00_0000, REMOTE: 0xFE01_0000}
-CODE, COUNT, SHOWN = 0x10_0000, 0x1_1000, 0x1_1008
 TRANSFER_ERROR = 4
-RAM_BASE = HwAssist.ram_base
 TARGETS = {
     "the hypervisor's memory": POOL_BASE, "its IOMMU tables": CARDS_POOL_BASE, "the microcode": PRIVATE_BASE,
     "host-physical addresses": RAM_BASE, "the local APIC": 0xFEE0_0000, "the I/O APIC": 0xFEC0_0000,
@@ -45,74 +40,16 @@ TARGETS = {
 }  # fmt: skip
 
 
-class Ram:
-    """The guest's memory, as a driver writes to it."""
+class DriveGuest(SpinningGuest):
+    """It has two drives, and stands in for a Host."""
 
-    def __init__(self, vm: Vm) -> None:
-        self.memory = vm.machine.memory
-
-    def __getitem__(self, part: slice) -> bytes:
-        return self.memory.read(RAM_BASE + part.start, part.stop - part.start)
-
-    def __setitem__(self, part: slice, data: bytes) -> None:
-        self.memory.write(RAM_BASE + part.start, data)
-
-
-class SpinningGuest:
-    """A guest whose CPU counts at COUNT and shows at SHOWN a number that is in its code. It stands in for a Host."""
-
-    def __init__(self, neighbours: Neighbours | None = None, outside: Outside | None = None) -> None:
-        code = assemble(f".code32\n1: incl {COUNT}\n movl $1, {SHOWN}\n jmp 1b", CODE)
-        guest = Guest(Path("spinning"), "", CODE, [Segment(CODE, len(code.data), code.data)], {}, b"")
-        self.outside = outside or Outside(local=MemoryStore(4096))
-        modes = {"cpu": HwAssist, "local": Sriov, "remote": Sriov}
-        self.vm = Vm(modes, guest, costs(), mib=16, outside=self.outside, neighbours=neighbours)
-        self.ram = Ram(self.vm)
-        for place, window in WINDOW.items():
-            self.configure(place, BAR0, window)
-            self.configure(place, 4, 6, 2)
+    columns = ("local", "remote")
+    windows = {place: {BAR0: window} for place, window in WINDOW.items()}
 
     @property
     def store(self) -> MemoryStore:
         assert isinstance(self.outside.local, MemoryStore)
         return self.outside.local
-
-    def function(self, place: int) -> AssignedFunction:
-        function = self.vm.board.pci.functions[place]
-        assert isinstance(function, AssignedFunction)
-        return function
-
-    def configure(self, place: int, offset: int, value: int, size: int = 4) -> None:
-        self.vm.board.pci.config_write(self.function(place), offset, size, value)
-
-    def pass_time(self) -> None:
-        """Until the cards have nothing left to do. The guest goes on counting, or this fails."""
-        cards = self.vm.machine.cards
-        assert cards is not None
-        while True:
-            before = self.count()
-            outcome = self.vm.run(max(cards.deadline if cards.deadline != NEVER else 0, self.vm.now) + 10_000_000)
-            assert isinstance(outcome, Paused), outcome
-            assert self.count() > before, "the guest has stopped"
-            if cards.deadline == NEVER:
-                return
-
-    def count(self) -> int:
-        return int.from_bytes(self.ram[COUNT : COUNT + 4], "little")
-
-    @property
-    def faults(self) -> list[Fault]:
-        cards = self.vm.machine.cards
-        assert cards is not None
-        return cards.iommu.state.faults
-
-    def elsewhere(self) -> list[bytes]:
-        """The hypervisor's memory, but its first page: the VMCB changes all the time."""
-        return [
-            bytes(region.data[region.offset + 0x1000 : region.offset + region.size])
-            for region in self.vm.machine.memory.regions
-            if region.base in (POOL_BASE, CARDS_POOL_BASE)
-        ]
 
     def driver(self, place: int = LOCAL, base: int = 0x2_0000) -> Driver:
         driver = Driver(self, place, base)  # type: ignore[arg-type]
@@ -122,13 +59,13 @@ class SpinningGuest:
 
 
 @pytest.fixture
-def guest() -> Iterator[SpinningGuest]:
-    guest = SpinningGuest()
+def guest() -> Iterator[DriveGuest]:
+    guest = DriveGuest()
     yield guest
     guest.vm.close()
 
 
-def test_the_drive_works(guest: SpinningGuest) -> None:
+def test_the_drive_works(guest: DriveGuest) -> None:
     drive = guest.driver()
     guest.ram[drive.page : drive.page + 512] = b"x" * 512
     assert drive.io(1, 7, 1, drive.page) == 0
@@ -137,7 +74,7 @@ def test_the_drive_works(guest: SpinningGuest) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_data_pages_that_are_not_the_guests_are_stopped(guest: SpinningGuest, target: str) -> None:
+def test_data_pages_that_are_not_the_guests_are_stopped(guest: DriveGuest, target: str) -> None:
     address = TARGETS[target]
     drive = guest.driver()
     before = guest.elsewhere()
@@ -151,7 +88,7 @@ def test_data_pages_that_are_not_the_guests_are_stopped(guest: SpinningGuest, ta
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_list_of_pages_that_is_not_the_guests_is_not_read(guest: SpinningGuest, target: str) -> None:
+def test_a_list_of_pages_that_is_not_the_guests_is_not_read(guest: DriveGuest, target: str) -> None:
     drive = guest.driver()
     guest.faults.clear()
     assert drive.io(2, 0, 64, drive.page, TARGETS[target]) == TRANSFER_ERROR
@@ -159,7 +96,7 @@ def test_a_list_of_pages_that_is_not_the_guests_is_not_read(guest: SpinningGuest
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_rings_that_are_not_the_guests_stop_the_drive_and_nothing_else(guest: SpinningGuest, target: str) -> None:
+def test_rings_that_are_not_the_guests_stop_the_drive_and_nothing_else(guest: DriveGuest, target: str) -> None:
     address = TARGETS[target]
     drive, other = guest.driver(), guest.driver(REMOTE, 0x4_0000)
     before = guest.elsewhere()
@@ -179,7 +116,7 @@ def test_rings_that_are_not_the_guests_stop_the_drive_and_nothing_else(guest: Sp
     assert guest.driver().io(2, 0, 1, drive.page) == 0
 
 
-def test_interrupts_reach_the_guest_that_has_the_function_and_its_memory_at_most(guest: SpinningGuest) -> None:
+def test_interrupts_reach_the_guest_that_has_the_function_and_its_memory_at_most(guest: DriveGuest) -> None:
     """The guest's own table may say anything: the message is sent in the guest's world."""
     drive = guest.driver()
     before = guest.elsewhere()
@@ -197,7 +134,7 @@ def test_interrupts_reach_the_guest_that_has_the_function_and_its_memory_at_most
     assert guest.vm.ledger.totals()["external_interrupt"] >= 6
 
 
-def test_a_message_that_was_not_set_for_the_function_is_blocked(guest: SpinningGuest) -> None:
+def test_a_message_that_was_not_set_for_the_function_is_blocked(guest: DriveGuest) -> None:
     """As if the card itself were turned: a message beyond those that the hypervisor has set."""
     vf = guest.function(LOCAL).physical
     guest.faults.clear()
@@ -206,7 +143,7 @@ def test_a_message_that_was_not_set_for_the_function_is_blocked(guest: SpinningG
     assert guest.faults == [Fault(LOCAL_VF, 0xFEE0_0000, True, "interrupt")]
 
 
-def test_dma_into_code_that_runs(guest: SpinningGuest) -> None:
+def test_dma_into_code_that_runs(guest: DriveGuest) -> None:
     drive = guest.driver()
     page = bytearray(guest.ram[CODE : CODE + 512])
     assert guest.ram[SHOWN : SHOWN + 4] == struct.pack("<I", 1)
@@ -219,7 +156,7 @@ def test_dma_into_code_that_runs(guest: SpinningGuest) -> None:
 
 
 @pytest.mark.parametrize("way", ["disabled", "reset"])
-def test_a_function_that_is_reset_with_commands_in_flight_writes_nothing_more(guest: SpinningGuest, way: str) -> None:
+def test_a_function_that_is_reset_with_commands_in_flight_writes_nothing_more(guest: DriveGuest, way: str) -> None:
     drive = guest.driver()
     guest.store.write(0, b"y" * 4096)
     for _ in range(5):
@@ -241,7 +178,7 @@ def test_a_function_that_is_reset_with_commands_in_flight_writes_nothing_more(gu
     assert guest.ram[drive.page : drive.page + 4096] == b"y" * 4096
 
 
-def test_a_function_that_is_taken_away_is_gone_at_once(guest: SpinningGuest) -> None:
+def test_a_function_that_is_taken_away_is_gone_at_once(guest: DriveGuest) -> None:
     drive, other = guest.driver(), guest.driver(REMOTE, 0x4_0000)
     guest.store.write(0, b"y" * 4096)
     drive.put(1, 2, 1, drive.page, 0, 0, 0, 7)
@@ -256,7 +193,7 @@ def test_a_function_that_is_taken_away_is_gone_at_once(guest: SpinningGuest) -> 
     assert other.io(2, 0, 1, other.page) == 0
 
 
-def test_a_function_without_bus_mastering_reaches_nothing(guest: SpinningGuest) -> None:
+def test_a_function_without_bus_mastering_reaches_nothing(guest: DriveGuest) -> None:
     drive = guest.driver()
     guest.configure(LOCAL, 4, 2, 2)
     drive.put(1, 2, 1, drive.page)
@@ -265,7 +202,7 @@ def test_a_function_without_bus_mastering_reaches_nothing(guest: SpinningGuest) 
     assert drive.get(0x1C) & 2
 
 
-def test_the_window_follows_its_base_address_and_never_covers_an_apic(guest: SpinningGuest) -> None:
+def test_the_window_follows_its_base_address_and_never_covers_an_apic(guest: DriveGuest) -> None:
     board = guest.vm.board
     assert isinstance(board, Board)
     physical = board.assigned_page(WINDOW[LOCAL])

@@ -12,13 +12,14 @@ from hv.costs import CostModel
 from hv.host.peer import internet_checksum
 from hv.loader import Guest
 from hv.mode import find_modes
+from hv.neighbours import ethernet_address
 from hv.silicon.x86_64.machine import Idle
 from hv.table import machine_modes
 from hv.vm import Vm
-from modes.full_emulation.devices import NIC_ADDRESS
 from tests.ec2_table.measuring import row_named
 
 GUEST_IP, OUR_IP = bytes((10, 0, 2, 15)), bytes((10, 0, 2, 99))
+NIC = ethernet_address(0)
 OURS = bytes.fromhex("026876000063")
 ARP_HEADER = bytes.fromhex("000108000604")
 
@@ -47,7 +48,7 @@ class Stranger:
     def ip(self, protocol: int, payload: bytes) -> list[bytes]:
         header = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(payload), 1, 0, 64, protocol, 0) + OUR_IP + GUEST_IP
         header = header[:10] + internet_checksum(header).to_bytes(2, "big") + header[12:]
-        return self.ask(NIC_ADDRESS + OURS + b"\x08\x00" + header + payload)
+        return self.ask(NIC + OURS + b"\x08\x00" + header + payload)
 
 
 @pytest.fixture(params=["nitro+net=VS", "emulated"])
@@ -64,9 +65,7 @@ def echo_request(size: int) -> bytes:
 
 def test_the_sleeping_guest_answers_arp_and_ping(stranger: Stranger) -> None:
     (answer,) = stranger.arp()
-    assert (
-        answer[:42] == OURS + NIC_ADDRESS + b"\x08\x06" + ARP_HEADER + b"\0\2" + NIC_ADDRESS + GUEST_IP + OURS + OUR_IP
-    )
+    assert answer[:42] == OURS + NIC + b"\x08\x06" + ARP_HEADER + b"\0\2" + NIC + GUEST_IP + OURS + OUR_IP
     for size in (0, 1, 56, 1471, 1472):
         request = echo_request(size)
         (answer,) = stranger.ip(1, request)
@@ -84,7 +83,7 @@ def test_the_guest_survives_what_is_no_packet(stranger: Stranger) -> None:
     for _ in range(60):
         junk = chance.randbytes(chance.choice((0, 3, 8, 20, 28, 200, 1480)))
         kind = chance.choice((b"\x08\x00", b"\x08\x06", b"\x86\xdd"))
-        stranger.ask(NIC_ADDRESS + OURS + kind + junk)
+        stranger.ask(NIC + OURS + kind + junk)
         stranger.ip(chance.choice((1, 17, 6)), junk[:1480])
     stranger.arp()
     assert len(stranger.ip(1, echo_request(56))) == 1
@@ -92,7 +91,7 @@ def test_the_guest_survives_what_is_no_packet(stranger: Stranger) -> None:
 
 def test_more_frames_than_buffers_come_in_and_the_guest_goes_on(stranger: Stranger) -> None:
     stranger.arp()
-    frame = NIC_ADDRESS + OURS + b"\x88\xb5" + bytes(46)
+    frame = NIC + OURS + b"\x88\xb5" + bytes(46)
     for _ in range(400):
         stranger.send(frame, stranger.vm.now)
     assert len(stranger.ip(1, echo_request(56))) == 1

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from hv.errors import HvError
 from hv.host.pcap import EPOCH, Capture
-from hv.host.peer import ADDRESS, MAC, Peer
+from hv.host.peer import ADDRESS, MAC, MOST_SENDERS, Peer
 from hv.host.wire import QUEUE, Wire
 from hv.silicon.timing import WireTimes
 
@@ -66,8 +66,8 @@ def sum16(data: bytes) -> int:
     return total
 
 
-def ip(protocol: int, payload: bytes, destination: bytes = ADDRESS) -> bytes:
-    header = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(payload), 1, 0, 64, protocol, 0) + OURS_IP + destination
+def ip(protocol: int, payload: bytes, destination: bytes = ADDRESS, source: bytes = OURS_IP) -> bytes:
+    header = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(payload), 1, 0, 64, protocol, 0) + source + destination
     header = header[:10] + (0xFFFF - sum16(header)).to_bytes(2, "big") + header[12:]
     return (MAC + OURS + b"\x08\x00" + header + payload).ljust(60, b"\0")
 
@@ -215,6 +215,25 @@ def test_the_peer_keeps_a_tally_of_what_it_swallows() -> None:
     ask = udp(9000, struct.pack(">I", 2))
     assert udp_payload(*outside.ask(ask)) == struct.pack(">II", 2, zlib.crc32(b"hello, world"))
     assert udp_payload(*outside.ask(ask)) == bytes(8)
+
+
+def test_each_sender_has_a_tally_of_its_own_and_the_oldest_is_forgotten() -> None:
+    outside = Outside()
+
+    def payload(sender: int, service: int, data: bytes) -> list[bytes]:
+        datagram = struct.pack(">HHHH", 4000, service, 8 + len(data), 0) + data
+        return outside.ask(ip(17, datagram, source=bytes((10, 0, 2, sender))))
+
+    def tally(sender: int) -> bytes:
+        return udp_payload(*payload(sender, 9000, struct.pack(">I", 2)))
+
+    for sender in range(100, 100 + MOST_SENDERS):
+        payload(sender, 9, bytes([sender]))
+    payload(100, 9, b"more")
+    payload(200, 9, b"one too many")
+    assert tally(100) == struct.pack(">II", 2, zlib.crc32(b"dmore"))
+    assert tally(101) == bytes(8)
+    assert tally(102) == struct.pack(">II", 1, zlib.crc32(b"f"))
 
 
 def test_a_snapshot_holds_what_is_on_its_way() -> None:

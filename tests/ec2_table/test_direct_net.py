@@ -1,0 +1,129 @@
+"""The column net with a real card: an 82599 that the guest owns, or has a virtual function of."""
+
+from __future__ import annotations
+
+import re
+import struct
+from pathlib import Path
+
+import pytest
+
+from hv.costs import load
+from hv.measure import OpResult
+from hv.ops import OPS
+from tests.conftest import RunHv
+from tests.ec2_table.measuring import measure_table
+from tests.ec2_table.test_disks import operation, shell
+from tests.ec2_table.test_drives import OUTSIDE
+from tests.ec2_table.test_where_code_runs import watching
+
+ROWS = ("nitro", "aws-metal", "metal")
+OPERATIONS = ("tx", "rx", "rr", "tx_burst")
+# Interrupts of one iteration, in a burst of one burst. Under a hypervisor each is a physical interrupt and, while the
+# local APIC is emulated, its end; nothing else exits. On metal it is the EOI that the silicon has to supply.
+INTERRUPTS = {"tx": 1, "rx": 1, "rr": 2, "tx_burst": 1}
+BURST = {"tx_burst": 32}
+
+
+def measured(row: str, op: str, *, iterations: int = 10, seed: int = 0, portable: bool = False) -> OpResult:
+    table = measure_table(row, "net.*", iterations=iterations, seed=seed, portable=portable)
+    return operation(table.rows[0], f"net.{op}")
+
+
+@pytest.mark.parametrize("op", OPERATIONS)
+def test_a_virtual_function_exits_for_its_interrupts_only(op: str) -> None:
+    result, interrupts = measured("nitro", op), 10 * INTERRUPTS[op]
+    assert result.iterations == 10 * BURST.get(op, 1)
+    assert result.exits == {"external_interrupt": interrupts, "mmio": interrupts}
+
+
+@pytest.mark.parametrize("row", ["aws-metal", "metal"])
+@pytest.mark.parametrize("op", OPERATIONS)
+def test_on_metal_nothing_exits(row: str, op: str) -> None:
+    """Registers that are touched: the doorbell or the buffer given back, the EOI, and the interrupt let on again."""
+    result = measured(row, op)
+    assert result.exits == {}
+    assert result.assists["mmio"] == 30 * INTERRUPTS[op]
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_results_are_those_of_the_emulated_card(row: str) -> None:
+    for op in OPERATIONS:
+        assert measured(row, op, seed=1).result == measured("emulated", op, seed=1).result
+
+
+def test_an_answer_comes_sooner_in_each_row_than_in_the_one_above() -> None:
+    cycles = [measured(row, "rr").cycles_per_op for row in ("nitro+net=VS", "nitro", "metal")]
+    assert cycles == sorted(cycles, reverse=True)
+
+
+def test_a_burst_goes_at_the_line_s_speed() -> None:
+    """Ten gigabits a second. Between two bursts the guest hears of the end of one."""
+    frame = (42 + 64 + 24) * 8 * load().timing.tsc_hz // 10**10
+    assert frame < measured("metal", "tx_burst", iterations=40).cycles_per_op < 4 * frame
+
+
+@pytest.mark.parametrize("row", ["nitro", "metal"])
+def test_native_and_portable_agree(row: str) -> None:
+    native, portable = (measure_table(row, "net.rr", iterations=1, portable=portable) for portable in (False, True))
+    assert native == portable
+
+
+@pytest.mark.parametrize("op", ["rr", "tx_burst"])
+@pytest.mark.parametrize("row", ["nitro", "metal"])
+def test_hypervisor_code_runs_only_inside_counted_exits(row: str, op: str) -> None:
+    with watching(row) as (runner, witness):
+        runner.run(OPS[f"net.{op}"])
+        assert witness.windows == 2
+        assert [name for name in witness.outside if name.split(":")[0] not in OUTSIDE] == []
+        assert bool(witness.inside) == bool(witness.doors) == (row == "nitro")
+
+
+@pytest.mark.parametrize("row", ["nitro", "metal"])
+@pytest.mark.parametrize("cut", [1_000_000, 2_500_000, 3_333_333])
+def test_a_run_continued_from_a_snapshot_is_the_run_that_never_stopped(row: str, cut: int) -> None:
+    with shell(row) as one, shell(row) as other:
+        one.vm.console.feed(b"bench net.tx_burst 10\nbench net.rx 20\nbench net.rr 20\n")
+        one.vm.run(one.vm.now + cut * 1000)
+        saved = one.vm.snapshot()
+        straight = one.run(), one.vm.ledger.totals(), one.vm.now
+        other.vm.restore(saved)
+        again = other.run(), other.vm.ledger.totals(), other.vm.now
+        assert straight[1:] == again[1:]
+        assert straight[0].endswith(again[0])
+
+
+# --- the console ----------------------------------------------------------------------------------------------------
+
+
+def captured(path: Path) -> list[bytes]:
+    data, at, frames = path.read_bytes(), 24, []
+    while at < len(data):
+        length = struct.unpack_from("<I", data, at + 8)[0]
+        frames.append(data[at + 16 : at + 16 + length])
+        at += 16 + length
+    return frames
+
+
+@pytest.mark.parametrize(("row", "card"), [("nitro", "82599 virtual function"), ("metal", "82599")])
+def test_ping_is_answered_and_every_frame_is_captured(row: str, card: str, run_hv: RunHv, tmp_path: Path) -> None:
+    done = run_hv("run", row, "-c", "ping 10.0.2.2 2", "--pcap", str(tmp_path / "x.pcap"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"network: {card}, 02:68:76:00:00:0f, 10.0.2.15" in done.stdout
+    assert len(re.findall(r"10\.0\.2\.2: sequence \d: answer after \d+ cycles", done.stdout)) == 2
+    assert [frame[12:14] for frame in captured(tmp_path / "x.pcap")] == [b"\x08\x06"] * 2 + [b"\x08\0"] * 4
+
+
+def test_guests_ping_each_other_inside_the_card(run_hv: RunHv, tmp_path: Path) -> None:
+    """On the wire there is only the question, to everybody, who has an address."""
+    ask = ("-c", "ping 10.0.2.16 2", "-c", "ping 10.0.2.2 1", "-c", "ping 10.0.2.15 2")
+    done = run_hv("run", "nitro", "--guests", "3", *ask, "--pcap", str(tmp_path / "x.pcap"))
+    assert (done.returncode, done.stderr) == (0, "")
+    answers = re.findall(r"(\d)\| (\S+): sequence \d: answer", done.stdout)
+    assert sorted(answers) == [("1", "10.0.2.16")] * 2 + [("2", "10.0.2.2")] + [("3", "10.0.2.15")] * 2
+    frames = captured(tmp_path / "x.pcap")
+    assert [frame[30:34] for frame in frames if frame[12:14] == b"\x08\0"] == [
+        bytes((10, 0, 2, 2)),
+        bytes((10, 0, 2, 16)),
+    ]
+    assert sum(frame[:6] == b"\xff" * 6 for frame in frames) == 3
