@@ -3,6 +3,7 @@
 Guest speed: the same user-mode loop under each mode and on bare Unicorn, which is stopped every so many instructions by
 its own `count=`. An exit: CPUID under hw-assist, and CLI at ring 3, against a Python hook of Unicorn that does nothing.
 A doorbell: the way from the guest's store to the drive and the drive's looks at its queue. Nothing exits there.
+Interrupts: interrupt_bench.py.
 Translated code: the kernel's compute loop from the translation cache, against the same loop at its own address.
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from hv.interrupt_bench import InterruptBench
 from hv.loader import Guest, Segment
 from hv.measure import RowRunner, Settings, run_table
 from hv.mode import Mode
@@ -77,6 +79,10 @@ class Bench:
         out.append(Ratio("a trapped CLI, deprivileged / an empty Python hook", pair / 2 / empty, "hooks", 20, True))
         out.append(Ratio("a doorbell of a drive that the guest was given / an empty Python hook",
                          self._doorbell(20_000) / empty, "hooks", 8, True))  # fmt: skip
+        progress("interrupts")
+        interrupts = InterruptBench(self.modes, self.settings.costs, ROUNDS)
+        for name, cost in (("posted interrupt", interrupts.posted_interrupt), ("virtual EOI", interrupts.virtual_eoi)):
+            out.append(Ratio(f"a {name} / an empty Python hook", cost(20_000) / empty, "hooks", 5, True))
         progress("translated code")
         direct, translated = (self._seconds_per_op(row, "cpu.compute") for row in (TRAPPED, "emulated"))
         out.append(Ratio("kernel code, translated / run directly", direct / translated, "x", 0.7, False))

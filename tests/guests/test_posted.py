@@ -214,7 +214,7 @@ def test_no_post_is_lost_or_comes_twice(where: Where, code: str, steps: list[tup
         if kind in ("post", "urgent"):
             posts[vector] += 1
             since[vector] = count(guest, vector)
-            send(guest, descriptor.post(vector, urgent=kind == "urgent"))
+            guest.machine.post(descriptor, vector, kind == "urgent")
         elif kind == "suppress":
             descriptor.suppress(True)
         elif kind == "allow":
@@ -226,7 +226,7 @@ def test_no_post_is_lost_or_comes_twice(where: Where, code: str, steps: list[tup
     for vector in POSTED:
         assert count(guest, vector) <= posts[vector], "twice"
         assert not posts[vector] or count(guest, vector) > since[vector], "lost"
-    send(guest, descriptor.post(LAST))
+    guest.machine.post(descriptor, LAST)
     guest.finish()
     assert {reason for reason, _ in exits(guest).items()} <= {"apic_write", "hlt"}
     guest.close()
@@ -236,14 +236,8 @@ def count(guest: RawGuest, vector: int) -> int:
     return int(struct.unpack("<I", guest.read(DATA + 4 * vector, 4))[0])
 
 
-def send(guest: RawGuest, notification: tuple[int, int] | None) -> None:
-    if notification is not None:
-        guest.machine.interrupt(*notification)
-
-
 def allow(guest: RawGuest, descriptor: Descriptor) -> None:
     """What a scheduler does when it lets a vCPU run again: what was posted meanwhile is notified of now."""
     descriptor.suppress(False)
     if descriptor.requests:
-        first = descriptor.requests.bit_length() - 1
-        send(guest, descriptor.post(first))
+        guest.machine.post(descriptor, descriptor.requests.bit_length() - 1)
