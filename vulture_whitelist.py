@@ -15,6 +15,9 @@ INIT, NMI, SMI, INVD, TASK_SWITCH, ICEBP, MWAIT_ARMED, WBINVD, XSETBV, EVENT_NMI
 # hv/silicon/x86_64/breakpoints.py, cpu.py: pointers that only microcode.c follows.
 _.break_filter, _.break_pages, _.break_marks, _.virtual_apic, virtual_apic
 
+# modes/paravirt/backends/netif.py: the flags, types and statuses of public/io/netif.h.
+DATA_VALIDATED, EXTRA_HASH, DROPPED
+
 # pytest reads it.
 pytestmark
 
@@ -43,3 +46,5 @@ PIO_DEFAULT, REP_BLOCK_SIZE, CHUNK_ERROR_OFFSET
 _.dca, _.rsc
 # modes/paravirt/bus.py, grants.py: states and statuses that Xen's headers list.
 UNKNOWN, INITIALISED, RECONFIGURING, RECONFIGURED, NO_DEVICE_SPACE, ADDRESS_TOO_BIG
+# modes/paravirt/abi.py: features that Xen's headers list.
+XENFEAT_HVM_PIRQS

@@ -6,6 +6,7 @@ Objects are named k__* (kernel), u__* (user program), f__* (firmware); arch/x86_
 
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ARCH = "arch/x86_64"
+PT_LOAD = 1
 TARGET = ["-target", "x86_64-freestanding-none"]
 COMPILE = [
     *("-std=c11", "-O2", "-g", "-Wall", "-Wextra", "-Werror"),
@@ -44,6 +46,19 @@ def zig(arguments: list[str], environment: dict[str, str]) -> None:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
 
 
+def flat_image(elf: bytes) -> bytes:
+    """The memory image of a 32-bit ELF file, from its lowest address on. (zig objcopy does it too, in 20 seconds.)"""
+    table, entry_size, entries = struct.unpack_from("<28xI10xHH", elf)
+    headers = [struct.unpack_from("<8I", elf, table + entry_size * n) for n in range(entries)]
+    # Type, offset in the file, virtual and physical address, bytes in the file and in memory.
+    loads = [(physical, elf[at : at + size]) for kind, at, _, physical, size, *_ in headers if kind == PT_LOAD and size]
+    start = min(address for address, _ in loads)
+    image = bytearray(max(address + len(data) for address, data in loads) - start)
+    for address, data in loads:
+        image[address - start : address - start + len(data)] = data
+    return bytes(image)
+
+
 def build_guest(out: Path) -> None:
     """Make out/kernel.elf and out/firmware.bin."""
     with tempfile.TemporaryDirectory(prefix="guest-kernel-") as temporary:
@@ -70,7 +85,7 @@ def build_guest(out: Path) -> None:
         kernel = [name for name in objects if name not in firmware]
         zig(["cc", *TARGET, *LINK, *kernel, "-o", str(folder / "kernel.elf")], environment)
         zig(["cc", *FIRMWARE_TARGET, *FIRMWARE_LINK, *firmware, "-o", str(folder / "firmware.elf")], environment)
-        zig(["objcopy", "-O", "binary", str(folder / "firmware.elf"), str(folder / "firmware.bin")], environment)
+        (folder / "firmware.bin").write_bytes(flat_image((folder / "firmware.elf").read_bytes()))
         out.mkdir(parents=True, exist_ok=True)
         for name in ("kernel.elf", "firmware.bin"):
             shutil.move(folder / name, out / name)

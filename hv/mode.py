@@ -42,7 +42,7 @@ class Mode:
     reasons: ClassVar[frozenset[str]] = frozenset()  # every reason that it may count
     ram_base: ClassVar[int] = 0  # host-physical address of the guest's RAM
     most_cpus: ClassVar[int] = 1  # how many CPUs it can start and run
-    beside: ClassVar[str | None] = None  # its other columns are built only where the cpu column has this letter
+    beside: ClassVar[tuple[str, ...]] = ()  # its other columns need one of these letters in the cpu column; (): any
 
     def __init__(self, vm: Vm) -> None:
         self.vm = vm

@@ -57,7 +57,7 @@ OPS: dict[str, Op] = {
         Op("remote.read_qd32", "4 KiB read, of 32 that are asked for together", burst=32),
         Op("remote.flush", "the disk's cache written to its medium"),
         Op("interrupts.timer_tick", "arm the timer, take its interrupt, end it", headline=True),
-        Op("interrupts.device_irq", "from one interrupt of a device to the next"),
+        Op("interrupts.device_irq", "from one interrupt of the network card to the next"),
         Op("interrupts.ipi", "an interrupt to another CPU, and its answer"),
         Op("interrupts.eoi", "end of interrupt, with none in service"),
         Op("interrupts.hlt_wake", "arm the timer, halt, be woken"),

@@ -165,4 +165,4 @@ def cell_mode(row: Row, column: str, installed: Mapping[str, type[Mode]]) -> typ
     mode = installed.get(row.modes[column])
     if mode is None or column not in mode.cells:
         return None
-    return mode if column == "cpu" or mode.beside in (None, row.cells["cpu"]) else None
+    return mode if column == "cpu" or not mode.beside or row.cells["cpu"] in mode.beside else None

@@ -25,9 +25,8 @@ class BareMetal(Mode):
             self.vm.boot_firmware()
         elif column == "net":
             nic, wire = build_nic(self.vm, ethernet_address(self.vm.number))
-            wire.reschedule = self.vm.board.reschedule
             self.vm.board.plug(nic, NIC_SLOT)
-            self.vm.board.add(wire)
+            wire.reschedule = self.vm.board.add(wire)
         elif column in DRIVES:
             card = build_drive(self.vm, column)
             self.vm.board.plug(card, DRIVES[column].slot)

@@ -76,6 +76,7 @@ static u8 *tx_buffer[RING], *rx_buffer[RING];
 static u32 tx_next;  /* to be filled */
 static u32 tx_first; /* that has not been reported as sent */
 static u32 rx_next;  /* to be received */
+static u32 rx_last;  /* that the card has been given; one stays ours, so that full differs from empty */
 static struct nic nic;
 
 static u32 get(u32 offset) { return arch_register_read(registers + offset); }
@@ -111,14 +112,15 @@ static void take_back_sent(void)
 
 static void receive(void)
 {
-    u32 last = rx_next;
     for (; rx[rx_next].status & RX_DONE; rx_next = (rx_next + 1) % RING) {
         net_receive(rx_buffer[rx_next], rx[rx_next].length);
         rx[rx_next].status = 0;
-        last = rx_next;
     }
-    if (last != rx_next) /* the buffers are the card's again; one stays ours, so that full differs from empty */
+    u32 last = (rx_next - 1) % RING, ours = (last - rx_last) % RING;
+    if (ours > (nic.lazy ? RING / 2 : 0)) { /* the buffers are the card's again */
+        rx_last = last;
         set(RX_RING + RING_TAIL, last);
+    }
 }
 
 static void e1000_poll(void)
@@ -193,7 +195,8 @@ struct nic *e1000_find(void)
     fill_rings();
     set(TIPG, TIPG_COPPER);
     set(TCTL, TCTL_ENABLE | TCTL_PAD | TCTL_COLLISIONS);
-    set(RX_RING + RING_TAIL, RING - 1);
+    rx_last = RING - 1;
+    set(RX_RING + RING_TAIL, rx_last);
     set(RCTL, RCTL_ENABLE | RCTL_BROADCAST | RCTL_STRIP_FCS);
 
     nic.name = "82540EM";

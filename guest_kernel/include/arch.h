@@ -10,6 +10,7 @@ struct memory_map;
 struct process;
 
 /* Start-up, in this order. */
+void arch_find_hypervisor(void); /* that the kernel can talk to */
 void arch_traps_init(void);
 void arch_read_memory_map(u64 boot_info, struct memory_map *map);
 void arch_find_cpus(void);
@@ -17,6 +18,7 @@ u64 arch_image_end(void); /* physical address after the kernel's image */
 u64 arch_image_digest(u64 digest); /* adds what of the image never changes */
 void arch_paging_init(const struct memory_map *map);
 void arch_interrupts_init(void);
+void arch_connect_hypervisor(void); /* once PCI has been looked at */
 void arch_print_platform(void);
 void arch_start_cpus(void);
 
@@ -52,7 +54,6 @@ void *arch_map_device(u64 physical, u64 size); /* registers, for good */
 /* What this machine is without: why a kernel operation (bench.h) has nothing to work on, or NULL; its devices. */
 const char *arch_lacks(u64 operation);
 bool arch_has_pci(void);
-struct irq_source *arch_irq_source(void); /* instead of a PC's clock, or NULL */
 
 /* Time and the end of it. */
 struct clock_rates {

@@ -42,6 +42,7 @@ struct disk {
 /* The drivers, each with its own way to find a disk. NULL: there is none. */
 struct disk *nvme_find(enum disk_place place);
 struct disk *ide_find(enum disk_place place);
+struct disk *xen_disk_find(enum disk_place place);
 
 void disk_done(struct disk *disk, struct disk_request *request, i64 result);
 

@@ -18,6 +18,9 @@ u32 net_address(void);
 void net_poll(void);
 bool net_wait(bool (*done)(void));
 u64 net_sent(void);
+void net_drop(bool on);
+u64 net_dropped(void);
+u64 net_interrupts(void);
 
 bool arp_resolve(u32 address);
 bool udp_send(u32 address, u16 from, u16 to, const void *payload, u64 length, bool more);

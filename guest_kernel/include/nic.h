@@ -15,12 +15,14 @@ struct nic {
     /* After an interrupt: takes back what has been sent, and gives each received frame to net_receive(). */
     void (*poll)(void);
     u64 sent; /* frames that the card has reported as sent */
+    bool lazy; /* buffers of received frames may be given back late, many at once */
 };
 
 /* The drivers, each with its own way to find its card. NULL: there is none. */
 struct nic *ixgbevf_find(void);
 struct nic *ixgbe_find(void);
 struct nic *e1000_find(void);
+struct nic *xen_net_find(void);
 
 /* Called by the driver: by its interrupt handler, and by poll(). */
 void net_interrupt(void);

@@ -8,7 +8,7 @@
 #include "process.h"
 
 #define CACHE_BLOCKS 16
-#define PATIENCE 5000000ul /* looks, until a request is given up */
+#define PATIENCE 250000ul /* looks, until a request is given up */
 
 static struct disk *disks[DISK_PLACES];
 
@@ -17,9 +17,9 @@ void block_init(void)
 {
     static const char *const names[DISK_PLACES] = {"local", "remote"};
     for (u32 place = 0; place < DISK_PLACES; place++) {
-        disks[place] = nvme_find((enum disk_place)place);
-        if (!disks[place])
-            disks[place] = ide_find((enum disk_place)place);
+        static struct disk *(*const drivers[])(enum disk_place) = {nvme_find, xen_disk_find, ide_find};
+        for (u32 i = 0; i < sizeof drivers / sizeof *drivers && !disks[place]; i++)
+            disks[place] = drivers[i]((enum disk_place)place);
         if (disks[place])
             kprintf("%s disk: %s, %lu MiB\n", names[place], disks[place]->model, disks[place]->sectors * SECTOR / MIB);
     }
@@ -68,6 +68,7 @@ bool disk_wait(struct disk *disk, const struct disk_request *request)
             looks = 0;
             disk->reset(disk);
         }
+        arch_pause();
     }
     return request->result == 0;
 }

@@ -12,6 +12,7 @@ void kmain(u64 boot_info)
 {
     struct memory_map map;
 
+    arch_find_hypervisor();
     arch_traps_init();
     console_init();
     kprintf("\nhv guest kernel, %s\n", ARCH_NAME);
@@ -22,6 +23,7 @@ void kmain(u64 boot_info)
     arch_interrupts_init();
     console_connect();
     pci_scan();
+    arch_connect_hypervisor();
     arch_print_platform();
     arch_start_cpus();
     net_init();

@@ -6,14 +6,17 @@
 
 u8 net_frame[FRAME_MAX];
 
-#define PATIENCE 4000000ul /* looks: some 10 ms, more than a full send buffer of the host takes to empty */
+#define PATIENCE 200000ul /* looks: some 10 ms, more than a full send buffer of the host takes to empty */
 
 static struct nic *nic;
 static volatile bool interrupted; /* the card has something for us */
+static volatile u64 interrupts;   /* of the card, so far */
+static bool dropping;             /* nobody reads what comes in */
+static u64 dropped;               /* frames since then */
 
 void net_init(void)
 {
-    static struct nic *(*const drivers[])(void) = {ixgbevf_find, ixgbe_find, e1000_find};
+    static struct nic *(*const drivers[])(void) = {ixgbevf_find, ixgbe_find, xen_net_find, e1000_find};
     for (u32 i = 0; i < sizeof drivers / sizeof *drivers && !nic; i++)
         nic = drivers[i]();
     if (!nic)
@@ -28,7 +31,13 @@ u64 net_sent(void) { return nic->sent; }
 const u8 *ethernet_address(void) { return nic->address; }
 
 /* By the card's interrupt handler, which may come while a frame is being put together: the rest is net_poll()'s. */
-void net_interrupt(void) { interrupted = true; }
+void net_interrupt(void)
+{
+    interrupted = true;
+    interrupts++;
+}
+
+u64 net_interrupts(void) { return interrupts; }
 
 void net_poll(void)
 {
@@ -46,9 +55,19 @@ bool net_wait(bool (*done)(void))
         if (done())
             return true;
         net_poll();
+        arch_pause();
     }
     return false;
 }
+
+/* Switches to a wire whose frames only interrupt, and back. */
+void net_drop(bool on)
+{
+    dropping = nic->lazy = on;
+    dropped = 0;
+}
+
+u64 net_dropped(void) { return dropped; }
 
 /* Sends net_frame, in which `length` bytes follow the header. */
 bool ethernet_send(const u8 *to, u16 type, u64 length, bool more)
@@ -63,6 +82,10 @@ bool ethernet_send(const u8 *to, u16 type, u64 length, bool more)
 void net_receive(const u8 *frame, u64 length)
 {
     const struct ethernet *header = (const struct ethernet *)frame;
+    if (dropping) {
+        dropped++;
+        return;
+    }
     if (length < sizeof *header)
         return;
     const u8 *packet = frame + sizeof *header;

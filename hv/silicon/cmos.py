@@ -45,11 +45,10 @@ class CmosState(msgspec.Struct):
 class Cmos:
     """`irq(level)` is IRQ 8. `clock()` gives millicycles, of which a second has tsc_hz x 1000."""
 
-    def __init__(
-        self, tsc_hz: int, clock: Callable[[], int], irq: Callable[[bool], None], reschedule: Callable[[], None]
-    ) -> None:
+    def __init__(self, tsc_hz: int, clock: Callable[[], int], irq: Callable[[bool], None]) -> None:
         self.second = tsc_hz * MILLI
-        self.clock, self.irq, self.reschedule = clock, irq, reschedule
+        self.clock, self.irq = clock, irq
+        self.reschedule: Callable[[], None] = lambda: None  # the deadline has changed
         self.state = s = CmosState(wall=int(FIRST_DATE.timestamp()))
         s.memory[A], s.memory[B], s.memory[D] = A_FIRST, B_24, D_VALID
 

@@ -197,11 +197,10 @@ def _decimal(count: int) -> int:
 class Pit:
     """`irq(level)` is IRQ 0; `clock()` the time in millicycles, of which a second has tsc_hz x 1000."""
 
-    def __init__(
-        self, tsc_hz: int, clock: Callable[[], int], irq: Callable[[bool], None], reschedule: Callable[[], None]
-    ) -> None:
+    def __init__(self, tsc_hz: int, clock: Callable[[], int], irq: Callable[[bool], None]) -> None:
         self.second = tsc_hz * MILLI
-        self.clock, self.irq, self.reschedule = clock, irq, reschedule
+        self.clock, self.irq = clock, irq
+        self.reschedule: Callable[[], None] = lambda: None  # the deadline has changed
         self.counters = [_Counter(self._tick) for _ in range(3)]
         self.port_b = 0
         self.deadline: int | None = None

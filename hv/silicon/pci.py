@@ -167,8 +167,7 @@ class PciSlot:
 
     def __init__(self, bus: PciBus, function: Function, wire: int, outside: Slot) -> None:
         self.bus, self.function, self.wire, self.outside = bus, function, wire, outside
-        bus.state.levels.append(0)
-        self.number = len(bus.state.levels) - 1
+        self.number = bus.source()
 
     @property
     def now(self) -> int:
@@ -229,6 +228,11 @@ class PciBus:
         self._state.address = value
 
     # --- interrupts -------------------------------------------------------------------------------------------
+
+    def source(self) -> int:
+        """A number for one more that drives wires, one at a time."""
+        self._state.levels.append(0)
+        return len(self._state.levels) - 1
 
     def pin(self, source: int, wire: int, level: bool) -> None:
         """A card drives its pin; a wire is high while any of its cards pulls it."""

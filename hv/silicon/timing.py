@@ -33,6 +33,7 @@ class Timing(msgspec.Struct, frozen=True):
     walk: int  # one memory reference of a page walk
     walk_levels: int  # references of a native 4-level walk
     walk_nested: int  # references of a two-dimensional walk: (4+1)*(4+1)-1
+    pause: int  # PAUSE, the hint that a loop waits
     rdtsc: int
     cpuid: int
     msr: int

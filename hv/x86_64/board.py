@@ -15,6 +15,7 @@ from hv.silicon.x86_64.lapic import TPR
 from hv.silicon.x86_64.pc import IOAPIC_BASE, LAPIC_BASE, NEVER, Pc
 from hv.x86_64.assigned import AssignedFunction
 from hv.x86_64.mmio import Emulation, Translate
+from hv.x86_64.platform import Platform
 
 if TYPE_CHECKING:
     from hv.vm import Vm
@@ -26,6 +27,7 @@ class Board(Pc):
     def __init__(self, vm: Vm) -> None:
         machine = vm.machine
         self.vm = vm
+        self.platform = Platform()
         super().__init__(
             machine.timing, len(machine.cpus), machine, lambda: vm.now, vm.console.sink, machine.end
         )  # fmt: skip
@@ -39,9 +41,13 @@ class Board(Pc):
         for target in targets:
             self.vm.machine.kick(self.vm.machine.cpus[target])
 
-    def reschedule(self) -> None:
+    def post(self, cpu: int, vector: int) -> None:
+        """An interrupt from the hypervisor itself, for the local APIC of a CPU."""
+        self.sent(self.bus.post(cpu, vector, self.clock(), self.here()))
+
+    def reschedule(self, number: int) -> None:
         """CPU 0's timer is the devices' timer, also when another CPU has set one of them going."""
-        super().reschedule()
+        super().reschedule(number)
         cpu = self.vm.machine.cpus[0]
         if cpu is not self.vm.machine.running and self.deadline != NEVER:
             cpu.host_timer = self.deadline if cpu.host_timer is None else min(cpu.host_timer, self.deadline)
@@ -51,9 +57,21 @@ class Board(Pc):
         if not self.vm.ledger.open:
             self.vm.machine.cpus[0].host_interrupt = True
 
+    def page(self, gpa: int, *, fetch: bool) -> int | None:
+        """The host-physical page that the guest may have at a guest-physical one, to execute (`fetch`) too.
+
+        None: there are a chip's registers, or nobody.
+        """
+        machine, gpa = self.vm.machine, gpa & ~0xFFF
+        if self.platform.placed(gpa):
+            return self.platform.page(gpa)
+        if machine.is_ram(gpa, 0x1000):
+            return machine.ram_base + gpa
+        return None if fetch else self.assigned_page(gpa)
+
     def assigned_page(self, gpa: int) -> int | None:
-        """The physical page behind a guest-physical one that is of a card's function that the guest was given."""
-        if gpa & ~0xFFF in (LAPIC_BASE, IOAPIC_BASE):
+        """A page of a card's function that the guest was given."""
+        if gpa in (LAPIC_BASE, IOAPIC_BASE):
             return None
         for function in self.pci.functions.values():
             if isinstance(function, AssignedFunction):

@@ -8,9 +8,10 @@ from hv.silicon.x86_64.cpu import Shutdown
 POOL_BASE = 0xFC_0000_0000
 POOL_SIZE = 64 << 20
 
-
 CARDS_POOL_BASE = POOL_BASE + POOL_SIZE  # and more of it for those that drive cards
 CARDS_POOL_SIZE = 4 << 20
+SHARED_POOL_BASE = CARDS_POOL_BASE + CARDS_POOL_SIZE  # and for pages that the guest sees too
+SHARED_POOL_SIZE = 1 << 20
 
 
 class HypervisorMemory:

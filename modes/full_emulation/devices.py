@@ -54,6 +54,5 @@ class EmulatedDevices(Mode):
         nic = E1000(vm.costs.timing.tsc_hz, ethernet_address(vm.number))
         wire = vm.outside.lay_wire(vm.costs, board.clock)
         nic.connect(wire.plug_card(nic.receive))
-        wire.reschedule = board.reschedule
         board.plug(nic, NIC_SLOT)
-        board.add(wire)
+        wire.reschedule = board.add(wire)

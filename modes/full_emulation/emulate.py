@@ -260,7 +260,7 @@ class Emulator:
         return self.done(i, "swapgs")
 
     def cpuid(self, i: capstone.CsInsn) -> str:
-        answer_cpuid(self.cpu)
+        answer_cpuid(self.cpu, self.board.platform)
         return self.done(i, "cpuid")
 
     def rdtsc(self, i: capstone.CsInsn) -> str:

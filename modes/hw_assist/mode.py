@@ -16,7 +16,6 @@ from hv.mode import Mode
 from hv.silicon.memory import BusError
 from hv.silicon.x86_64 import svm
 from hv.silicon.x86_64.cpu import GP, UD, Cpu, Exit, Shutdown
-from hv.silicon.x86_64.machine import HOLE, HOLE_END
 from hv.silicon.x86_64.msr import (
     CSTAR,
     FS_BASE,
@@ -124,6 +123,7 @@ class HwAssist(Mode):
 
     def handle(self, vcpu: Vcpu, exit: Exit) -> str:
         cpu = vcpu.cpu
+        self.board.platform.exit_begins()
         handler = self.handlers.get(exit.code)
         if handler is not None:
             reason = handler(self, cpu, exit)
@@ -148,7 +148,7 @@ class HwAssist(Mode):
         self.interrupts.deliver(cpu)
 
     def _cpuid(self, cpu: Cpu, exit: Exit) -> str:
-        answer_cpuid(cpu)
+        answer_cpuid(cpu, self.board.platform)
         cpu.skip(2)
         return "cpuid"
 
@@ -171,10 +171,14 @@ class HwAssist(Mode):
         try:
             if cpu.cpl:
                 raise BadMsr
+            platform = self.board.platform
             if exit.info1:
-                write_msr(cpu, number, (regs[RDX] & 0xFFFF_FFFF) << 32 | regs[RAX] & 0xFFFF_FFFF)
+                value = (regs[RDX] & 0xFFFF_FFFF) << 32 | regs[RAX] & 0xFFFF_FFFF
+                if not platform.write_msr(number, value):
+                    write_msr(cpu, number, value)
             else:
-                value = read_msr(cpu, number)
+                own = platform.read_msr(number)
+                value = read_msr(cpu, number) if own is None else own
                 regs[RAX], regs[RDX] = value & 0xFFFF_FFFF, value >> 32
         except BadMsr:
             cpu.fault(GP)
@@ -183,18 +187,13 @@ class HwAssist(Mode):
         return "msr"
 
     def _npf(self, cpu: Cpu, exit: Exit) -> str:
-        gpa = exit.info2
-        machine = self.vm.machine
-        if gpa < min(machine.ram_size, HOLE) or HOLE_END <= gpa < HOLE_END + machine.ram_size - HOLE:
-            self.npt.map(gpa, machine.ram_base + gpa)
+        gpa, fetch = exit.info2, bool(exit.info1 & svm.NPF_FETCH)
+        page = self.board.page(gpa, fetch=fetch)
+        if page is not None:
+            self.npt.map(gpa, page)
             cpu.charge(cpu.walk_cost)
             return "npf"
-        card = self.board.assigned_page(gpa)
-        if card is not None and not exit.info1 & svm.NPF_FETCH:
-            self.npt.map(gpa, card)
-            cpu.charge(cpu.walk_cost)
-            return "npf"
-        self.device_access(cpu, gpa, fetch=bool(exit.info1 & svm.NPF_FETCH))
+        self.device_access(cpu, gpa, fetch=fetch)
         return "mmio"
 
     def forget_mapping(self, address: int, size: int) -> None:
@@ -210,9 +209,11 @@ class HwAssist(Mode):
         self.board.access(cpu, gpa, instruction, lambda address, write: cpu.linear(address))
 
     def _vmmcall(self, cpu: Cpu, exit: Exit) -> str:
-        cpu.regs[RAX] = NO_SUCH_HYPERCALL
-        cpu.skip(3)
-        return "vmmcall"
+        reason = self.board.platform.hypercall(cpu)
+        if reason is None:
+            cpu.regs[RAX] = NO_SUCH_HYPERCALL
+            cpu.skip(3)
+        return reason or "vmmcall"
 
     def _invalid_opcode(self, cpu: Cpu, exit: Exit) -> str:
         """SVM is not offered to the guest, so its instructions are not there."""

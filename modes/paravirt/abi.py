@@ -95,8 +95,10 @@ class MemoryOp(enum.IntEnum):
     CURRENT_RESERVATION = 3
     MAXIMUM_RESERVATION = 4
     POPULATE_PHYSMAP = 6
+    ADD_TO_PHYSMAP = 7
     MEMORY_MAP = 9
     MACHPHYS_MAPPING = 12
+    REMOVE_FROM_PHYSMAP = 15
 
 
 # --- events, time, scheduling -----------------------------------------------------------------------------------------
@@ -171,3 +173,32 @@ FEATURES = 1 << 0 | 1 << 5 | 1 << 6 | 1 << 7
 VMASST_ARCHITECTURAL_IOPL = 4
 VMASSISTS = 1 << 2 | 1 << 4  # and writable page tables, which are always there
 SIGNATURE = b"XenVMMXenVMM"  # CPUID 4000_0000
+
+# --- guests that hardware virtualizes (hvm/hvm_op.h, hvm/params.h, arch-x86/cpuid.h) ----------------------------------
+
+HYPERCALL_MSR = 0x4000_0000  # CPUID 4000_0002 names it
+XENFEAT_WRITABLE_PAGE_TABLES, XENFEAT_AUTO_TRANSLATED_PHYSMAP = 1 << 0, 1 << 2
+XENFEAT_HVM_CALLBACK_VECTOR, XENFEAT_HVM_SAFE_PVCLOCK, XENFEAT_HVM_PIRQS = 1 << 8, 1 << 9, 1 << 10
+
+
+class HvmOp(enum.IntEnum):
+    SET_PARAM = 0
+    GET_PARAM = 1
+    PAGETABLE_DYING = 9
+    GET_TIME = 10
+    GET_MEM_TYPE = 15
+    SET_EVTCHN_UPCALL_VECTOR = 23
+
+
+class HvmParam(enum.IntEnum):
+    CALLBACK_IRQ = 0
+    STORE_PFN = 1
+    STORE_EVTCHN = 2
+    VM86_TSS = 15
+    CONSOLE_PFN = 17
+    CONSOLE_EVTCHN = 18
+    VM_GENERATION_ID_ADDR = 34
+
+
+HVM_PARAMS = 39  # numbers below this exist
+MAPSPACE_SHARED_INFO, MAPSPACE_GRANT_TABLE = 0, 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from typing import ClassVar
 
 from hv.silicon.memory import Memory
 from hv.silicon.timing import MILLI, Timing
@@ -36,7 +35,7 @@ class XenVcpu:
 class XenDomain:
     """`end(cause, report)` stops the machine; `now()` is virtual time; `kick(vcpu)`: an event waits for it."""
 
-    features: ClassVar[int]  # XENFEAT_ bits of its first word
+    features: int  # XENFEAT_ bits of the first word
     vcpus: Sequence[XenVcpu]
     grants: Grants
 
@@ -46,7 +45,7 @@ class XenDomain:
         self.domid, self.memory, self.timing, self.now = domid, memory, timing, now
         self.states: list[VcpuState] = []
         self.events = Events(memory, self.states, kick)
-        self.console = self.store = 0  # frames of the rings, as the guest counts them
+        self.console = self.store = 0  # mfns of the rings
         self.console_port = self.store_port = 0
         self.assists = 0  # VMASST bits
         self.end: Callable[[str, str], None] = lambda cause, report: None

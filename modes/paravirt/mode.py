@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 
 from hv.errors import HvError
+from hv.host.wire import WireState
 from hv.loader import Guest
 from hv.mode import Mode
 from hv.silicon.x86_64 import svm
@@ -21,11 +22,12 @@ from hv.silicon.x86_64.machine import HOLE
 from hv.silicon.x86_64.state import RAX, RBX, RCX, RDI, RDX, RSI
 from hv.silicon.x86_64.svm import Vmcb, intercepts
 from hv.vcpu import Vcpu
+from hv.vm import Vm
 from hv.x86_64.decode import Store, store_of
 from hv.x86_64.pool import POOL_BASE, POOL_SIZE, HypervisorMemory
 from modes.paravirt.abi import GUEST_DOMID, HYPERCALLS, IRET, SIGNATURE, XEN_VERSION, Refused
+from modes.paravirt.backends.devices import SplitDevices
 from modes.paravirt.builder import Builder, scatter
-from modes.paravirt.bus import Backend
 from modes.paravirt.calls.again import Again
 from modes.paravirt.calls.memory import direct_write
 from modes.paravirt.calls.scheduling import expire, next_time
@@ -36,6 +38,7 @@ from modes.paravirt.domain_zero import STORE_PORT, DomainZero, DomainZeroState
 from modes.paravirt.emulate import emulate
 from modes.paravirt.events import UPCALL_MASK
 from modes.paravirt.frames import Frames, Kind
+from modes.paravirt.hvm.beside import BesideState, XenBeside
 from modes.paravirt.startup import begin
 from modes.paravirt.state import Callback, DomainState, PvVcpuState
 from modes.paravirt.vcpu import R11, UD, PvVcpu
@@ -61,13 +64,14 @@ class ParavirtState(msgspec.Struct):
     used: int
     domain: DomainState
     zero: DomainZeroState
+    wire: WireState | None
 
 
 class Paravirt(Mode):
     id = "paravirt"
     summary = "Xen PV: the kernel at ring 3 on its own page tables, hypercalls, event channels"
-    cells = {"cpu": "P", "interrupts": "P", "boot": "P"}
-    beside = "P"  # event channels for a guest with a CPU of its own, PV on HVM, come with the split drivers
+    cells = {"cpu": "P", "net": "P", "local": "P", "remote": "P", "interrupts": "P", "boot": "P"}
+    beside = ("P", "VH")
     reasons = frozenset(
         "cpuid cr_access exception_bounce external_interrupt guest_page_fault hlt int_bounce invlpg ioio msr "
         "page_table_write privileged syscall_bounce hypercall.unknown".split()
@@ -79,12 +83,24 @@ class Paravirt(Mode):
 
     def __init__(self, vm: Vm) -> None:
         super().__init__(vm)
-        self.backends: list[Backend] = []  # of the devices that the guest is offered: equip() adds them
+        self.split = SplitDevices(vm)
+        self.beside_pc: XenBeside | None = None  # where another mode has the CPU
 
     def equip(self, column: str) -> None:
         """Events are there with the domain. Its boot is an operation, from its first instruction on."""
-        if column == "boot":
-            self.vm.machine.probe.open()
+        owner = self.vm.mode
+        if not isinstance(owner, Paravirt):
+            self.beside_pc = self.beside_pc or XenBeside(self.vm, self.split)
+            self.beside_pc.equip(column)
+        elif owner is not self:
+            owner.equip(column)
+        else:
+            self.split.equip(column)
+            if column == "boot":
+                self.vm.machine.probe.open()
+
+    def notes(self) -> list[str]:
+        return self.split.notes()
 
     def _new_domain(self, first: int, pages: int) -> Domain:
         """A domain without memory, the frame table, and Xen's own tables for `pages` frames from `first` on."""
@@ -143,8 +159,7 @@ class Paravirt(Mode):
                 cpu.load(v.vmcb, on_metal=False, deprivileged=True)
                 cpu.halted = True
         self.zero.introduce(machine.ram_size >> 10, {"store/ring-ref": d.store, "console/ring-ref": d.console})
-        for backend in self.backends:
-            self.zero.bus.add(backend)
+        self.split.plug(self.zero.bus)
         v = d.vcpus[0]
         s, vmcb = v.s, v.vmcb
         s.up = s.initialised = True
@@ -169,20 +184,27 @@ class Paravirt(Mode):
         return v
 
     def close(self) -> None:
-        if self.vm.mode is self:
+        if self.beside_pc is not None:
+            self.beside_pc.zero.destroy()
+        elif self.vm.mode is self:
             self.zero.destroy()
 
-    def state(self) -> ParavirtState | None:
+    def state(self) -> ParavirtState | BesideState | None:
+        if self.beside_pc is not None:
+            return self.beside_pc.state()
         if self.vm.mode is not self:  # another one has the CPU, and the domain
             return None
-        return ParavirtState(self.pool.used, self.domain.state(), self.zero.state())
+        return ParavirtState(self.pool.used, self.domain.state(), self.zero.state(), self.split.state)
 
     def set_state(self, state: Any) -> None:
-        if state is None:
+        if self.beside_pc is not None:
+            self.beside_pc.set_state(state)
+        if self.vm.mode is not self:
             return
         self.pool.used = state.used
         self.domain.set_state(state.domain)
         self.zero.set_state(state.zero)
+        self.split.state = state.wire
 
     # --- exits ----------------------------------------------------------------------------------------------------
 

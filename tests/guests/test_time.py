@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from hv.silicon.timing import MILLI
 from hv.silicon.x86_64.machine import Ended, Idle, Paused
+from hv.silicon.x86_64.microcode import EVENTS
 from tests.support import (
     CODE,
     DATA,
@@ -48,6 +49,7 @@ COUNTS = {
     "mov $0x80, %dx; in %dx, %al; out %al, (%dx)": 3,
     "mov %cr0, %rax; mov %rax, %cr0; mov %cr3, %rax; mov %rax, %cr3": 4,
     "mov %cr8, %rax; mov %rax, %cr8": 2,
+    "pause; pause": 2,
     "invlpg DATA": 1,
     "rdtsc; rdtsc": 2,
     "mov $0xC0000080, %ecx; rdmsr; wrmsr": 3,
@@ -322,3 +324,17 @@ def test_the_time_of_a_machine_survives_a_64_bit_tsc_write() -> None:
     guest = RawGuest(code, NATIVE_METAL).finish()
     (value,) = struct.unpack("<Q", guest.read(DATA, 8))
     assert 5 < value < 2_000
+
+
+@pytest.mark.parametrize("where", EVERYWHERE + TRAPPED)
+def test_a_pause_takes_its_time_however_the_run_is_cut(where: Where) -> None:
+    code = "mov $50, %ecx; 1: pause; dec %ecx; jnz 1b; pause; hlt"
+    whole, cut = RawGuest(code, where).finish(), RawGuest(code, where)
+    while isinstance(cut.run(1), Paused):
+        pass
+    assert cut.vm.now == whole.vm.now
+    cpu, timing = cut.cpu, costs().timing
+    assert cpu.m.count[EVENTS.index("pause")] == 51
+    exits = cut.vm.now - cpu.m.retired * timing.cpi - 51 * timing.pause
+    assert exits >= 0
+    assert where.mode.id != "bare-metal" or exits == 0

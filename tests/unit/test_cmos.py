@@ -20,7 +20,7 @@ class Bench:
     def __init__(self) -> None:
         self.now = 0
         self.level = False
-        self.chip = Cmos(TSC, lambda: self.now, self.drive, lambda: None)
+        self.chip = Cmos(TSC, lambda: self.now, self.drive)
 
     def drive(self, level: bool) -> None:
         self.level = level

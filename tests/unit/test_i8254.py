@@ -18,7 +18,7 @@ class Bench:
     def __init__(self) -> None:
         self.now = 0
         self.levels: list[bool] = []
-        self.chip = Pit(TSC, lambda: self.now, self.levels.append, lambda: None)
+        self.chip = Pit(TSC, lambda: self.now, self.levels.append)
         self.port_b = PortB(self.chip)
 
     @property

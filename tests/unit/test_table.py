@@ -120,6 +120,7 @@ def test_a_pattern_without_a_match_is_refused(patterns: str) -> None:
         select(patterns)
 
 
-def test_event_channels_are_built_only_beside_a_paravirtualized_cpu(modes: Mapping[str, type[Mode]]) -> None:
+def test_event_channels_need_a_cpu_that_can_make_hypercalls(modes: Mapping[str, type[Mode]]) -> None:
     assert cell_mode(ROWS["xen-pv"], "interrupts", modes) is not None
-    assert cell_mode(ROWS["xen-hvm-4"], "interrupts", modes) is None
+    assert cell_mode(ROWS["xen-hvm-4"], "interrupts", modes) is not None
+    assert cell_mode(customize(ROWS["emulated"], ["interrupts=P"], modes), "interrupts", modes) is None

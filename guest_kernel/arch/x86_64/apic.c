@@ -108,6 +108,7 @@ void arch_interrupts_init(void)
 {
     if (on_xen()) {
         xen_events_init();
+        xen_rings_init();
         return;
     }
     map_device(SLOT_LOCAL_APIC, cpu_read_msr(MSR_APIC_BASE) & PTE_ADDRESS);
@@ -116,6 +117,8 @@ void arch_interrupts_init(void)
     arch_io_write(PIC_SLAVE_MASK, 0xFF);
     apic_init();
     clock_init();
+    if (xen_events())
+        xen_events_init();
 }
 
 /* This CPU's local APIC. All have the same address, and each CPU sees its own there. */
@@ -161,7 +164,7 @@ void apic_timer_set_rate(u64 hz)
 
 void arch_tick_start(void)
 {
-    if (on_xen())
+    if (xen_events())
         xen_tick_start();
     else
         apic_write(APIC_TIMER_COUNT, (u32)(timer_hz / TICKS_A_SECOND));
@@ -169,7 +172,7 @@ void arch_tick_start(void)
 
 void arch_tick_stop(void)
 {
-    if (on_xen())
+    if (xen_events())
         xen_tick_stop();
     else
         apic_write(APIC_TIMER_COUNT, 0);
@@ -178,13 +181,13 @@ void arch_tick_stop(void)
 /* The tick is off meanwhile. Xen's timer expires once anyway. */
 void arch_timer_single(bool on)
 {
-    if (!on_xen())
+    if (!xen_events())
         apic_write(APIC_LVT_TIMER, (on ? 0 : APIC_PERIODIC) | VECTOR_TIMER);
 }
 
 void arch_timer_shoot(void)
 {
-    if (on_xen())
+    if (xen_events())
         xen_timer_shoot(SHOT_MICROSECONDS * 1000);
     else
         apic_write(APIC_TIMER_COUNT, shot);

@@ -121,7 +121,7 @@ static inline void arch_wait_for_interrupt(void)
     cpu_cli();
 }
 
-/* In a loop that waits for another CPU. */
+/* In a loop that waits by looking. The CPU takes some time over it, which costs nothing where it waits anyway. */
 static inline void arch_pause(void) { cpu_pause(); }
 
 /* Device registers that are not memory: ports. */

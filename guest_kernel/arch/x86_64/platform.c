@@ -24,20 +24,23 @@ void arch_print_platform(void)
     struct cpuid r = cpu_cpuid(LEAF_HYPERVISOR);
     const u32 signature[] = {r.ebx, r.ecx, r.edx, 0};
     const char *name = (const char *)signature;
-    kprintf("running under: %s\n", memcmp(name, "XenVMMXenVMM", 12) ? name : "Xen");
+    kprintf("running under: %s%s\n", memcmp(name, "XenVMMXenVMM", 12) ? name : "Xen", xen_hvm_described());
 }
+
+void arch_find_hypervisor(void) { xen_hvm_find(); }
+void arch_connect_hypervisor(void) { xen_hvm_connect_card(); }
 
 const struct console_port *arch_console_port(void) { return on_xen() ? &xen_console : &uart_console; }
 
 const char *arch_lacks(u64 operation)
 {
+    if (xen_events() && operation == BENCH_EOI)
+        return "an event channel needs no end of interrupt";
     if (!on_xen())
         return NULL;
     switch (operation) {
     case BENCH_CR8WR:
         return "a PV domain has no task priority register";
-    case BENCH_EOI:
-        return "an event channel needs no end of interrupt";
     case BENCH_PCI_SCAN:
         return "a PV domain has no PCI bus";
     case BENCH_TIMER_CALIBRATION:
@@ -47,7 +50,6 @@ const char *arch_lacks(u64 operation)
 }
 
 bool arch_has_pci(void) { return !on_xen(); }
-struct irq_source *arch_irq_source(void) { return on_xen() ? &xen_irq_source : NULL; }
 
 static __attribute__((noreturn)) void stop(void)
 {

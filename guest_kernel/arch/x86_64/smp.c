@@ -122,7 +122,7 @@ void arch_find_cpus(void)
 
 void arch_send_call(u32 cpu)
 {
-    if (on_xen())
+    if (xen_events())
         xen_send_call(cpu);
     else
         apic_send(apic_ids[cpu], VECTOR_CALL);
@@ -142,6 +142,8 @@ static bool start(u32 cpu)
 {
     secondary_stack = (u64)stacks[cpu] + sizeof stacks[cpu];
     starting = cpu;
+    if (xen_events())
+        xen_bind_call(cpu);
     apic_send(apic_ids[cpu], APIC_INIT);
     for (int try = 0; try < START_TRIES && !cpus[cpu].online; try++) {
         apic_send(apic_ids[cpu], APIC_STARTUP | TRAMPOLINE / PAGE_SIZE);

@@ -23,7 +23,7 @@ u64 bench_boot(u64 iterations, u64 seed)
     arch_irq_enable();
     arch_timer_shoot();
     while (arch_timer_expiries == first)
-        ;
+        arch_pause();
     arch_irq_disable();
     arch_timer_single(false);
     return digest_add(digest, arch_timer_expiries - first);

@@ -3,7 +3,6 @@
 #include "console.h"
 #include "cpus.h"
 #include "digest.h"
-#include "irq_source.h"
 #include "kernel_bench.h"
 
 /* Arm the timer, wait for its interrupt. The handler ends it. */
@@ -16,7 +15,7 @@ u64 bench_timer_tick(u64 iterations, u64 seed)
     for (u64 n = 0; n < iterations && !console_interrupted; n++) {
         arch_timer_shoot();
         while (arch_timer_expiries == first + n)
-            ;
+            arch_pause();
     }
     measure_end();
     arch_irq_disable();
@@ -38,27 +37,6 @@ u64 bench_hlt_wake(u64 iterations, u64 seed)
     measure_end();
     arch_timer_single(false);
     return digest_add(digest_add(DIGEST_START, seed), arch_timer_expiries - first);
-}
-
-/* A device that interrupts by itself: each operation is from one of its interrupts to the next. */
-u64 bench_device_irq(u64 iterations, u64 seed)
-{
-    struct irq_source *source = irq_source();
-    if (!source)
-        return measure_absent("no device here interrupts by itself");
-    source->start();
-    arch_irq_enable();
-    u64 first = source->interrupts;
-    while (source->interrupts == first)
-        ;
-    measure_begin();
-    while (source->interrupts <= first + iterations && !console_interrupted)
-        ;
-    measure_end();
-    arch_irq_disable();
-    u64 seen = source->interrupts - first;
-    source->stop();
-    return digest_add(digest_add(DIGEST_START, seed), seen);
 }
 
 /* The end of an interrupt, of which none is in service. */

@@ -1,4 +1,4 @@
-/* The operations of the column net. The peer at the other end of the wire (10.0.2.2) echoes on port 7, swallows on port
+/* The operations of the column net, and interrupts.device_irq, for which a card is needed too. The peer at the other end of the wire (10.0.2.2) echoes on port 7, swallows on port
    9, and does what it is asked on port 9000: it sends datagrams, or tells what it has swallowed.
    The CPU waits by looking, with interrupts on. What has been sent or received is known by the card's interrupt only. */
 #include "arch.h"
@@ -32,6 +32,7 @@ static struct udp_socket ours = {PORT_OURS, take};
 
 static u64 wanted;
 static bool has_received(void) { return received >= wanted; }
+static bool has_dropped(void) { return net_dropped() >= wanted; }
 static bool has_sent(void) { return net_sent() >= wanted; }
 
 /* False, after a while, if they do not come. */
@@ -122,6 +123,12 @@ u64 net_tx_burst(u64 iterations, u64 seed)
     return send_bursts(iterations, seed, BENCH_BURST);
 }
 
+static bool wait_for_dropped(u64 count)
+{
+    wanted = count;
+    return net_wait(has_dropped);
+}
+
 /* From the arrival of one datagram to that of the N-th after it. */
 u64 net_rx(u64 iterations, u64 seed)
 {
@@ -129,10 +136,29 @@ u64 net_rx(u64 iterations, u64 seed)
     request(REQUEST_SEND, (u32)iterations + 1, WORDS * sizeof(u64), GAP, seed);
     bool begun = wait_for_received(1);
     measure_begin();
-    if (begun)
-        wait_for_received(iterations + 1);
+    for (u64 n = 0; n < iterations && begun; n++)
+        begun = wait_for_received(n + 2);
     measure_end();
     return close();
+}
+
+/* From one interrupt of the card to the N-th after it. Frames come in as in net.rx, one an interrupt, but nobody reads
+   them, and their buffers are given back many at once. */
+u64 bench_device_irq(u64 iterations, u64 seed)
+{
+    open();
+    net_drop(true);
+    request(REQUEST_SEND, (u32)iterations + 1, sizeof(u32), GAP, seed);
+    bool begun = wait_for_dropped(1);
+    u64 before = net_interrupts();
+    measure_begin();
+    for (u64 n = 0; n < iterations && begun; n++)
+        begun = wait_for_dropped(n + 2);
+    measure_end();
+    u64 interrupts = net_interrupts() - before;
+    net_drop(false);
+    close();
+    return digest_add(digest_add(DIGEST_START, seed), interrupts);
 }
 
 /* A datagram goes to the peer, and comes back. */

@@ -77,6 +77,10 @@ class ApicBus:
         """A message of the I/O APIC, on behalf of CPU `here`. Returns the CPUs that it is under way to."""
         return self._carry(message, self._addressed(message), now, here)
 
+    def post(self, target: int, vector: int, now: int, here: int) -> list[int]:
+        """An interrupt for the CPU of this number, whatever its local APIC calls itself. Returns as send()."""
+        return self._carry(Message(vector, FIXED, 0, logical=False, level=False), [target], now, here)
+
     def _addressed(self, message: Message) -> list[int]:
         return self._chosen(
             message,

@@ -193,6 +193,7 @@ class Cpu:
         walks = t.walk * (t.walk_nested if nested else t.walk_levels)
         self._costs = (
             t.port_io, t.cr_access, t.cr8_access, t.invlpg, t.iret, t.syscall, t.exception, walks, t.mmio, t.exception,
+            t.pause,
         )  # fmt: skip
         self.walk_cost = walks
         self.apic = None

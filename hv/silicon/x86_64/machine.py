@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -57,6 +57,15 @@ class Ended(msgspec.Struct):
 
 
 Outcome = Idle | Paused | Ended
+
+
+class Companion(Protocol):
+    """Who acts by himself beside the guest's CPUs, and does not interrupt them by that alone."""
+
+    deadline: int  # virtual time in millicycles; NEVER: nothing to do
+
+    def advance(self, now: int) -> None:
+        """Do what is due by now."""
 
 
 class MetalBoard(Pc):
@@ -119,6 +128,7 @@ class Machine:
         self._unpark(self.cpus[0])
         self.board: MetalBoard | None = None
         self.cards: RootComplex | None = None
+        self.beside: list[Companion] = []  # the cards, and other CPUs of the host: they act in the first CPU's time
         self._conversation_until = 0
         self._runs = False
 
@@ -186,6 +196,7 @@ class Machine:
         """The cards of a machine with a hypervisor; it has them all to itself at first."""
         if self.cards is None:
             self.cards = RootComplex(self)
+            self.beside.append(self.cards)
             self.engine.map_chip(BUS_BASE, GIB, self._read_card, self._write_card)
         return self.cards
 
@@ -403,8 +414,9 @@ class Machine:
                 first = min(first, *cpu.ipis)
             if cpu.vectors:
                 first = min(first, min(cpu.vectors)[0])
-            if self.cards is not None and cpu.index == 0:
-                first = min(first, self.cards.deadline)  # cards act in the first CPU's time
+            if cpu.index == 0:  # what stands beside acts in the first CPU's time
+                for companion in self.beside:
+                    first = min(first, companion.deadline)
             return NEVER if first == NEVER else max(first, now)
         board = self.board
         if board is None:
@@ -424,8 +436,9 @@ class Machine:
             if when > now:
                 cpu.charge(when - now)  # the CPU slept
                 now = when
-        if self.cards is not None and cpu.index == 0:
-            self.cards.advance(now)
+        if cpu.index == 0:
+            for companion in self.beside:
+                companion.advance(now)
         if cpu.vectors:
             cpu.take_vectors(now)
         if cpu.on_metal:

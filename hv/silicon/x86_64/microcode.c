@@ -18,7 +18,7 @@ typedef uint32_t u32;
 typedef uint16_t u16;
 
 enum event { EV_PORT_IO, EV_CR_ACCESS, EV_CR8_ACCESS, EV_INVLPG, EV_IRET, EV_SYSCALL, EV_EXCEPTION, EV_TLB_FILL,
-             EV_APIC_ACCESS, EV_VIRTUAL_INTERRUPT, N_EVENTS };
+             EV_APIC_ACCESS, EV_VIRTUAL_INTERRUPT, EV_PAUSE, N_EVENTS };
 
 struct microcode {
     /* The clock. Time is in millicycles: retired * cpi + extra. */
@@ -100,6 +100,7 @@ enum { EFER_SCE = 1, RFLAGS_RF = 1 << 16, DE = 0, DB = 1, UD = 6, DF = 8, TS = 1
 enum { EXIT_CR8_READ = 0x08, EXIT_CR_WRITE = 0x10, EXIT_CR0_WRITE = 0x10, EXIT_CR3_WRITE = 0x13,
        EXIT_CR4_WRITE = 0x14, EXIT_CR8_WRITE = 0x18, EXIT_CR_LAST = 0x1f, EXIT_SINGLE_STEP = 0x41, EXIT_VECTOR = 0x60,
        EXIT_VINTR = 0x64, EXIT_IRET = 0x74, EXIT_INVLPG = 0x79, EXIT_BREAKPOINT = 0x500, EXIT = 0x100 };
+enum { LEFT_TO_LOOK = 0x10000 };   /* Unicorn's EXCP_INTERRUPT */
 enum { BREAKPOINT_PAGES = 1024 };
 
 u64 microcode_size(void) { return sizeof(struct microcode); }
@@ -236,6 +237,8 @@ int run(struct microcode *m, u64 address)
  *
  * Without an exception (-1) that is the end of a slice, or an instruction that stores into the block of code that it is
  * in: Unicorn forgets the block, and begins the instruction again before it has stored anything.
+ *
+ * With LEFT_TO_LOOK it was told to stop (by a hook, for which no instruction is under way), or PAUSE is over.
  */
 int hook_leave(void *uc, int number)
 {
@@ -244,6 +247,12 @@ int hook_leave(void *uc, int number)
         if (m->pc && (m->pc == m->mark[0] || m->pc == m->mark[1]))
             m->mark_pass = 1;           /* it has been reported already */
         undo_attempt(m);
+    }
+    if (number == LEFT_TO_LOOK && m->pc != ~0ull && m->pc + m->length == *m->eip + code_base(m)) {
+        u64 stop = m->stop;
+        charge(m, EV_PAUSE);
+        if (m->stepping)
+            m->stop = stop;
     }
     return number == UD;                /* what Unicorn's own function says: it is one for hook_invalid */
 }

@@ -23,6 +23,7 @@ EVENTS = (
     "tlb_fill",
     "apic_access",
     "virtual_interrupt",
+    "pause",
 )
 
 CONTROL_WORDS = 24  # of the VMCB that a hypervisor writes to command the CPU: 0x000 to 0x0BF

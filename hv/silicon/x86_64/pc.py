@@ -85,6 +85,7 @@ class BoardSlot:
 
     def __init__(self, board: Pc, line: Callable[[bool], None]) -> None:
         self.board, self.interrupt = board, line
+        self.reschedule: Callable[[], None] = lambda: None  # what Pc.add() says
 
     @property
     def now(self) -> int:
@@ -98,9 +99,6 @@ class BoardSlot:
             self.board.message(address, int.from_bytes(data, "little"))
         else:
             self.board.ram.dma_write(address, data)
-
-    def reschedule(self) -> None:
-        self.board.reschedule()
 
 
 class IsaBridge(Function):
@@ -139,6 +137,7 @@ class Pc:
         self.ram, self.clock = ram, clock
         self.ports, self.mmio = PortBus(), MmioBus()
         self.devices: list[Device] = []
+        self._due: list[int] = []  # their deadlines
         self.state = LinesState([0] * IRQS)
         self._drivers = 0
         self.ioapic = Ioapic(self._deliver)
@@ -151,11 +150,11 @@ class Pc:
         self.bus = ApicBus(self.lapics)
         self.lapics[0].inta = self.pics.acknowledge
         self.lapics[0].state.lvt[LVT_LINT0] = EXTINT << 8  # as a PC starts: the 8259s reach the first CPU
-        self.pit = Pit(timing.tsc_hz, clock, self.line(PIT_IRQ), self.reschedule)
-        self.cmos = Cmos(timing.tsc_hz, clock, self.line(CMOS_IRQ), self.reschedule)
+        self.pit = Pit(timing.tsc_hz, clock, self.line(PIT_IRQ))
+        self.cmos = Cmos(timing.tsc_hz, clock, self.line(CMOS_IRQ))
         self.fw_cfg = FwCfg(BoardSlot(self, lambda level: None))
-        for device in (self.pit, self.cmos, self.fw_cfg):
-            self.add(device)
+        self.pit.reschedule, self.cmos.reschedule = self.add(self.pit), self.add(self.cmos)
+        self.add(self.fw_cfg)
         for base, size, chip in (
             (MASTER, 2, PicPort(self.pics, 0)), (SLAVE, 2, PicPort(self.pics, 1)),
             (MASTER_ELCR, 2, ElcrPort(self.pics)), (COUNTERS, 4, self.pit), (PORT_B, 1, PortB(self.pit)),
@@ -193,31 +192,40 @@ class Pc:
         """A place for a device on the board itself, with an IRQ of its own."""
         return BoardSlot(self, self.line(irq))
 
-    def add(self, device: Device) -> None:
-        """Let a device act when its deadline comes, and be part of snapshots. Its ports are put on `ports`."""
+    def add(self, device: Device) -> Callable[[], None]:
+        """Let a device act when its deadline comes, and be part of snapshots. Its ports are put on `ports`.
+
+        Returns what it has to call whenever its deadline has changed.
+        """
         self.devices.append(device)
+        self._due.append(NEVER)
+        return partial(self.reschedule, len(self.devices) - 1)
 
     def plug(self, function: Function, device: int, number: int = 0) -> None:
         """Put a card's function into PCI slot `device`, and those that come with it behind it."""
         place = device << 3 | number
         for distance, card in ((0, function), *function.followers):
-            self.pci.plug(card, place + distance, BoardSlot(self, lambda level: None))
-            self.add(card)
+            slot = BoardSlot(self, lambda level: None)
+            self.pci.plug(card, place + distance, slot)
+            slot.reschedule = self.add(card)
 
-    def reschedule(self) -> None:
-        """Some device's deadline has changed."""
-        self.deadline = min((d.deadline for d in self.devices if d.deadline is not None), default=NEVER)
+    def reschedule(self, number: int) -> None:
+        """The deadline of device `number` has changed."""
+        self._note_deadline(number)
         self.changed()
+
+    def _note_deadline(self, number: int) -> None:
+        deadline = self.devices[number].deadline
+        self._due[number] = NEVER if deadline is None else deadline
+        self.deadline = min(self._due)
 
     def advance(self, now: int) -> None:
         """Let the devices that are due act, in the order in which they are."""
         if now < self.deadline:
             return
-        due = [(device.deadline, place) for place, device in enumerate(self.devices) if device.deadline is not None]
-        for deadline, place in sorted(due):
-            if deadline <= now:
-                self.devices[place].advance(now)
-        self.reschedule()
+        for _, number in sorted((deadline, number) for number, deadline in enumerate(self._due) if deadline <= now):
+            self.devices[number].advance(now)
+            self.reschedule(number)
 
     def receive(self, cpu: int, now: int) -> None:
         """The clock of CPU number `cpu` has come to `now`: messages to it arrive. CPU 0's is the devices' clock."""
@@ -318,4 +326,5 @@ class Pc:
         """Go back to what save() gave."""
         for chip, state in zip(self._chips(), saved, strict=True):
             chip.state = copy.deepcopy(state)
-        self.reschedule()
+        for number in range(len(self.devices)):
+            self.reschedule(number)

@@ -38,13 +38,14 @@ from hv.silicon.x86_64.state import (
 from hv.silicon.x86_64.virtual_apic import ACCESS_WRITE
 
 (
-    PORT_IO, CR_ACCESS, CR8_ACCESS, INVLPG, IRET, SYSCALL, EXCEPTION, TLB_FILL, APIC_ACCESS, VIRTUAL_INTERRUPT,
+    PORT_IO, CR_ACCESS, CR8_ACCESS, INVLPG, IRET, SYSCALL, EXCEPTION, TLB_FILL, APIC_ACCESS, VIRTUAL_INTERRUPT, PAUSE,
 ) = range(len(EVENTS))  # fmt: skip
 R11 = 11
 EFER_SCE = 1
 NP = 11
 DB = 1
 DF = 8
+LEFT_TO_LOOK = 0x10000
 COMBINING = frozenset((0, 10, 11, 12, 13))  # the contributory exceptions
 
 
@@ -167,6 +168,11 @@ class PortableHooks:
             if m.pc and m.pc in (m.mark[0], m.mark[1]):
                 m.mark_pass = 1
             self.undo_attempt()
+        if number == LEFT_TO_LOOK and m.pc != NOWHERE and m.pc + m.length == self.state.eip + self.state.segs[CS].base:
+            stop = m.stop
+            self.charge(PAUSE)
+            if m.stepping:
+                m.stop = stop
         return number == UD
 
     def observed(self, code: int) -> int:

@@ -1,5 +1,5 @@
 /* What this kernel uses of Xen's public ABI (public/xen.h, arch-x86/xen-x86_64.h, event_channel.h, sched.h,
-   physdev.h, io/console.h). Assembly reads the numbers too. */
+   physdev.h, memory.h, hvm/, io/console.h). Assembly reads the numbers too. */
 #pragma once
 
 #define HYPERCALL_SET_TRAP_TABLE 0
@@ -7,6 +7,7 @@
 #define HYPERCALL_SET_GDT 2
 #define HYPERCALL_STACK_SWITCH 3
 #define HYPERCALL_SET_CALLBACKS 4
+#define HYPERCALL_MEMORY_OP 12
 #define HYPERCALL_MULTICALL 13
 #define HYPERCALL_UPDATE_VA_MAPPING 14
 #define HYPERCALL_SET_TIMER_OP 15
@@ -19,6 +20,7 @@
 #define HYPERCALL_SCHED_OP 29
 #define HYPERCALL_EVENT_CHANNEL_OP 32
 #define HYPERCALL_PHYSDEV_OP 33
+#define HYPERCALL_HVM_OP 34
 #define HYPERCALL_STUB_SIZE 32
 
 #define XEN_KERNEL_CODE 0xE033 /* Xen's own flat segments */
@@ -195,6 +197,35 @@ enum {
 };
 
 #define STORE_MOST_PAYLOAD 4096
+
+/* Beside a PC (hvm/hvm_op.h, hvm/params.h, memory.h, features.h, arch-x86/cpuid.h). */
+struct xen_hvm_param {
+    u16 domain;
+    u32 index;
+    u64 value;
+};
+
+struct xen_add_to_physmap {
+    u16 domain;
+    u16 size;
+    u32 space;
+    u64 index;
+    u64 frame;
+};
+
+struct xen_feature_info {
+    u32 word; /* which */
+    u32 features;
+};
+
+enum { HVMOP_SET_PARAM = 0, HVMOP_GET_PARAM = 1 };
+enum { HVM_PARAM_CALLBACK_IRQ = 0, HVM_PARAM_STORE_FRAME = 1, HVM_PARAM_STORE_PORT = 2 };
+#define CALLBACK_BY_PIN (1ul << 56) /* device and function in bits 15:8, INTA is 0 */
+#define CALLBACK_BY_VECTOR (2ul << 56)
+enum { XENMEM_ADD_TO_PHYSMAP = 7 };
+enum { MAPSPACE_SHARED_INFO = 0, MAPSPACE_GRANT_TABLE = 1 };
+enum { XENVER_GET_FEATURES = 6 };
+enum { XENFEAT_HVM_CALLBACK_VECTOR = 1 << 8 };
 
 struct xen_console_ring {
     char in[1024];

@@ -5,7 +5,6 @@
 #include "syscall.h"
 
 #define DIGITS 21
-#define NAMES 256 /* bytes of a directory of devices; what is beyond is not looked at */
 
 static char *append(char *to, const char *end, const char *text)
 {
@@ -64,20 +63,14 @@ static void state_fired(struct xen_watch *watch)
         device->changed(device);
 }
 
-bool xen_bus_find(struct xen_device *device, const char *kind, u32 index)
+bool xen_bus_find(struct xen_device *device, const char *kind, u32 number)
 {
-    char names[NAMES];
-    const char *name = names;
-    char *end = append(device->path, device->path + XEN_PATH, "device/");
-    append(end, device->path + XEN_PATH, kind);
-    i64 length = xen_store_list(0, device->path, "", names, sizeof names);
-    for (; index && name < names + length; index--)
-        name += text_length(name) + 1;
-    if (length < 0 || name >= names + length)
-        return false;
-    end = append(device->path + text_length(device->path), device->path + XEN_PATH, "/");
-    append(end, device->path + XEN_PATH, name);
-    if (xen_store_read(0, device->path, "backend", device->backend, XEN_PATH) < 0)
+    char digits[DIGITS];
+    char *const end = device->path + XEN_PATH;
+    char *at = append(device->path, end, "device/");
+    at = append(append(at, end, kind), end, "/");
+    append(at, end, decimal(digits, number));
+    if (!xen_store_present() || xen_store_read(0, device->path, "backend", device->backend, XEN_PATH) < 0)
         return false;
     device->watch = (struct xen_watch){.directory = device->backend, .name = "state", .fired = state_fired};
     return xen_bus_switch(device, XEN_INITIALISING) && xen_store_watch(&device->watch) == 0;
@@ -111,6 +104,8 @@ bool xen_bus_switch(struct xen_device *device, enum xen_state state)
 {
     char digits[DIGITS];
     device->state = state;
+    if (state == XEN_INITIALISING)
+        device->other = XEN_UNKNOWN; /* what it was before counts no more */
     return xen_store_write(0, device->path, "state", decimal(digits, state)) == 0;
 }
 

@@ -34,8 +34,8 @@ struct xen_setting {
     const char *text;
 };
 
-/* The device of a kind ("vif", "vbd") that comes `index`th in the directory. False: there is none, or no bus. */
-bool xen_bus_find(struct xen_device *device, const char *kind, u32 index);
+/* The device of a kind ("vif", "vbd") with this number. False: there is none, or no bus. */
+bool xen_bus_find(struct xen_device *device, const char *kind, u32 number);
 /* A node of the back end's directory. The number is `otherwise` if there is none. False: there is no such text. */
 u64 xen_bus_number(const struct xen_device *device, const char *name, u64 otherwise);
 bool xen_bus_text(const struct xen_device *device, const char *name, char *text, u64 size);

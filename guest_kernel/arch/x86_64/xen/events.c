@@ -8,11 +8,9 @@
 #include "channels.h"
 #include "cpus.h"
 #include "grants.h"
-#include "irq_source.h"
 #include "store.h"
 
 #define TICK_NS 10000000ul
-#define PERIOD_NS 1000000ul /* the shortest that Xen grants */
 
 static u32 timer_port;
 static u64 bound[MAX_CPUS][XEN_PORT_WORDS]; /* whose ports which are */
@@ -44,6 +42,12 @@ u64 xen_clock(void)
     return result;
 }
 
+void xen_mask_all(void)
+{
+    for (int i = 0; i < XEN_PORT_WORDS; i++)
+        xen_shared->mask[i] = ~0ul;
+}
+
 static void set_timer(u64 ns) { xen_hypercall(ns, 0, 0, 0, 0, HYPERCALL_SET_TIMER_OP); }
 
 void xen_events_init(void)
@@ -51,20 +55,24 @@ void xen_events_init(void)
     struct {
         u32 virq, vcpu, port;
     } virq = {VIRQ_TIMER, 0, 0};
-    for (int i = 0; i < XEN_PORT_WORDS; i++)
-        xen_shared->mask[i] = ~0ul;
+    xen_mask_all();
     if (event_call(EVTCHN_BIND_VIRQ, &virq))
         panic("Xen gives no timer events");
     timer_port = virq.port;
     xen_bind(timer_port, 0);
-    xen_bind(xen_start_info.console_port, 0);
     xen_listen(timer_port, true);
+}
+
+/* What a PV domain finds in start_info. */
+void xen_rings_init(void)
+{
+    xen_bind(xen_start_info.console_port, 0);
     xen_grants_init();
     xen_store_init(phys_to_virt(xen_pseudo(xen_start_info.store_frame << 12)), xen_start_info.store_port);
 }
 
 /* A port whose events are calls for a CPU. */
-u32 xen_bind_call(u32 cpu)
+void xen_bind_call(u32 cpu)
 {
     struct {
         u32 vcpu, port;
@@ -74,8 +82,9 @@ u32 xen_bind_call(u32 cpu)
     xen_bind(ipi.port, cpu);
     call_port_of[cpu] = ipi.port;
     xen_listen(ipi.port, true);
-    return ipi.port;
 }
+
+void xen_send_call(u32 cpu) { xen_notify(call_port_of[cpu]); }
 
 /* Lets a port's events through, those that wait already too. */
 void xen_listen(u32 port, bool on)
@@ -121,7 +130,6 @@ static bool handle(u32 port)
         xen_channel_event(port);
         return false;
     }
-    xen_irq_source.interrupts++;
     if (ticking)
         set_timer(xen_clock() + TICK_NS);
     return true;
@@ -155,17 +163,6 @@ void xen_tick_start(void)
 
 /* Expires once, so many nanoseconds from now. */
 void xen_timer_shoot(u64 ns) { set_timer(xen_clock() + ns); }
-
-/* Xen's periodic timer, which needs nothing of the kernel between two of its events. */
-static void start_periods(void)
-{
-    u64 period = PERIOD_NS;
-    xen_hypercall(VCPU_SET_PERIODIC, 0, (u64)&period, 0, 0, HYPERCALL_VCPU_OP);
-}
-
-static void stop_periods(void) { xen_hypercall(VCPU_STOP_PERIODIC, 0, 0, 0, 0, HYPERCALL_VCPU_OP); }
-
-struct irq_source xen_irq_source = {"Xen's timer", start_periods, stop_periods, 0};
 
 void xen_tick_stop(void)
 {

@@ -15,7 +15,10 @@ static u32 first_free;
 
 void xen_grants_init(void)
 {
-    xen_place_grant_table(table, TABLE_FRAMES);
+    if (on_xen())
+        xen_place_grant_table(table, TABLE_FRAMES);
+    else
+        xen_hvm_place_grant_table(table, TABLE_FRAMES);
     for (u32 ref = RESERVED; ref + 1 < ENTRIES; ref++)
         next_free[ref] = ref + 1;
     first_free = RESERVED;

@@ -10,6 +10,7 @@
 #include "arch.h"
 #include "console.h"
 #include "frames.h"
+#include "static_branch.h"
 #include "string.h"
 
 #define ENTRIES 512
@@ -24,24 +25,6 @@ static u64 boot_root, boot_end; /* pseudo-physical */
 
 extern char image_end[]; /* kernel.ld */
 extern char xen_trap_stubs[][16], xen_event_entry[], xen_failsafe_entry[], xen_syscall_entry[];
-
-/* --- the jumps of on_xen() --- */
-
-struct static_branch {
-    u64 site;
-    u64 target;
-};
-extern const struct static_branch static_branches_start[], static_branches_end[];
-
-static void take_static_branches(void)
-{
-    for (const struct static_branch *b = static_branches_start; b < static_branches_end; b++) {
-        u8 *site = (u8 *)b->site;
-        u32 distance = (u32)(b->target - (b->site + 5));
-        site[0] = 0xE9; /* jmp */
-        memcpy(site + 1, &distance, sizeof distance);
-    }
-}
 
 /* --- the direct map --- */
 
@@ -205,7 +188,8 @@ void xen_fill_entry_points(struct xen_vcpu_context *context)
 /* Called by xen_entry. No on_xen() may run before the branches are taken. */
 void xen_start(const struct xen_start_info *info)
 {
-    take_static_branches();
+    static_branch_take(BRANCH_ON_XEN);
+    static_branch_take(BRANCH_XEN_EVENTS);
     xen_start_info = *info;
     xen_frame_list = (u64 *)xen_start_info.frame_list;
     build_direct_map();

@@ -9,7 +9,6 @@
 
 #define START_POLLS 1000000 /* then it does not start */
 
-static u32 call_port[MAX_CPUS];
 static u8 stacks[MAX_CPUS][KERNEL_STACK_SIZE] __attribute__((aligned(16)));
 
 static i64 vcpu_call(u32 command, u32 cpu, const void *argument)
@@ -30,7 +29,7 @@ static bool start(u32 number)
     struct cpu *cpu = &cpus[number];
     cpu->self = cpu;
     cpu->number = number;
-    call_port[number] = xen_bind_call(number);
+    xen_bind_call(number);
 
     memset(&context, 0, sizeof context);
     context.flags = VGCF_IN_KERNEL | VGCF_ONLINE;
@@ -56,5 +55,3 @@ void xen_start_cpus(void)
         if (!start(cpu))
             kprintf("CPU %u does not start\n", cpu);
 }
-
-void xen_send_call(u32 cpu) { xen_notify(call_port[cpu]); }

@@ -1,7 +1,9 @@
-/* The kernel as a Xen PV domain: what replaces the privileged instructions and the chips of a PC. This is the whole
-   list; everything else of the kernel is the same. Each function is called where native code asks on_xen(). */
+/* The kernel as a guest of Xen's. As a PV domain: what replaces the privileged instructions and the chips of a PC. This
+   is the whole list; everything else of the kernel is the same. Each function is called where native code asks on_xen().
+   With a PC for a board and Xen beside it (hvm.c), only some chips are replaced: where code asks xen_events(). */
 #pragma once
 
+#include "../static_branch.h"
 #include "abi.h"
 #include "types.h"
 
@@ -30,7 +32,7 @@ static inline u64 xen_machine(u64 pseudo) { return xen_frame_list[pseudo >> 12] 
 static inline u64 xen_pseudo(u64 machine) { return ((u64 *)MACHINE_TO_PHYS)[machine >> 12] << 12; }
 
 /* What Xen calls a page of this kernel's. */
-static inline u64 xen_frame(u64 physical) { return xen_machine(physical) >> 12; }
+static inline u64 xen_frame(u64 physical) { return (on_xen() ? xen_machine(physical) : physical) >> 12; }
 
 /* mmu.c */
 void xen_batch_begin(void);
@@ -48,14 +50,16 @@ extern bool xen_batching; /* off: each change is a hypercall of its own */
 
 /* events.c */
 void xen_events_init(void);
+void xen_rings_init(void);
 void xen_irq_enable(void);
 void xen_wait_for_interrupt(void);
 bool xen_handle_events(void); /* was the timer's among them? */
 void xen_tick_start(void);
 void xen_tick_stop(void);
 void xen_timer_shoot(u64 ns);
-extern struct irq_source xen_irq_source;
-u32 xen_bind_call(u32 cpu);
+void xen_mask_all(void);
+void xen_bind_call(u32 cpu);
+void xen_send_call(u32 cpu);
 void xen_bind(u32 port, u32 cpu);
 bool xen_port_take(u32 port);
 u64 xen_clock(void); /* ns */
@@ -65,7 +69,12 @@ void xen_notify(u32 port);
 /* smp.c */
 void xen_find_cpus(void);
 void xen_start_cpus(void);
-void xen_send_call(u32 cpu);
+
+/* hvm.c */
+void xen_hvm_find(void);         /* first of all */
+void xen_hvm_connect_card(void); /* once PCI has been looked at */
+void xen_hvm_place_grant_table(void *address, u32 frames);
+const char *xen_hvm_described(void);
 
 /* console.c */
 extern const struct console_port xen_console;

@@ -1,0 +1,412 @@
+"""Xen beside a PC: how a guest finds it, calls it, places its pages, and hears of events. Guests of a few instructions.
+
+The numbers and layouts are those of Xen's public headers, written out here once more.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, cast
+
+import pytest
+
+from hv.mode import Mode
+from modes.hw_assist.mode import HwAssist
+from modes.paravirt.abi import HYPERCALLS
+from modes.paravirt.mode import Paravirt
+from tests.support import DATA, RawGuest, Where, two_cpus
+
+
+def beside(column: str, *, portable: bool = False) -> Where:
+    return Where(cast("type[Mode]", {"cpu": HwAssist, column: Paravirt}), portable)
+
+
+BY_VECTOR, BY_LINE = beside("interrupts"), beside("remote")
+BOTH = pytest.mark.parametrize("where", [BY_VECTOR, BY_LINE], ids=["vector", "line"])
+CALLS, SHARED, ARGUMENTS, VECTOR = 0x4_6000, 0x4_7000, 0x4_4000, 0xF3
+SELF = 0x7FF0
+ENOENT, EPERM, EFAULT, EINVAL, ENOSYS, ETIME = 2, 1, 14, 22, 38, 62
+
+HELP = (
+    "".join(f".set {name}, {number}\n" for number, name in HYPERCALLS.items())
+    + f"""
+.set SHARED, {SHARED}
+.set VECTOR, {VECTOR}
+.set ARGUMENTS, {ARGUMENTS}
+.macro find_xen                 /* the page of hypercalls */
+    mov $0x40000000, %ecx
+    mov ${CALLS}, %eax
+    xor %edx, %edx
+    wrmsr
+.endm
+.macro hypercall number, first=0, second=$0
+    mov $\\first, %edi
+    mov \\second, %rsi
+    mov ${CALLS} + 32 * \\number, %rax
+    call *%rax
+.endm
+.macro place                    /* shared_info */
+    movl ${SELF}, ARGUMENTS
+    movl $0, ARGUMENTS + 4
+    movq $0, ARGUMENTS + 8
+    movq $SHARED / 4096, ARGUMENTS + 16
+    hypercall memory_op, 7, $ARGUMENTS
+.endm
+.macro callback high, low
+    movl ${SELF}, ARGUMENTS
+    movl $0, ARGUMENTS + 4
+    movl $\\low, ARGUMENTS + 8
+    movl $\\high, ARGUMENTS + 12
+    hypercall hvm_op, 0, $ARGUMENTS
+.endm
+.macro bind_ipi vcpu, to        /* the port to `to` */
+    movl $\\vcpu, ARGUMENTS
+    hypercall event_channel_op, 7, $ARGUMENTS
+    mov ARGUMENTS + 4, %eax
+    mov %eax, \\to
+.endm
+.macro bind_timer to
+    movq $0, ARGUMENTS
+    hypercall event_channel_op, 1, $ARGUMENTS
+    mov ARGUMENTS + 8, %eax
+    mov %eax, \\to
+.endm
+.macro set_up                   /* events by vector; pages that a handler uses are there before it runs */
+    find_xen
+    place
+    movb $0, SHARED
+    int $VECTOR
+    decq DATA
+    callback 0x2000000, {VECTOR}
+.endm
+.macro send port
+    mov \\port, %eax
+    mov %eax, ARGUMENTS
+    hypercall event_channel_op, 4, $ARGUMENTS
+.endm
+"""
+)
+# Counts in DATA, and takes the upcall of vCPU 0.
+TAKE = "take: incq DATA; movb $0, SHARED; movq $0, SHARED+8; movq $0, SHARED+0x800; iretq\n"
+TAKING: dict[int, tuple[str, dict[str, int]]] = {VECTOR: ("take", {})}
+
+
+def run(code: str, where: Where = BY_VECTOR, **options: Any) -> RawGuest:
+    return RawGuest(HELP + code, where, **options).finish()
+
+
+def signed(word: int) -> int:
+    return word - (1 << 64) if word >> 63 else word
+
+
+def result(code: str, where: Where = BY_VECTOR, **options: Any) -> int:
+    """What RAX has in the end."""
+    return signed(run("find_xen;" + code + "mov %rax, DATA; finish", where, **options).words(1)[0])
+
+
+# --- finding and calling it ---------------------------------------------------------------------------------------
+
+
+@BOTH
+def test_cpuid_says_who_is_there_and_where_the_hypercalls_are(where: Where) -> None:
+    code = "mov $DATA, %ebp; mov $0x40000000, %r8d; 1: mov %r8d, %eax; xor %ecx, %ecx; cpuid; mov %eax, (%rbp);"
+    code += "mov %ebx, 4(%rbp); mov %ecx, 8(%rbp); mov %edx, 12(%rbp); add $16, %ebp; inc %r8d;"
+    code += "cmp $0x40000006, %r8d; jne 1b; finish"
+    guest = run(code, where)
+    leaves = [struct.unpack("<4I", guest.read(DATA + 16 * leaf, 16)) for leaf in range(6)]
+    assert leaves[0][0] == 0x4000_0004
+    assert struct.pack("<3I", *leaves[0][1:]) == b"XenVMMXenVMM"
+    assert leaves[1][0] >> 16 >= 3
+    assert leaves[2][:2] == (1, 0x4000_0000)
+    assert leaves[3][2] == 2_500_000  # kHz
+    assert leaves[4][0] >> 6 & 1 == (where == BY_VECTOR)
+    assert leaves[4][1:3] == (0, 1)  # this vCPU, this domain
+    assert leaves[5] == (0, 0, 0, 0)
+
+
+def test_the_page_of_hypercalls_has_a_stub_for_each() -> None:
+    page = run("find_xen; finish").read(CALLS, 0x1000)
+    assert page[32 * 17 :][:9] == bytes.fromhex("b811000000 0f01d9 c3")
+    assert page[32 * 23 :][:2] == b"\x0f\x0b"  # iret: there is none
+
+
+@pytest.mark.parametrize("value", [0x4_6001, 0x4000_0000, 1 << 51, (1 << 64) - 0x1000])
+def test_the_page_must_be_the_guest_s_own(value: int) -> None:
+    code = f"lea 1f, %r15; mov $0x40000000, %ecx; mov ${value & 0xFFFF_FFFF}, %eax; mov ${value >> 32}, %edx; wrmsr;"
+    assert [record.vector for record in run(code + "1: finish").log] == [13]
+
+
+def test_the_msr_reads_as_zero_and_its_neighbours_are_not_there() -> None:
+    code = "mov $0x40000000, %ecx; rdmsr; mov %eax, DATA; mov %edx, DATA+4; lea 1f, %r15; inc %ecx; rdmsr; 1: finish"
+    guest = run("movq $-1, DATA;" + code)
+    assert guest.words(1) == [0]
+    assert [record.vector for record in guest.log] == [13]
+
+
+def test_programs_may_not_call() -> None:
+    guest = run("find_xen; to_user user; user: mov $17, %eax; xor %edi, %edi; vmmcall; mov %rax, DATA; int $0x80")
+    assert signed(guest.words(1)[0]) == -EPERM
+
+
+@pytest.mark.parametrize(("number", "errno"), [(1, ENOSYS), (26, ENOSYS), (63, ENOSYS), (0xFFFF_FFFF, ENOSYS)])
+def test_calls_of_pv_domains_are_not_there(number: int, errno: int) -> None:
+    assert result(f"mov ${number}, %eax; vmmcall;") == -errno
+
+
+def test_each_call_is_an_exit_with_its_own_reason() -> None:
+    guest = run("find_xen; hypercall xen_version, 0, $0; hypercall sched_op, 0, $0; mov $99, %eax; vmmcall; finish")
+    names = ("hypercall.xen_version", "hypercall.sched_op", "hypercall.unknown", "msr", "vmmcall")
+    assert [guest.exits.get(name, 0) for name in names] == [1, 1, 1, 1, 0]
+
+
+@BOTH
+def test_features_say_whether_upcalls_come_by_vector(where: Where) -> None:
+    code = "find_xen; movq $0, ARGUMENTS; hypercall xen_version, 6, $ARGUMENTS; mov ARGUMENTS+4, %eax; mov %rax, DATA;"
+    features = run(code + "finish", where).words(1)[0]
+    assert features & 5 == 5  # page tables are its own, and so are its frame numbers
+    assert features >> 8 & 1 == (where == BY_VECTOR)
+
+
+def test_a_list_of_calls_in_one_exit() -> None:
+    entries = struct.pack("<8Q", 17, 77, 0, 0, 0, 0, 0, 0) + struct.pack("<8Q", 1, 77, 0, 0, 0, 0, 0, 0)
+    code = "find_xen; mov $ARGUMENTS, %edi; mov $2, %esi; mov $13, %eax; vmmcall; mov %rax, DATA; finish"
+    guest = run(code, memory={ARGUMENTS: entries})
+    assert guest.words(1) == [0]
+    first, second = guest.words(1, ARGUMENTS + 8)[0], guest.words(1, ARGUMENTS + 72)[0]
+    assert (first >> 16, signed(second)) == (4, -ENOSYS)
+
+
+# --- pointers and pages -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pointer", ["$0x400000", "$0xC0000000", "$0x800000000000", "$-8", "$0x3FFFFC"])
+def test_a_bad_pointer_is_refused(pointer: str) -> None:
+    """Not mapped, where a chip is not, not canonical, at the very end, half of it mapped."""
+    assert result(f"mov {pointer}, %rsi; mov $6, %edi; mov $17, %eax; vmmcall;") == -EFAULT
+
+
+def test_a_read_only_page_is_not_written_for_the_guest() -> None:
+    """The entry of page 0x44 loses its writable bit; CR0.WP is set."""
+    assert result("andq $~2, 0x4000 + 8 * 0x44; invlpg ARGUMENTS; hypercall xen_version, 6, $ARGUMENTS;") == -EFAULT
+
+
+def test_shared_info_comes_where_the_guest_wants_it() -> None:
+    code = "movq $0x1111, SHARED; find_xen; place; mov %rax, DATA; mov SHARED+0xC00, %rax; mov %rax, DATA+8;"
+    code += "mov SHARED+32, %eax; mov %rax, DATA+16; finish"
+    outcome, wallclock, version = run(code).words(3)
+    assert (outcome, version) == (0, 2)
+    assert wallclock >> 32 == 1_511_913_600  # seconds
+
+
+def test_a_page_is_at_one_place_only_and_leaves_a_hole() -> None:
+    code = "find_xen; place; movq $5, SHARED; movq $SHARED/4096+1, ARGUMENTS+16; hypercall memory_op, 7, $ARGUMENTS;"
+    code += "mov SHARED, %rax; mov %rax, DATA; mov SHARED+0x1000, %rax; mov %rax, DATA+8; finish"
+    assert run(code).words(2) == [(1 << 64) - 1, 5]
+
+
+def test_frames_are_given_back_and_come_back_empty() -> None:
+    frames = struct.pack("<2QIIH6x", DATA + 64, 1, 0, 0, SELF) + struct.pack("<HHIQ", SELF, 0, 0, 0)
+    code = f"find_xen; movq $SHARED/4096, DATA+64; movq $9, SHARED; hypercall memory_op, 1, ${ARGUMENTS};"
+    code += f"mov %rax, DATA; mov SHARED, %rax; mov %rax, DATA+8; hypercall memory_op, 3, ${ARGUMENTS + 32};"
+    code += f"mov %rax, DATA+16; hypercall memory_op, 6, ${ARGUMENTS}; mov %rax, DATA+24; mov SHARED, %rax;"
+    code += f"mov %rax, DATA+32; hypercall memory_op, 6, ${ARGUMENTS}; mov %rax, DATA+40; finish"
+    assert run(code, memory={ARGUMENTS: frames}).words(6) == [1, (1 << 64) - 1, 4095, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("domain", "space", "index", "frame", "errno"),
+    [
+        (0, 0, 0, 0x47, EPERM), (5, 0, 0, 0x47, 3), (SELF, 0, 1, 0x47, EINVAL), (SELF, 1, 64, 0x47, EINVAL),
+        (SELF, 2, 0, 0x47, ENOSYS), (SELF, 0, 0, 1 << 28, EINVAL), (SELF, 0, 0, (1 << 64) - 1, EINVAL),
+    ],
+)  # fmt: skip
+def test_placing_nonsense_is_refused(domain: int, space: int, index: int, frame: int, errno: int) -> None:
+    memory = {ARGUMENTS: struct.pack("<HHIQQ", domain, 0, space, index, frame)}
+    assert result("hypercall memory_op, 7, $ARGUMENTS;", memory=memory) == -errno
+
+
+def test_pages_of_the_grant_table_are_placed_and_kept() -> None:
+    memory = {ARGUMENTS: struct.pack("<HHIQQ", SELF, 0, 1, 3, 0x47)}
+    code = "find_xen; hypercall memory_op, 7, $ARGUMENTS; mov %rax, DATA; movq $7, SHARED; mov SHARED, %rax;"
+    guest = run(code + "mov %rax, DATA+8; finish", memory=memory)
+    assert guest.words(2) == [0, 7]
+    assert guest.word(SHARED) == 0  # in the guest's own RAM nothing was written
+
+
+# --- parameters ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "index", "domain", "expected"),
+    [
+        (1, 1, SELF, 0), (1, 2, SELF, 0), (1, 0, SELF, 0), (1, 17, SELF, 0), (1, 5, SELF, -EPERM),
+        (1, 1, 0, -EPERM), (1, 1, 77, -3), (1, 39, SELF, -EINVAL), (1, 0xFFFF_FFFF, SELF, -EINVAL),
+        (0, 0, SELF, 0), (0, 15, SELF, 0), (0, 1, SELF, -EPERM), (0, 10, SELF, -EPERM), (0, 0, 0, -EPERM),
+        (99, 0, SELF, -ENOSYS),
+    ],
+)  # fmt: skip
+def test_parameters(call: int, index: int, domain: int, expected: int) -> None:
+    memory = {ARGUMENTS: struct.pack("<HHIQ", domain, 0, index, 0)}
+    assert result(f"hypercall hvm_op, {call}, $ARGUMENTS;", memory=memory) == expected
+
+
+def test_the_store_s_ring_is_where_the_parameter_says() -> None:
+    """Its page is at the end of the 4 GiB, which a raw guest has not mapped: page 0x47 becomes that address."""
+    memory = {ARGUMENTS: struct.pack("<HHIQ", SELF, 0, 1, 0)}
+    code = "find_xen; hypercall hvm_op, 1, $ARGUMENTS; mov ARGUMENTS+8, %rax; mov %rax, DATA; shl $12, %rax;"
+    code += "or $3, %rax; mov %rax, 0x4000 + 8 * 0x47; invlpg SHARED; mov SHARED+2068, %eax; mov %rax, DATA+8; finish"
+    guest = run(code, memory=memory)
+    assert guest.words(2) == [0xFEFFC, 0]  # the connection is there
+
+
+# --- upcalls ------------------------------------------------------------------------------------------------------
+
+
+def test_an_upcall_by_vector_needs_no_interrupt_controller() -> None:
+    """The local APIC is off. Three events to oneself: three hypercalls, and no exit besides."""
+    code = "set_up; bind_ipi 0, DATA+8; sti; send DATA+8; send DATA+8; send DATA+8;" + "nop;" * 4 + "finish\n" + TAKE
+    guest = run(code, gates=TAKING)
+    assert guest.words(1) == [3]
+    assert "mmio" not in guest.exits
+    assert "interrupt_window" not in guest.exits
+    assert guest.exits["hypercall.event_channel_op"] == 4
+
+
+def test_an_upcall_waits_until_interrupts_are_on() -> None:
+    code = "set_up; bind_ipi 0, DATA+8; send DATA+8; mov DATA, %rax; mov %rax, DATA+16; sti; nop; nop; finish\n" + TAKE
+    guest = run(code, gates=TAKING)
+    assert guest.words(3)[::2] == [1, 0]
+    assert guest.exits["interrupt_window"] == 1
+
+
+def test_an_upcall_that_is_not_taken_comes_again_at_the_next_exit() -> None:
+    """The handler clears nothing. There is one more for each exit with interrupts on."""
+    code = "set_up; bind_ipi 0, DATA+8; sti; send DATA+8; mov $3, %ebx; 1: xor %eax, %eax; cpuid; nop;"
+    code = code.replace("mov $3, %ebx; 1:", "mov $3, %r8d; 1:") + "dec %r8d; jnz 1b; finish\ntake: incq DATA; iretq\n"
+    assert run(code, gates=TAKING).words(1) == [4]
+
+
+def test_a_masked_port_makes_no_upcall_until_it_is_unmasked() -> None:
+    code = "set_up; bind_ipi 0, DATA+8; movq $-1, SHARED+0xA00; sti; send DATA+8; mov DATA, %rax; mov %rax, DATA+16;"
+    code += "mov DATA+8, %eax; mov %eax, ARGUMENTS; hypercall event_channel_op, 9, $ARGUMENTS; nop; finish\n" + TAKE
+    assert run(code, gates=TAKING).words(3)[::2] == [1, 0]
+
+
+def test_without_the_feature_a_vector_is_no_callback() -> None:
+    code = "set_up; mov %rax, DATA+16; bind_ipi 0, DATA+8; sti; send DATA+8; nop; finish\n" + TAKE
+    guest = run(code, BY_LINE, gates=TAKING)
+    assert guest.words(3)[::2] == [0, 0]
+
+
+LINE = """
+    find_xen
+    place
+    lapic 0xF0, 0x1FF
+    mov $IOAPIC, %ebx
+    movl $0x10 + 2 * 11, (%rbx)
+    movl $0xA041, 0x10(%rbx) /* level-triggered, vector 0x41 */
+"""
+END = "lapic 0xB0, 0; iretq\n"
+
+
+@pytest.mark.parametrize("where", [BY_VECTOR, BY_LINE, beside("net", portable=True)])
+def test_an_upcall_by_a_line_is_ended_like_any_interrupt(where: Where) -> None:
+    """Line 11. The upcall is taken before the end of interrupt, so the line has fallen by then, and fires no more."""
+    code = LINE + "callback 0, 11; bind_ipi 0, DATA+8; sti; send DATA+8; nop; nop; send DATA+8; nop; nop; finish\n"
+    code += TAKE.replace("iretq", END)
+    guest = run(code, where, gates={0x41: ("take", {})})
+    assert guest.words(1) == [2]
+    assert guest.exits["mmio"] == 1 + 2 + 2  # the set-up's, and an end each
+
+
+def test_a_line_stays_up_while_the_upcall_is_not_taken() -> None:
+    code = LINE + "callback 0, 11; bind_ipi 0, DATA+8; sti; send DATA+8; nop; nop; finish\n"
+    code += "take: incq DATA; cmpq $3, DATA; jne 1f; movb $0, SHARED; 1:" + END
+    assert run(code, BY_LINE, gates={0x41: ("take", {})}).words(1) == [3]
+
+
+def test_a_pin_of_pci_leads_where_the_bridge_routes_it() -> None:
+    """Device 2, INTA: the second wire (2 - 1), which register 61h of the ISA bridge leads to line 11."""
+    code = LINE + "mov $0xCF8, %edx; mov $0x80000860, %eax; out %eax, %dx; mov $0xCFC + 1, %edx; mov $11, %al;"
+    code += "out %al, %dx; callback 0x1000000, 0x1000; bind_ipi 0, DATA+8; sti; send DATA+8; nop; nop; finish\n"
+    assert run(code + TAKE.replace("iretq", END), BY_LINE, gates={0x41: ("take", {})}).words(1) == [1]
+
+
+def test_a_vcpu_s_own_vector_goes_through_its_local_apic() -> None:
+    memory = {ARGUMENTS + 64: struct.pack("<IB3x", 0, 0x51), ARGUMENTS + 72: struct.pack("<IB3x", 0, 15),
+              ARGUMENTS + 80: struct.pack("<IB3x", 9, 0x51)}  # fmt: skip
+    code = "set_up; lapic 0xF0, 0x1FF; hypercall hvm_op, 23, $ARGUMENTS+72; mov %rax, DATA+16;"
+    code += "hypercall hvm_op, 23, $ARGUMENTS+80; mov %rax, DATA+24; hypercall hvm_op, 23, $ARGUMENTS+64;"
+    code += "bind_ipi 0, DATA+8; sti; send DATA+8; nop; nop; finish\n"
+    code += "take: mov $LAPIC, %ebp; mov 0x120(%rbp), %eax; mov %rax, DATA+32;" + TAKE.split(":", 1)[1]
+    guest = run(code.replace("iretq", END), gates={0x51: ("take", {}), **TAKING}, memory=memory)
+    count, _, low, nobody, in_service = guest.words(5)
+    assert (count, signed(low), signed(nobody), in_service) == (1, -EINVAL, -ENOENT, 1 << 0x51 - 0x40)
+
+
+# --- time ---------------------------------------------------------------------------------------------------------
+
+HOUR = 3_600_000_000_000
+
+
+def test_the_timer_interrupts_a_guest_that_runs() -> None:
+    code = "set_up; bind_timer DATA+8; sti; mov $20000, %edi; mov $15, %eax; vmmcall; 1: cmpq $0, DATA; je 1b; finish\n"
+    guest = run(code + TAKE, gates=TAKING)
+    assert guest.exits["external_interrupt"] == 1
+    assert 20_000 <= guest.vm.now * 2 // 5 // 1000 < 30_000  # ns
+
+
+@pytest.mark.parametrize("wait", ["sti; hlt", "hypercall sched_op, 1, $0"])
+def test_the_timer_wakes_a_guest_that_sleeps(wait: str) -> None:
+    """HLT with interrupts on, or sched_op's block, which does not care about them. Waking is no exit."""
+    code = f"set_up; bind_timer DATA+8; mov $50000, %edi; mov $15, %eax; vmmcall; {wait}; sti; nop; finish\n" + TAKE
+    guest = run(code, gates=TAKING)
+    assert guest.words(1) == [1]
+    assert "external_interrupt" not in guest.exits
+    assert guest.vm.now >= 50_000 * 2500
+
+
+def test_a_shot_in_the_past_is_refused_if_the_guest_wants_the_future() -> None:
+    memory = {ARGUMENTS: struct.pack("<QII", 1, 1, 0)}
+    code = "xor %esi, %esi; mov $ARGUMENTS, %edx; mov $8, %edi; mov $24, %eax; vmmcall;"
+    assert result(code, memory=memory) == -ETIME
+
+
+@pytest.mark.parametrize(("until", "least"), [(40_000, 40_000), (HOUR, HOUR)])
+def test_a_poll_ends_at_its_time(until: int, least: int) -> None:
+    memory = {ARGUMENTS: struct.pack("<QIIQ", ARGUMENTS + 64, 1, 0, until), ARGUMENTS + 64: struct.pack("<I", 9)}
+    guest = RawGuest(HELP + "find_xen; place; hypercall sched_op, 3, $ARGUMENTS2; finish".replace("ARGUMENTS2", "DATA"),
+                     BY_VECTOR, memory={DATA: memory[ARGUMENTS], ARGUMENTS + 64: memory[ARGUMENTS + 64]})  # fmt: skip
+    guest.run(2 * HOUR)
+    assert guest.vm.now // 2500 >= least
+
+
+def test_other_commands_for_vcpus_are_a_pc_s_business() -> None:
+    for command, errno in ((0, ENOSYS), (1, ENOSYS), (2, ENOSYS), (11, ENOSYS)):
+        assert result(f"xor %esi, %esi; xor %edx, %edx; mov ${command}, %edi; mov $24, %eax; vmmcall;") == -errno
+    assert result("mov $9, %esi; mov $3, %edi; mov $24, %eax; vmmcall;") == -ENOENT
+
+
+# --- two CPUs -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("portable", [False, True])
+def test_an_event_interrupts_the_other_cpu_without_its_local_apic(portable: bool) -> None:
+    code = "set_up; bind_ipi 1, DATA+32; start_other; 1: pause; cmpq $1, DATA+8; jne 1b; send DATA+32;"
+    code += (
+        "1: pause; cmpq $1, DATA; jne 1b; finish\n other: sti; incq DATA+8; 1: pause; cmpq $1, DATA; jne 1b; finish\n"
+    )
+    code += "take: incq DATA; movb $0, SHARED+64; movq $0, SHARED+72; movq $0, SHARED+0x800; iretq\n"
+    where = beside("interrupts", portable=portable)
+    guest = RawGuest(two_cpus(HELP + code), where, gates=TAKING, cpus=2).finish()
+    assert guest.words(2) == [1, 1]
+    assert guest.exits["external_interrupt"] == 1
+
+
+# --- unplugging ---------------------------------------------------------------------------------------------------
+
+
+def test_the_ports_of_the_unplug_protocol() -> None:
+    code = "mov $0x10, %edx; in %dx, %ax; mov %ax, DATA; mov $0x12, %edx; in %dx, %al; mov %al, DATA+2;"
+    code += "mov $3, %ax; out %ax, %dx; mov $0x10, %edx; mov $7, %eax; out %eax, %dx; in %dx, %ax; mov %ax, DATA+4;"
+    assert run(code + "finish").read(DATA, 6) == struct.pack("<HBxH", 0x49D2, 1, 0x49D2)
