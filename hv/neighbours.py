@@ -61,6 +61,8 @@ class Neighbours:
                 return
             self._outlive(vm.now)
             horizon = min([until, *(other.now + QUANTUM for other in live if other is not vm)])
+            if len(live) < len(self.vms):
+                horizon = min(horizon, vm.now + QUANTUM)  # then those who have ended are looked at again
             outcome = vm.run(horizon)
             if isinstance(outcome, Idle):
                 waiting.add(vm)

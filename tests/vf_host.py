@@ -60,8 +60,8 @@ class World:
         """The guests go on counting, or this fails."""
         before = [guest.count() for guest in self.guests]
         self.neighbours.run(max(vm.now for vm in self.vms) + microseconds * 2_500_000)
-        for guest, count in zip(self.guests, before, strict=True):
-            assert guest.vm.machine.ended is not None or guest.count() > count, "a guest has stopped"
+        for number, (guest, count) in enumerate(zip(self.guests, before, strict=True)):
+            assert guest.count() > count, f"guest {number} has stopped: {guest.vm.machine.ended}"
 
     def close(self) -> None:
         for vm in self.vms:

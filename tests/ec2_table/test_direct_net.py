@@ -11,6 +11,7 @@ import pytest
 from hv.costs import load
 from hv.measure import OpResult
 from hv.ops import OPS
+from modes.sriov.mode import Sriov
 from tests.conftest import RunHv
 from tests.ec2_table.measuring import measure_table
 from tests.ec2_table.test_disks import operation, shell
@@ -129,3 +130,17 @@ def test_guests_ping_each_other_inside_the_card(run_hv: RunHv, tmp_path: Path) -
         bytes((10, 0, 2, 16)),
     ]
     assert sum(frame[:6] == b"\xff" * 6 for frame in frames) == 3
+
+
+def test_a_guest_whose_function_is_taken_away_in_the_middle_of_a_burst_goes_on() -> None:
+    """It waits for what does not come, as long as it has patience; Ctrl-C ends that."""
+    with shell("nitro") as guest:
+        guest.vm.console.feed(b"bench net.tx_burst 10000\n")
+        guest.vm.run(guest.vm.now + 10_000_000_000)
+        sriov = next(mode for mode in guest.vm._objects.values() if isinstance(mode, Sriov))
+        sriov.take_away("net")
+        guest.vm.run(guest.vm.now + 10_000_000_000)
+        guest.vm.console.feed(b"\x03")
+        guest.vm.console.pump(guest.vm.serial)
+        assert "result=" not in guest.run()
+        assert "shell" in guest.type("ps")

@@ -85,6 +85,19 @@ def test_each_has_its_own_blocks() -> None:
             assert store.read(40, 1).startswith(f"guest {number}\n".encode())
 
 
+def test_cards_outlive_the_guest_in_whose_machine_they_stand() -> None:
+    with side_by_side(2) as (neighbours, (first, second)):
+        first.console.feed(b"poweroff\n")
+        neighbours.run()
+        assert first.machine.ended is not None
+        second.console.feed(b"ping 10.0.2.2 2\nbench net.rx 5\nping 10.0.2.15 1\n")
+        neighbours.run()
+        text = second.console.take()
+        assert text.count("answer after") == 2
+        assert "bench net.rx iterations=5" in text
+        assert "nobody has this address" in text
+
+
 def test_a_guest_that_attacks_leaves_the_other_alone() -> None:
     """One guest's function is turned against the other's memory and the other's namespace, while that one works."""
     outsides = [Outside(local=MemoryStore(4096)) for _ in range(2)]

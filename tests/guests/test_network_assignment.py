@@ -5,6 +5,7 @@ The guests' CPUs spin and count; the test plays their drivers, through the same 
 
 from __future__ import annotations
 
+import random
 import struct
 from collections.abc import Callable, Iterator
 
@@ -20,6 +21,7 @@ from tests.spinning_guest import CODE, RAM_BASE, SHOWN
 from tests.vf_host import (
     CTRL,
     CTS,
+    DATA,
     EVERYBODY,
     MAILBOX,
     MEMORY,
@@ -352,3 +354,47 @@ def test_a_function_without_bus_mastering_reaches_nothing(world: World, watch: W
     assert world.heard == []
     assert him.received() == []
     watch.check()
+
+
+# --- anything at all ------------------------------------------------------------------------------------------------
+
+OFFSETS = (
+    CTRL, 0x100, 0x104, 0x108, 0x10C, 0x110, 0x114, 0x120, 0x140, MEMORY, MEMORY + 4, MAILBOX, 0x300, 0x820,
+    *(queue + 64 * number + at for queue in (RX, TX) for number in (0, 1) for at in (0, 4, 8, 16, 20, 24, 40, 56, 60)),
+)  # fmt: skip
+
+
+def storm(world: World, seed: int, steps: int) -> None:
+    """He writes at random, mostly what means something: registers, descriptors, messages, his configuration space."""
+    chance, him = random.Random(seed), world.drivers[1]
+    for _ in range(steps):
+        way = chance.randrange(10)
+        value = chance.choice(
+            (0, 1, 3, 1 << 25, 1 << 26, 0x200, 0x8080, chance.getrandbits(32), chance.choice([*TARGETS.values()]))
+        )
+        if way < 5:
+            him.set(chance.choice(OFFSETS), value)
+        elif way < 7:
+            him.post(chance.randrange(16) | chance.choice((0, 1 << 16)), value & 0xFFFF_FFFF, chance.getrandbits(32))
+        elif way < 8:
+            at = him.base + 16 * chance.randrange(0x200)
+            him.guest.ram[at : at + 16] = chance.randbytes(8) + struct.pack(
+                "<II", DATA | chance.getrandbits(11), value & 7
+            )
+        elif way < 9:
+            him.guest.configure(NET, chance.choice((4, BAR0, BAR0 + 12, 0x70, 0x72, 0xA8)), value & 0xFFFF_FFFF)
+        else:
+            world.pass_time(chance.choice((20, 200)))
+    world.pass_time(2000)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_whatever_he_writes_she_does_not_notice(world: World, watch: Watch, seed: int) -> None:
+    storm(world, seed, 150)
+    assert world.heard == [frame for frame in world.heard if frame[6:12] == HIS]
+    world.drivers[0].received()  # broadcasts of his, which anybody may send
+    reset_function(world.drivers[1])
+    watch.check()
+    him = world.drivers[1].start()
+    him.send(frame(HERS, HIS))
+    assert world.drivers[0].received() == [frame(HERS, HIS)]
