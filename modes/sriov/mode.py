@@ -80,7 +80,7 @@ class Sriov(Mode):
             wire.reschedule = root.add(wire)
             self.tables.give(first, Domain(self.pool))  # its own DMA reaches nothing: it has no queues
             self.tables.interrupt(first, 0, 0, self.vectors)
-            shared.owners["net"] = NicOwner(nic, WINDOWS + WINDOW_STEP * NIC_SLOT, root)
+            shared.owners["net"] = NicOwner(nic, WINDOWS + WINDOW_STEP * NIC_SLOT, root.pci)
             vm.physical_interrupts[self.vectors] = shared.owners["net"].service
             self.vectors += 1
         owner: NicOwner = shared.owners["net"]
