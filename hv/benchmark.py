@@ -3,7 +3,8 @@
 Guest speed: the same user-mode loop under each mode and on bare Unicorn, which is stopped every so many instructions by
 its own `count=`. An exit: CPUID under hw-assist, and CLI at ring 3, against a Python hook of Unicorn that does nothing.
 A doorbell: the way from the guest's store to the card and the card's looks at its queue. Nothing exits there.
-Translated code: the kernel's compute loop from the translation cache, against the same loop at its own address.
+Translated code: the kernel's compute loop from the translation cache, against the same loop at its own address; and a
+loop of calls and returns, the worst case (docs/binary-translation.md says what a return costs, and why).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from hv.silicon.ixgbe.virtual import TX_RINGS
 from hv.silicon.nvme.spec import ACQ, AQA, ASQ, CC, DOORBELLS, PAGE
 from hv.silicon.pci import BAR0, COMMAND, COMMAND_MASTER, COMMAND_MEMORY
 from hv.silicon.x86_64.bare import bare_loop, empty_hook
+from hv.silicon.x86_64.machine import Idle
 from hv.silicon.x86_64.pc import NEVER
 from hv.silicon.x86_64.state import RAX
 from hv.table import customize, find_row
@@ -99,6 +101,8 @@ class Bench:
         progress("translated code")
         direct, translated = (self._seconds_per_op(row, "cpu.compute") for row in (TRAPPED, "emulated"))
         out.append(Ratio("kernel code, translated / run directly", direct / translated, "x", 0.7, False))
+        direct, translated = (self._seconds_between_marks(row, "cpu.callret") for row in (TRAPPED, "emulated"))
+        out.append(Ratio("calls and returns, translated / run directly", direct / translated, "x", 0.4, False))
         progress("the table")
         started = time.perf_counter()
         run_table([find_row("nitro"), find_row("metal")], list(OPS.values()), self.modes, self.settings)
@@ -152,6 +156,24 @@ class Bench:
                 return (time.perf_counter() - started) / count
 
         return _best(once)
+
+    def _seconds_between_marks(self, row: str, op: str, count: int = 100_000) -> float:
+        """Host seconds for one operation of a short loop, without what a command costs besides: the best slice's."""
+        name, *changes = row.split("+")
+        best = float("inf")
+        with closing(RowRunner(customize(find_row(name), changes, self.modes), self.modes, self.settings)) as runner:
+            vm = runner.vm
+            probe, cpu, cpi = vm.machine.probe, vm.machine.cpus[0], vm.costs.timing.cpi
+            for _ in range(ROUNDS):
+                vm.restore(runner.prompt)
+                vm.console.feed(f"bench {op} {count} 0\n".encode())
+                idle = False
+                while not idle:
+                    window, before, started = probe.window, cpu.m.retired, time.perf_counter()
+                    idle = isinstance(vm.run(vm.now + SLICE * cpi), Idle)
+                    if window & 1 and probe.window == window:
+                        best = min(best, (time.perf_counter() - started) / (cpu.m.retired - before))
+            return best * probe.windows[-1].retired / count
 
     def _seconds_per_op(self, row: str, op: str, count: int = 10_000) -> float:
         """Host seconds for one operation."""
