@@ -45,7 +45,7 @@ from tests.ixgbe_host import (
 )
 
 TRIES_A_CASE = 500
-AT_ONCE = 15  # registers
+AT_ONCE = 30  # registers
 SIZES = (1, 2, 4, 8)
 MOST_ACCESSES = 60_000  # of memory, by one act
 SECRET = b"what is between others"
