@@ -59,11 +59,12 @@ class Pending(msgspec.Struct):
 
 
 class Undo(msgspec.Struct):
-    """The registers before an instruction that turns out not to happen: it exits instead."""
+    """The registers before an instruction that turns out not to happen: it exits instead, or faults."""
 
     regs: list[int]
     eip: int
     rflags: int
+    fault: Pending | None = None  # what comes instead, whatever else the rest of the slice brought
 
 
 class PortableHooks:
@@ -218,9 +219,10 @@ class PortableHooks:
             self.engine.world_switch(code, 0)
             m.exit_left = 1
 
-    def keep(self) -> None:
+    def keep(self) -> Undo:
         """The registers, before the current instruction changes them."""
         self.undo = Undo(list(self.state.regs), self.state.eip, self.engine.rflags())
+        return self.undo
 
     def note_exit(self, code: int, info1: int, *, stop: bool = True) -> None:
         m = self.m
@@ -289,14 +291,14 @@ class PortableHooks:
 
     def refuse(self, vector: int) -> None:
         """The current instruction faults; whatever it still does in this slice is undone."""
-        self.keep()
+        undo = self.keep()
         self.undo_attempt()
         if self.cpu.physical.intercept_exceptions >> vector & 1:
             self.note_exit(svm.EXCEPTION + vector, 0)
             return
         self.m.delivering = vector * 8 + 3
         self.charge(EXCEPTION)
-        self.pending = Pending(vector, 0, False)
+        undo.fault = Pending(vector, 0, False)
         self.engine.stop()
 
     def hook_sysenter(self, uc: int, user: int) -> None:
@@ -414,7 +416,7 @@ class PortableCpu(Cpu):
             state.regs[0:16] = hooks.undo.regs
             state.eip = hooks.undo.eip
             self.engine.set_rflags(hooks.undo.rflags)
-            hooks.undo = hooks.pending = None
+            hooks.pending, hooks.undo = hooks.undo.fault, None
         if hooks.virtual:
             self._deliver_virtual()
         while hooks.pending is not None and not self.m.exit_valid:
