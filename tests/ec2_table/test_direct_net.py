@@ -39,6 +39,11 @@ def test_with_emulated_interrupts_each_is_a_physical_one_and_its_end_an_access(o
     assert result.exits == {"external_interrupt": interrupts, "mmio": interrupts}
 
 
+@pytest.mark.parametrize("op", OPERATIONS)
+def test_an_interrupt_that_is_an_event_has_no_end(op: str) -> None:
+    assert measured("aws-2017", op).exits == {"external_interrupt": 10 * INTERRUPTS[op]}
+
+
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize("op", OPERATIONS)
 def test_with_posted_interrupts_and_on_metal_nothing_exits(row: str, op: str) -> None:
