@@ -3,6 +3,7 @@
 Guest speed: the same user-mode loop under each mode and on bare Unicorn, which is stopped every so many instructions by
 its own `count=`. An exit: CPUID under hw-assist, and CLI at ring 3, against a Python hook of Unicorn that does nothing.
 A doorbell: the way from the guest's store to the card and the card's looks at its queue. Nothing exits there.
+Interrupts: interrupt_bench.py.
 Translated code: the kernel's compute loop from the translation cache, against the same loop at its own address; and a
 loop of calls and returns, the worst case (docs/binary-translation.md says what a return costs, and why).
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from hv.interrupt_bench import InterruptBench
 from hv.loader import Guest, Segment
 from hv.measure import RowRunner, Settings, run_table
 from hv.mode import Mode
@@ -98,6 +100,10 @@ class Bench:
         for card in CARDS:
             name = f"a doorbell of a {card.name} that the guest was given / an empty Python hook"
             out.append(Ratio(name, self._doorbell(20_000, card) / empty, "hooks", 8, True))
+        progress("interrupts")
+        interrupts = InterruptBench(self.modes, self.settings.costs, ROUNDS)
+        for name, cost in (("posted interrupt", interrupts.posted_interrupt), ("virtual EOI", interrupts.virtual_eoi)):
+            out.append(Ratio(f"a {name} / an empty Python hook", cost(20_000) / empty, "hooks", 5, True))
         progress("translated code")
         direct, translated = (self._seconds_per_op(row, "cpu.compute") for row in (TRAPPED, "emulated"))
         out.append(Ratio("kernel code, translated / run directly", direct / translated, "x", 0.7, False))

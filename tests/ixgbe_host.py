@@ -65,7 +65,7 @@ class Place:
             raise BusError(f"nothing at {address:#x}")
 
     def interrupt(self, level: bool) -> None:
-        self.host.pin = level
+        """Never: a pin leads to a wire of the bus."""
 
     def reschedule(self) -> None:
         pass
@@ -82,14 +82,21 @@ class Host:
         self.blocked: list[tuple[int, int]] = []
         self.sent: list[tuple[bytes, int]] = []
         self.reads = 0
-        self.pin = False
-        self.bus = PciBus(PortBus(), MmioBus(), lambda wire, level: None)
+        self._pin = False
+        self.bus = PciBus(PortBus(), MmioBus(), self._wired)
         self.card = IxgbePhysical(TSC_HZ, READ, MAC)
         self.card.connect(lambda frame, at: self.sent.append((frame, at)))
         self.bus.plug(self.card, PF, Place(self, PF, 0))
         for number, (distance, vf) in enumerate(self.card.followers):
             self.bus.plug(vf, PF + distance, Place(self, PF + distance, 1 + number))
         self.configure(PF, 4, 6, 2)
+
+    def _wired(self, wire: int, level: bool) -> None:
+        self._pin = level
+
+    def pin(self) -> bool:
+        """The interrupt pin is high."""
+        return self._pin
 
     @property
     def frames(self) -> list[bytes]:

@@ -65,13 +65,13 @@ class Blocked(Exception):
 
 
 class Iommu:
-    """`deliver(destination, vector)` carries a card's interrupt to a physical CPU, `notify` the news that something was
-    posted; an empty table gives identity."""
+    """`deliver(destination, vector)` carries a card's interrupt to a physical CPU, `post(descriptor, vector, urgent)`
+    posts it; an empty table gives identity."""
 
     def __init__(
-        self, memory: Memory, deliver: Callable[[int, int], None], notify: Callable[[int, int], None]
+        self, memory: Memory, deliver: Callable[[int, int], None], post: Callable[[Descriptor, int, bool], None]
     ) -> None:  # fmt: skip
-        self.memory, self.deliver, self.notify = memory, deliver, notify
+        self.memory, self.deliver, self.post = memory, deliver, post
         self.state = IommuState()
         self._cache: dict[tuple[int, int], tuple[int, int]] = {}  # (function, page) -> frame and rights
 
@@ -123,9 +123,7 @@ class Iommu:
             descriptor = Descriptor(self.memory, low >> 38 << 6 | high >> 32 << 32)
         except BusError:
             raise Blocked("interrupt") from None
-        notification = descriptor.post(low >> VECTOR & 0xFF, urgent=bool(low & URGENT))
-        if notification is not None:
-            self.notify(*notification)
+        self.post(descriptor, low >> VECTOR & 0xFF, bool(low & URGENT))
 
     def record(self, fault: Fault) -> None:
         if len(self.state.faults) < MOST_FAULTS:

@@ -22,18 +22,20 @@ class Descriptor:
         self.host_address = region.host_address() - region.offset + at
         self.words = memoryview(region.data)[at : at + SIZE].cast("I")
 
-    def post(self, vector: int, *, urgent: bool = False) -> tuple[int, int] | None:
-        """Request a vector, in one atomic step (VT-d 5.2.2).
-
-        Returns the notification that must be sent now, if one must: physical APIC ID, vector.
-        """
+    def post(self, vector: int, *, urgent: bool = False) -> bool:
+        """Request a vector, in one atomic step (VT-d 5.2.2). True: the notification must be sent now."""
         words = self.words
         words[vector >> 5] |= 1 << (vector & 31)
         control = words[CONTROL]
         if control & ON or (control & SN and not urgent):
-            return None
+            return False
         words[CONTROL] = control | ON
-        return words[DESTINATION] >> 8 & 0xFF, control >> 16 & 0xFF
+        return True
+
+    @property
+    def notification(self) -> tuple[int, int]:
+        """The physical interrupt that says that something was posted: APIC ID, vector."""
+        return self.words[DESTINATION] >> 8 & 0xFF, self.words[CONTROL] >> 16 & 0xFF
 
     def direct(self, vector: int, destination: int) -> None:
         """Software: whom to notify, with which vector."""

@@ -14,6 +14,9 @@ from hv.silicon.x86_64.state import HF_CS64, REGISTERS
 MASKS = {1: 0xFF, 2: 0xFFFF, 4: 0xFFFF_FFFF, 8: 0xFFFF_FFFF_FFFF_FFFF}
 
 
+FAR = {3: x86.X86_INS_LCALL, 5: x86.X86_INS_LJMP}
+
+
 class Store(msgspec.Struct, frozen=True):
     """A plain store: an instruction of `length` bytes that writes `value` to linear `address`."""
 
@@ -61,8 +64,11 @@ def write_register(cpu: Cpu, name: str, value: int) -> None:
 
 
 def decode(code: bytes, is_64: bool) -> capstone.CsInsn | None:
-    """The instruction that `code` begins with."""
-    return next(_decoder(capstone.CS_MODE_64 if is_64 else capstone.CS_MODE_32).disasm(code, 0, 1), None)
+    """The instruction that `code` begins with. Capstone 5 takes some far CALLs and JMPs (FF /3 and /5) for near."""
+    found = next(_decoder(capstone.CS_MODE_64 if is_64 else capstone.CS_MODE_32).disasm(code, 0, 1), None)
+    if found is not None and found.opcode[0] == 0xFF and (found.modrm >> 3 & 7) in FAR:
+        found._raw.id = FAR[found.modrm >> 3 & 7]
+    return found
 
 
 def store_of(cpu: Cpu, instruction: capstone.CsInsn | None) -> Store | None:

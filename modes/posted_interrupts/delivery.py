@@ -77,9 +77,9 @@ class PostedDelivery(EmulatedApics):
 
     def post(self, index: int, vector: int) -> None:
         """Request a vector. The CPU whose exit is open sees it at its next entry, another one is told."""
-        notification = self.descriptors[index].post(vector)
-        if notification is not None and index != self.board.here():
-            self.machine.interrupt(*notification)
+        descriptor = self.descriptors[index]
+        if descriptor.post(vector) and index != self.board.here():
+            self.machine.interrupt(*descriptor.notification)
 
     def posted(self, address: int, data: int) -> tuple[int, int] | None:
         """Descriptor and vector for a card's message, if it is a fixed one for one vCPU by its number."""

@@ -73,3 +73,26 @@ def console(cpu: type[Mode], commands: str, smp: int, *, portable: bool = False)
             for number, window in enumerate(vm.machine.probe.windows)
         ]
         return vm.console.take().replace("\r", ""), rounds
+
+
+def check_snapshot(cpu: type[Mode], operation: str, cut: int) -> None:
+    """A run continued from a snapshot after `cut` cycles, on this machine or another, is one that never stopped."""
+    guest, costs = load_guest(default_guest()), load()
+
+    def start() -> Vm:
+        vm = Vm(cpu, guest, costs)
+        vm.console.feed(f"bench {operation}\n".encode())
+        return vm
+
+    def end(vm: Vm) -> tuple[int, dict[str, int]]:
+        vm.run()
+        return vm.now, vm.ledger.totals()
+
+    with closing(start()) as vm, closing(start()) as other, closing(start()) as whole:
+        vm.run(cut * MILLI)
+        saved = vm.snapshot()
+        wanted = end(whole)
+        assert end(vm) == wanted
+        for machine in (vm, other):
+            machine.restore(saved)
+            assert end(machine) == wanted

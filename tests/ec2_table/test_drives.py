@@ -65,16 +65,11 @@ def test_results_are_those_of_emulated_disks(row: str) -> None:
 
 @pytest.mark.parametrize("disk", ["local", "remote"])
 def test_each_row_is_faster_than_the_one_above(disk: str) -> None:
-    """The first two have the same drive: the one has an exit more, of the other each exit costs more."""
-    emulated, *rows = (
-        measure_table(row, "local.*,remote.*").rows[0] for row in ("emulated", "nitro+local=VS+remote=VS", *ROWS[:2])
-    )
+    order = ("emulated", "nitro+local=VS+remote=VS", *ROWS[:2])
+    rows = [measure_table(row, "local.*,remote.*").rows[0] for row in order]
     for op in ("read4k", "write4k", "read_qd32", "flush"):
-        first = operation(emulated, f"{disk}.{op}").cycles_per_op
         cycles = [operation(row, f"{disk}.{op}").cycles_per_op for row in rows]
-        assert cycles == sorted(cycles, reverse=True)
-        assert first == pytest.approx(cycles[0], rel=0.02)
-        assert first > cycles[1]
+        assert cycles == sorted(set(cycles), reverse=True)
 
 
 def test_nvme_has_a_queue() -> None:

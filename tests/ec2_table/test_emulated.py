@@ -11,11 +11,9 @@ from hv.loader import default_guest, load_guest
 from hv.measure import Measured, RowRunner, Settings
 from hv.mode import find_modes
 from hv.ops import OPS
-from hv.silicon.timing import MILLI
-from hv.vm import Vm
 from modes.full_emulation.translator.cache import ADAPT, REVERT
 from modes.full_emulation.translator.mode import FullEmulation
-from tests.ec2_table.measuring import CPU_OPERATIONS, measure, measure_table, row_named
+from tests.ec2_table.measuring import CPU_OPERATIONS, check_snapshot, measure, measure_table, row_named
 
 TRAP = "emulated+cpu=trap-and-emulate"
 
@@ -103,22 +101,4 @@ def test_native_and_portable_agree_in_everything() -> None:
 @pytest.mark.parametrize("cut", [50_000, 300_000, 1_000_000])
 def test_a_run_continued_from_a_snapshot_is_the_run_that_never_stopped(cut: int) -> None:
     """Cut in the boot or in an operation: the cache and everything that leads to it are in it."""
-    guest, costs = load_guest(default_guest()), load()
-
-    def start() -> Vm:
-        vm = Vm(FullEmulation, guest, costs)
-        vm.console.feed(b"bench cpu.fork_exit 3 1\n")
-        return vm
-
-    def end(vm: Vm) -> tuple[int, dict[str, int]]:
-        vm.run()
-        return vm.now, vm.ledger.totals()
-
-    with contextlib.closing(start()) as vm, contextlib.closing(start()) as other, contextlib.closing(start()) as whole:
-        vm.run(cut * MILLI)
-        saved = vm.snapshot()
-        wanted = end(whole)
-        assert end(vm) == wanted
-        for machine in (vm, other):
-            machine.restore(saved)
-            assert end(machine) == wanted
+    check_snapshot(FullEmulation, "cpu.fork_exit 3 1", cut)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 
 import pytest
 
-from hv.costs import load
-from hv.loader import default_guest, load_guest
-from hv.silicon.timing import MILLI
-from hv.vm import Vm
 from modes.bare_metal import BareMetal
 from modes.hw_assist.shadow import HwShadow
-from tests.ec2_table.measuring import CPU_OPERATIONS, console, measure, measure_table
+from tests.ec2_table.measuring import CPU_OPERATIONS, check_snapshot, console, measure, measure_table
 
 ROW = "nitro+cpu=hw-shadow"
 
@@ -85,22 +80,4 @@ def test_native_and_portable_agree_in_everything() -> None:
 
 @pytest.mark.parametrize("cut", [50_000, 300_000, 1_000_000])
 def test_a_run_continued_from_a_snapshot_is_the_run_that_never_stopped(cut: int) -> None:
-    guest, costs = load_guest(default_guest()), load()
-
-    def start() -> Vm:
-        vm = Vm(HwShadow, guest, costs)
-        vm.console.feed(b"bench cpu.fork_exit 3 1\n")
-        return vm
-
-    def end(vm: Vm) -> tuple[int, dict[str, int]]:
-        vm.run()
-        return vm.now, vm.ledger.totals()
-
-    with contextlib.closing(start()) as vm, contextlib.closing(start()) as other, contextlib.closing(start()) as whole:
-        vm.run(cut * MILLI)
-        saved = vm.snapshot()
-        wanted = end(whole)
-        assert end(vm) == wanted
-        for machine in (vm, other):
-            machine.restore(saved)
-            assert end(machine) == wanted
+    check_snapshot(HwShadow, "cpu.fork_exit 3 1", cut)

@@ -21,7 +21,7 @@ from modes.hw_assist.mode import HwAssist
 from tests.conftest import RunHv
 from tests.ec2_table.measuring import measure_table, row_named
 
-ROWS = ("nitro+net=VS", "nitro+cpu=hw-shadow+net=VS", "emulated")
+ROWS = ("nitro+net=VS+interrupts=VS", "nitro+cpu=hw-shadow+net=VS", "emulated")
 OPERATIONS = ("tx", "rx", "rr", "tx_burst")
 # Accesses to the card and to the local APIC for each packet, whoever runs the CPU: the doorbell; the interrupt's cause
 # read; its end; buffers given back. An echo is one packet out and one in. In a burst, the first three a burst of 32.
@@ -47,7 +47,7 @@ def test_a_packet_exits_for_each_access_and_for_its_arrival(row: str, op: str) -
 
 @pytest.mark.parametrize("op", ACCESSES)
 def test_under_hw_assist_that_is_all(op: str) -> None:
-    assert measure("nitro+net=VS", op).exits_per_op == ACCESSES[op] + ARRIVALS[op]
+    assert measure("nitro+net=VS+interrupts=VS", op).exits_per_op == ACCESSES[op] + ARRIVALS[op]
 
 
 @pytest.mark.parametrize("op", ACCESSES)
@@ -76,7 +76,7 @@ def test_a_hundred_bursts_do_not_wait_for_the_line(row: str) -> None:
 
 def test_when_the_host_takes_no_more_the_guest_waits_for_the_line() -> None:
     """12800 packets fill the send buffer once; when half of it has left the host goes on, by one exit."""
-    result = measure("nitro+net=VS", "tx_burst", iterations=400)
+    result = measure("nitro+net=VS+interrupts=VS", "tx_burst", iterations=400)
     assert result.exits == {"mmio": 1200, "external_interrupt": 1}
     assert result.result == measure("emulated", "tx_burst", iterations=400).result
 
@@ -85,7 +85,7 @@ def test_when_the_host_takes_no_more_the_guest_waits_for_the_line() -> None:
 def test_the_result_is_the_same_in_every_row_and_another_for_another_seed(op: str) -> None:
     results = {measure(row, op).result for row in ROWS}
     assert len(results) == 1
-    assert measure("nitro+net=VS", op, seed=1).result not in results
+    assert measure("nitro+net=VS+interrupts=VS", op, seed=1).result not in results
 
 
 def test_no_two_operations_have_the_same_result() -> None:
@@ -94,7 +94,7 @@ def test_no_two_operations_have_the_same_result() -> None:
 
 @pytest.mark.parametrize("op", OPERATIONS)
 def test_the_path_without_microcode_has_the_same_numbers(op: str) -> None:
-    row = "nitro+net=VS"
+    row = "nitro+net=VS+interrupts=VS"
     assert measure(row, op, iterations=2, portable=True) == measure(row, op, iterations=2)
 
 
@@ -103,12 +103,14 @@ def test_an_echo_takes_the_wire_s_time() -> None:
     wire, tsc_hz = load().wire, load().timing.tsc_hz
     frame = (42 + 64 + 24) * 8 * tsc_hz // 10**9
     least = 4 * frame + (2 * wire.latency + wire.turnaround) // 1000
-    assert least < measure("nitro+net=VS", "rr").cycles_per_op < 1.2 * least
+    assert least < measure("nitro+net=VS+interrupts=VS", "rr").cycles_per_op < 1.2 * least
 
 
 @pytest.fixture
 def runner() -> Iterator[RowRunner]:
-    runner = RowRunner(row_named("nitro+net=VS"), find_modes(), Settings(load_guest(default_guest()), load(), 5))
+    runner = RowRunner(
+        row_named("nitro+net=VS+interrupts=VS"), find_modes(), Settings(load_guest(default_guest()), load(), 5)
+    )
     yield runner
     runner.close()
 

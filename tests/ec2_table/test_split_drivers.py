@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 import signal
 from collections.abc import Iterator
@@ -36,10 +35,8 @@ BURSTS = ("net.tx_burst", "local.read_qd32", "remote.read_qd32")
 OPERATIONS = (*EXITS, *BURSTS)
 
 
-@functools.cache
-def measure(row: str, op: str, *, iterations: int = 5, seed: int = 0, portable: bool = False) -> OpResult:
-    table = measure_table(row, "net.*,local.*,remote.*", iterations=iterations, seed=seed, portable=portable)
-    result = table.rows[0].ops[op]
+def measure(row: str, op: str) -> OpResult:
+    result = measure_table(row, "net.*,local.*,remote.*", iterations=5).rows[0].ops[op]
     assert isinstance(result, OpResult)
     return result
 
@@ -70,11 +67,6 @@ def test_results_are_those_of_the_emulated_devices_for_no_more_exits(op: str) ->
     assert split.exits_per_op <= emulated.exits_per_op
 
 
-def test_a_seed_makes_another_result() -> None:
-    seeds = [{op: measure("xen-pv", op, seed=seed).result for op in OPERATIONS} for seed in (0, 1)]
-    assert len(set(seeds[0].values()) | set(seeds[1].values())) == 2 * len(OPERATIONS)
-
-
 def test_a_queue_of_32_takes_little_longer_than_its_transfers() -> None:
     times = load().local
     burst = measure("xen-pv", "local.read_qd32").cycles_per_op * 1000
@@ -86,7 +78,7 @@ def test_packets_leave_at_the_line_s_speed() -> None:
     assert line <= measure("xen-pv", "net.tx_burst").cycles_per_op < 1.5 * line
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def runner() -> Iterator[RowRunner]:
     runner = RowRunner(row_named("xen-pv"), find_modes(), Settings(load_guest(default_guest()), load(), 4))
     yield runner
@@ -222,4 +214,4 @@ def test_ping_is_answered_and_every_frame_is_captured(run_hv: RunHv, tmp_path: P
     assert (done.returncode, done.stderr) == (0, "")
     assert len(re.findall(r"10\.0\.2\.2: sequence (\d): answer after \d+ cycles", done.stdout)) == 3
     data = capture.read_bytes()
-    assert data.count(b"\x0a\x00\x02\x0f") > 6
+    assert data.count(bytes([10, 0, 2, 2])) >= 8, "in each frame the peer's address"

@@ -12,12 +12,10 @@ from hv.loader import default_guest, load_guest
 from hv.measure import Measured, RowRunner, Settings
 from hv.mode import find_modes
 from hv.ops import OPS
-from hv.silicon.timing import MILLI
 from hv.table import customize, find_row
-from hv.vm import Vm
 from modes.full_emulation.mode import TrapAndEmulate
 from modes.full_emulation.naive import TrapAndEmulateNaive
-from tests.ec2_table.measuring import CPU_OPERATIONS, measure, measure_table
+from tests.ec2_table.measuring import CPU_OPERATIONS, check_snapshot, measure, measure_table
 
 TRAP = "emulated+cpu=trap-and-emulate"
 
@@ -85,25 +83,7 @@ def test_native_and_portable_agree_in_everything() -> None:
 @pytest.mark.parametrize("cut", [50_000, 300_000, 1_000_000])
 def test_a_run_continued_from_a_snapshot_is_the_run_that_never_stopped(cut: int) -> None:
     """Cut in the boot or in an operation: the shadow, the breakpoints and the virtual CPU are all in it."""
-    guest, costs = load_guest(default_guest()), load()
-
-    def start() -> Vm:
-        vm = Vm(TrapAndEmulate, guest, costs)
-        vm.console.feed(b"bench cpu.fork_exit 3 1\n")
-        return vm
-
-    def end(vm: Vm) -> tuple[int, dict[str, int]]:
-        vm.run()
-        return vm.now, vm.ledger.totals()
-
-    with contextlib.closing(start()) as vm, contextlib.closing(start()) as other, contextlib.closing(start()) as whole:
-        vm.run(cut * MILLI)
-        saved = vm.snapshot()
-        wanted = end(whole)
-        assert end(vm) == wanted
-        for machine in (vm, other):
-            machine.restore(saved)
-            assert end(machine) == wanted
+    check_snapshot(TrapAndEmulate, "cpu.fork_exit 3 1", cut)
 
 
 def naive_result(op: str) -> str:

@@ -11,11 +11,9 @@ from hv.loader import default_guest, load_guest
 from hv.measure import Measured, NotThere, OpResult, RowRunner, Settings
 from hv.mode import find_modes
 from hv.ops import OPS
-from hv.silicon.timing import MILLI
 from hv.table import customize, find_row
-from hv.vm import Vm
 from modes.paravirt.mode import Paravirt
-from tests.ec2_table.measuring import CPU_OPERATIONS, measure, measure_table
+from tests.ec2_table.measuring import CPU_OPERATIONS, check_snapshot, measure, measure_table
 
 HAS = [op for op in CPU_OPERATIONS if op != "cr8wr"]
 
@@ -89,25 +87,7 @@ def test_without_batching_every_change_is_a_hypercall() -> None:
 @pytest.mark.parametrize("cut", [50_000, 300_000, 1_000_000])
 def test_a_run_continued_from_a_snapshot_is_the_run_that_never_stopped(cut: int) -> None:
     """Cut in the boot or in an operation: frames and their types, vCPU and event channels are all in it."""
-    guest, costs = load_guest(default_guest()), load()
-
-    def start() -> Vm:
-        vm = Vm(Paravirt, guest, costs)
-        vm.console.feed(b"bench cpu.fork_exit 3 1\n")
-        return vm
-
-    def end(vm: Vm) -> tuple[int, dict[str, int]]:
-        vm.run()
-        return vm.now, vm.ledger.totals()
-
-    with contextlib.closing(start()) as vm, contextlib.closing(start()) as other, contextlib.closing(start()) as whole:
-        vm.run(cut * MILLI)
-        saved = vm.snapshot()
-        wanted = end(whole)
-        assert end(vm) == wanted
-        for machine in (vm, other):
-            machine.restore(saved)
-            assert end(machine) == wanted
+    check_snapshot(Paravirt, "cpu.fork_exit 3 1", cut)
 
 
 # --- interrupts and boot ----------------------------------------------------------------------------------------------

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from hv.mode import Mode
+from modes.full_emulation.translator.mode import FullEmulation
 from modes.hw_assist.mode import HwAssist
 from modes.paravirt.abi import HYPERCALLS
+from modes.paravirt.hvm.card import PlatformCard
 from modes.paravirt.mode import Paravirt
 from tests.support import DATA, RawGuest, Where, two_cpus
 
@@ -451,3 +453,52 @@ def test_the_ports_of_the_unplug_protocol() -> None:
     code = "mov $0x10, %edx; in %dx, %ax; mov %ax, DATA; mov $0x12, %edx; in %dx, %al; mov %al, DATA+2;"
     code += "mov $3, %ax; out %ax, %dx; mov $0x10, %edx; mov $7, %eax; out %eax, %dx; in %dx, %ax; mov %ax, DATA+4;"
     assert run(code + "finish").read(DATA, 6) == struct.pack("<HBxH", 0x49D2, 1, 0x49D2)
+
+
+class Both(Where):
+    """An emulated network card and emulated disks beside Xen's platform device."""
+
+    @property
+    def modes(self) -> dict[str, type[Mode]]:
+        return {"cpu": HwAssist, "net": FullEmulation, "local": FullEmulation, "interrupts": Paravirt}
+
+
+IDE, NIC = 0x8000_0900, 0x8000_1800  # configuration addresses
+LOOK = """
+.macro look place, to           /* vendor and device */
+    mov $0xCF8, %edx
+    mov $\\place, %eax
+    out %eax, %dx
+    mov $0xCFC, %edx
+    in %dx, %eax
+    mov %eax, \\to
+.endm
+"""
+
+
+@pytest.mark.parametrize(
+    ("bits", "ide", "nic"), [(0, True, True), (1, False, True), (2, True, False), (0xFFFF, False, False)]
+)
+def test_what_is_unplugged_is_gone_also_after_a_snapshot(bits: int, ide: bool, nic: bool) -> None:
+    code = LOOK + f"mov $0x10, %edx; mov ${bits}, %ax; out %ax, %dx; sti; hlt; look {IDE}, DATA; look {NIC}, DATA+4;"
+    code += "mov $0x1F7, %edx; in %dx, %al; mov %al, DATA+8; finish"
+    guest = RawGuest(HELP + code, Both(HwAssist))
+    guest.run(100_000)
+    guest.vm.restore(guest.vm.snapshot())
+    guest.cpu.halted = False
+    guest.finish()
+    gone = 0xFFFF_FFFF
+    assert struct.unpack("<II", guest.read(DATA, 8)) == (0x7010_8086 if ide else gone, 0x100E_8086 if nic else gone)
+
+
+def test_an_unwanted_driver_is_told_so_and_unplugs_nothing() -> None:
+    asked: list[int] = []
+    card = PlatformCard(asked.append, unwanted=frozenset([(3, 77)]))
+    card.port_write(2, 2, 3)
+    card.port_write(0, 4, 77)
+    assert card.port_read(0, 2) == 0xD249
+    card.port_write(0, 2, 3)
+    card.port_write(0, 4, 78)
+    assert card.port_read(0, 2) == 0x49D2
+    card.port_write(0, 2, 1)
+    assert asked == [1]

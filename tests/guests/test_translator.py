@@ -14,12 +14,15 @@ from tests.guests.test_ipi import two
 from tests.support import (
     CODE,
     DATA,
+    EVERYWHERE,
+    KERNEL_CS,
     NATIVE_METAL,
     NATIVE_TRANSLATED,
     PDPT,
     PML4,
     PORTABLE_TRANSLATED,
     PT,
+    UNDER_TRAP,
     RawGuest,
     Where,
 )
@@ -151,6 +154,19 @@ def test_code_far_away_reaches_its_data_and_returns(where: Where) -> None:
     words = guest.words(4)
     assert words[0] >> 32 == far >> 32
     assert words[1:] == [33, 33, 0x6000]
+
+
+@pytest.mark.parametrize("where", EVERYWHERE + UNDER_TRAP)
+def test_a_far_jump_and_a_far_call_through_a_32_bit_pointer(where: Where) -> None:
+    """FF /5 and FF /3 without REX.W: offset and selector; the call pushes both, of 4 bytes each."""
+    guest = RawGuest(
+        f"movl $1f, DATA; movw ${KERNEL_CS}, DATA+4; movl $2f, DATA+8; movw ${KERNEL_CS}, DATA+12; mov %rsp, %rbx;"
+        ".byte 0xFF, 0x2C, 0x25; .long DATA; ud2; 1: .byte 0xFF, 0x1C, 0x25; .long DATA+8; 3: ud2;"
+        "2: sub %rsp, %rbx; mov (%rsp), %ecx; mov 4(%rsp), %edx; lea 3b(%rip), %rsi; sub %rsi, %rcx; hlt", where,
+    ).finish()  # fmt: skip
+    registers = guest.registers()
+    assert [registers[name] for name in ("rbx", "rcx", "rdx")] == [8, 0, KERNEL_CS]
+    assert not guest.log
 
 
 @translated

@@ -39,6 +39,10 @@ class Bench:
         self.chip.port_write(counter, 1, count & 0xFF)
         self.chip.port_write(counter, 1, count >> 8)
 
+    def gate(self, on: bool) -> None:
+        """Of counter 2."""
+        self.port_b.port_write(0, 1, on)
+
     def read(self, counter: int) -> int:
         return self.chip.port_read(counter, 1) | self.chip.port_read(counter, 1) << 8
 
@@ -58,20 +62,20 @@ class Bench:
 def test_mode_0_rises_at_the_end_of_the_count_and_stays() -> None:
     """N + 1 clocks after the count is written (data sheet, mode 0)."""
     bench = Bench()
-    bench.port_b.port_write(0, 1, 1)
+    bench.gate(True)
     bench.program(2, 0, 4)
     assert bench.trace(9) == "000001111"
 
 
 def test_mode_0_stands_still_while_the_gate_is_closed() -> None:
     bench = Bench()
-    bench.port_b.port_write(0, 1, 1)
+    bench.gate(True)
     bench.program(2, 0, 100)
     bench.tick(11)
-    bench.port_b.port_write(0, 1, 0)
+    bench.gate(False)
     bench.tick(50)
     assert bench.read(2) == 90
-    bench.port_b.port_write(0, 1, 1)
+    bench.gate(True)
     bench.tick(90)
     assert bench.out(2)
 
@@ -80,18 +84,18 @@ def test_mode_1_is_one_shot_from_the_gate_s_rise() -> None:
     bench = Bench()
     bench.program(2, 1, 3)
     assert bench.trace(3) == "111"
-    bench.port_b.port_write(0, 1, 1)
+    bench.gate(True)
     bench.tick(1)
     assert bench.trace(5) == "00011"
-    bench.port_b.port_write(0, 1, 0)
-    bench.port_b.port_write(0, 1, 1)  # again
+    bench.gate(False)
+    bench.gate(True)  # again
     bench.tick(1)
     assert bench.trace(5) == "00011"
 
 
 def test_mode_2_is_low_for_the_last_clock_of_each_period() -> None:
     bench = Bench()
-    bench.port_b.port_write(0, 1, 1)
+    bench.gate(True)
     bench.program(2, 2, 4)
     bench.tick(1)
     assert bench.trace(12) == "111011101110"
@@ -99,7 +103,7 @@ def test_mode_2_is_low_for_the_last_clock_of_each_period() -> None:
 
 def test_mode_3_is_a_square_wave_with_the_odd_clock_in_its_high_half() -> None:
     bench = Bench()
-    bench.port_b.port_write(0, 1, 1)
+    bench.gate(True)
     bench.program(2, 3, 4)
     bench.tick(1)
     assert bench.trace(8) == "11001100"
@@ -111,24 +115,24 @@ def test_mode_3_is_a_square_wave_with_the_odd_clock_in_its_high_half() -> None:
 @pytest.mark.parametrize("mode", [4, 5])
 def test_modes_4_and_5_strobe_once(mode: int) -> None:
     bench = Bench()
-    bench.port_b.port_write(0, 1, mode == 4)
+    bench.gate(mode == 4)
     bench.program(2, mode, 3)
     if mode == 5:
         assert bench.trace(4) == "1111"
-        bench.port_b.port_write(0, 1, 1)
+        bench.gate(True)
     bench.tick(1)
     assert bench.trace(7) == "1110111"
 
 
 def test_closing_the_gate_of_a_periodic_mode_sets_the_output_and_opening_it_starts_again() -> None:
     bench = Bench()
-    bench.port_b.port_write(0, 1, 1)
+    bench.gate(True)
     bench.program(2, 3, 10)
     bench.tick(8)
     assert not bench.out(2)
-    bench.port_b.port_write(0, 1, 0)
+    bench.gate(False)
     assert bench.out(2)
-    bench.port_b.port_write(0, 1, 1)
+    bench.gate(True)
     bench.tick(1)
     assert bench.trace(10) == "1111100000"
 
@@ -248,7 +252,7 @@ def test_port_61_shows_the_output_of_counter_2_and_a_refresh_that_toggles() -> N
 def test_the_periodic_modes_agree_with_a_counter_that_is_stepped(mode: int, count: int, ticks: int) -> None:
     """The reference is the data sheet's description, clock by clock."""
     bench = Bench()
-    bench.port_b.port_write(0, 1, 1)
+    bench.gate(True)
     bench.program(2, mode, count)
     bench.tick(1 + ticks)
     element, high = count, True

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from hv.silicon.iommu import MOST_FAULTS, Fault, Iommu, IommuPort
 from hv.silicon.memory import BusError, Memory, Region, anonymous
+from hv.silicon.posted import Descriptor
 
 RAM = 1 << 20
 DEVICES, ROOT, MIDDLE, LEAVES, INTERRUPTS = 0x1000, 0x3000, 0x4000, 0x5000, 0x6000
@@ -31,11 +32,12 @@ class Hardware:
         self.memory.add(Region("RAM", 0, RAM, anonymous(RAM), 0))
         self.interrupts: list[tuple[int, int]] = []
         self.notifications: list[tuple[int, int]] = []
-        self.iommu = Iommu(
-            self.memory, lambda *interrupt: self.interrupts.append(interrupt),
-            lambda *notification: self.notifications.append(notification),
-        )  # fmt: skip
+        self.iommu = Iommu(self.memory, lambda *interrupt: self.interrupts.append(interrupt), self.post)
         self.port = IommuPort(self.iommu, FUNCTION)
+
+    def post(self, descriptor: Descriptor, vector: int, urgent: bool) -> None:
+        if descriptor.post(vector, urgent=urgent):
+            self.notifications.append(descriptor.notification)
 
     def device(self, first: int, third: int = 0, function: int = FUNCTION) -> None:
         self.memory.write(DEVICES + 32 * function, struct.pack("<4Q", first, 0, third, 0))
@@ -144,6 +146,35 @@ def test_an_interrupt_goes_where_the_hypervisor_says(hardware: Hardware) -> None
             hardware.port.write(MESSAGE, index.to_bytes(4, "little"))
     assert len(hardware.interrupts) == 2
     assert hardware.faults[-1] == Fault(FUNCTION, MESSAGE, True, "interrupt")
+
+
+def posted_entry(vector: int, descriptor: int, urgent: int = 0) -> bytes:
+    """VT-d specification 9.11."""
+    return struct.pack("<2Q", 1 | urgent << 14 | 1 << 15 | vector << 16 | (descriptor >> 6 & 0x3FF_FFFF) << 38, 0)
+
+
+def test_a_posted_interrupt_is_a_bit_and_the_first_of_several_a_notification(hardware: Hardware) -> None:
+    hardware.device(VALID | THREE_LEVELS | ROOT | BOTH, 1 | 2 << 1 | INTERRUPTS | 2 << 60)
+    where = 0x8040
+    entries = posted_entry(0x41, where), posted_entry(0xE2, where), posted_entry(0x43, where, 1), posted_entry(9, RAM)
+    hardware.memory.write(INTERRUPTS, b"".join(entries))
+    descriptor = Descriptor(hardware.memory, where)
+    descriptor.direct(0xF2, 1)
+    for index in (0, 1):
+        hardware.port.write(MESSAGE, index.to_bytes(4, "little"))
+    assert descriptor.requests == 1 << 0x41 | 1 << 0xE2
+    assert hardware.notifications == [(1, 0xF2)]
+    assert descriptor.take() == 1 << 0x41 | 1 << 0xE2
+    descriptor.suppress(True)
+    hardware.port.write(MESSAGE, (0).to_bytes(4, "little"))
+    assert len(hardware.notifications) == 1
+    hardware.port.write(MESSAGE, (2).to_bytes(4, "little"))  # urgent
+    assert len(hardware.notifications) == 2
+    assert hardware.interrupts == []
+    assert hardware.faults == []
+    with pytest.raises(BusError):  # no descriptor is there
+        hardware.port.write(MESSAGE, (3).to_bytes(4, "little"))
+    assert hardware.faults == [Fault(FUNCTION, MESSAGE, True, "interrupt")]
 
 
 def test_interrupts_are_aborted_where_the_entry_says_so(hardware: Hardware) -> None:

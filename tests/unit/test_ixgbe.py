@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 
-from tests.ixgbe_host import BROADCAST, MAC, OUTSIDE, PF, READ, US, Driver, Host, frame_to, mac, place
+from tests.ixgbe_host import BROADCAST, ENABLE, MAC, OUTSIDE, PF, READ, US, Driver, Host, frame_to, mac, place
 
 
 @pytest.fixture
@@ -188,3 +190,86 @@ def test_the_eeprom_is_as_its_checksum_says(host: Host) -> None:
         if pointer not in (0, 0xFFFF):
             total += sum(word(pointer + 1 + i) for i in range(word(pointer)))
     assert total & 0xFFFF == 0xBABA
+
+
+def test_what_a_driver_looks_for_when_it_starts(host: Host) -> None:
+    host.set(0, 1 << 2)  # no requests as bus master any more
+    assert not host.get(8) >> 19 & 1
+    host.set(0, 1 << 26 | 1 << 3)
+    assert not host.get(0) & (1 << 26 | 1 << 3)
+    assert host.get(8) >> 19 & 1
+    assert host.get(0x42A4) & 0x7000_0000 == 0x7000_0000  # link up, 10 Gb/s
+    assert host.get(0x10010) & 0x300 == 0x300  # an EEPROM, read
+    assert (host.get(0x10140) & 1, host.get(0x10140) & 1) == (0, 1)  # a semaphore
+    host.set(0x10140, 2)
+    assert host.get(0x10140) & 3 == 2
+    assert host.get(0x2F00) & 8  # receive memory is initialized
+    assert host.get(0x5400).to_bytes(4, "little") + host.get(0x5404).to_bytes(4, "little")[:2] == MAC
+    host.set(0x1028, ENABLE)
+    assert host.get(0x1028) & ENABLE
+    host.now += 5 * US
+    assert host.get(0x48) == 5
+
+
+def test_virtual_functions_say_how_many_they_are(host: Host) -> None:
+    host.enable_vfs(3)
+    assert host.get(8) >> 10 & 0xFF == 3
+    assert host.get(8) >> 18 & 1
+    assert [host.bus.find(place(vf)) is not None for vf in range(4)] == [True, True, True, False]
+
+
+def test_without_msi_x_the_pin_stays_until_the_cause_is_read(host: Host) -> None:
+    host.set(0x900, 0x8180)  # receive: bit 0, transmit: bit 1
+    host.set(0x880, 1 << 20 | 3)
+    assert not host.pin()
+    host.set(0x808, 1 << 20)
+    assert host.pin()
+    assert host.get(0x800) == 1 << 20
+    assert not host.pin()
+    host.set(0x42A0, 1 << 12)  # the link begins anew
+    assert host.pin()
+    host.set(0x888, 1 << 20)
+    assert not host.pin()
+
+
+def test_a_physical_function_that_resets_tells_the_others(two: tuple[Host, Driver, Driver]) -> None:
+    host, one, _ = two
+    assert one.get(0x2FC) & 0xC0 == 0x80
+    assert one.get(0x2FC) & 0xC0 == 0
+    host.set(0, 1 << 26)
+    assert one.get(0x2FC) & 0xC0 == 0x40
+    host.set(0x18, 1 << 14)
+    assert one.get(0x2FC) & 0xC0 == 0x80
+    assert (place(0), 0x41) in [(function, message) for function, message, _ in host.interrupts]
+
+
+def test_a_cause_that_is_neither_cleared_nor_masked_by_its_message_stays(two: tuple[Host, Driver, Driver]) -> None:
+    host, one, _ = two
+    for clear, mask, cause, enabled in ((0, 0, 1, 1), (1, 0, 0, 1), (1, 1, 0, 0)):
+        one.set(0x100, 7)
+        one.set(0x110, clear)
+        one.set(0x114, mask)
+        one.set(0x108, 1)
+        host.receive(frame_to(mac(0)))
+        host.pass_time()
+        assert (one.get(0x104) & 1, one.get(0x108) & 1) == (cause, enabled)
+
+
+def test_a_full_set_of_functions_is_a_snapshot(two: tuple[Host, Driver, Driver]) -> None:
+    """What is under way goes on from it as if nothing had been."""
+    host, one, other = two
+    one.send(frame_to(mac(1), mac(0)))
+    one.send(frame_to(OUTSIDE, mac(0)))
+    host.receive(frame_to(mac(1)))
+    saved = [copy.deepcopy(function.state) for function in host.card.chip.functions]
+    now, ram = host.now, bytes(host.ram)
+    host.pass_time()
+    frames, sent = other.taken(), list(host.sent)
+    host.now, host.ram[:] = now, ram
+    host.sent.clear()
+    other.rx_next = 0
+    for function, state in zip(host.card.chip.functions, saved, strict=True):
+        function.state = state
+    host.pass_time()
+    assert (other.taken(), host.sent) == (frames, sent)
+    assert len(frames) == 2

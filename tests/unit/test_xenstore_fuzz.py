@@ -16,7 +16,7 @@ from modes.paravirt.events import Events
 from modes.paravirt.foreign import MachineFrames
 from modes.paravirt.frames import Kind
 from modes.paravirt.grants import Grants, View
-from modes.paravirt.store import nodes, ring, store, transaction
+from modes.paravirt.store import nodes, requests, ring, transaction
 from modes.paravirt.store.nodes import Node, Nodes, StoreError, Tree
 from modes.paravirt.store.ring import StoreRing
 from modes.paravirt.store.store import Store
@@ -198,7 +198,7 @@ def everybody_may(patch: pytest.MonkeyPatch) -> None:
 
 def owner_of_the_parent_may(patch: pytest.MonkeyPatch) -> None:
     """Reading alone is not checked."""
-    patch.setattr(store, "READ", 0)
+    patch.setattr(requests, "READ", 0)
 
 
 def writing_not_checked(patch: pytest.MonkeyPatch) -> None:
@@ -232,11 +232,11 @@ def quota_forgotten_in_transactions(patch: pytest.MonkeyPatch) -> None:
 
 
 def quota_of_watches_forgotten(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(store, "MOST_WATCHES", 1 << 30)
+    patch.setattr(requests, "MOST_WATCHES", 1 << 30)
 
 
 def quota_of_transactions_forgotten(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(store, "MOST_TRANSACTIONS", 1 << 30)
+    patch.setattr(requests, "MOST_TRANSACTIONS", 1 << 30)
 
 
 def quota_of_permissions_forgotten(patch: pytest.MonkeyPatch) -> None:
@@ -278,7 +278,7 @@ def any_path_will_do(patch: pytest.MonkeyPatch) -> None:
         absolute = path if path.startswith(b"/") else b"/local/domain/%d/%b" % (domid, path)
         return absolute.decode("latin-1")
 
-    patch.setattr(store, "canonical", canonical)
+    patch.setattr(requests, "canonical", canonical)
 
 
 def long_message_taken(patch: pytest.MonkeyPatch) -> None:
@@ -301,13 +301,13 @@ def ring_restarted_with_what_was_left(patch: pytest.MonkeyPatch) -> None:
 
 
 def transaction_of_nobody(patch: pytest.MonkeyPatch) -> None:
-    original = store.Job.end
+    original = requests.Job.end
 
-    def end(self: store.Job) -> bytes:
+    def end(self: requests.Job) -> bytes:
         assert self.transaction is not None
         return original(self)
 
-    patch.setitem(store.HANDLERS, Type.TRANSACTION_END, end)
+    patch.setitem(requests.HANDLERS, Type.TRANSACTION_END, end)
 
 
 def transaction_remembers_every_change(patch: pytest.MonkeyPatch) -> None:

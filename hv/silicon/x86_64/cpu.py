@@ -274,20 +274,13 @@ class Cpu:
         m.cost[:] = self._costs
         m.vmcb = ctypes.addressof(self.vmcb)
         if self.apic is not None:
+            m.index = self.index
             m.virtual_apic, m.descriptor = self.apic.page.host_address, self.apic.descriptor.host_address
 
     def apic_written(self, register: int) -> None:
         """The microcode leaves what follows from a write to the virtual-APIC page to VirtualApic."""
         assert self.apic is not None
         self.apic.written(register)
-
-    def notify(self, vector: int) -> bool:
-        """The notification of posted interrupts comes within a slice. False: it is none, or only between two slices."""
-        m = self.m
-        if self.apic is None or vector != self.vmcb.notification_vector:
-            return False
-        m.notified, m.stop = 1, m.retired
-        return True
 
     def take_vectors(self, now: int) -> None:
         """Physical interrupts that have been sent by now: for the hypervisor, unless one says that there are posts."""

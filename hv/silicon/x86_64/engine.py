@@ -18,6 +18,7 @@ from unicorn import x86_const as x86
 from unicorn.unicorn_py3.unicorn import uclib
 
 from hv.silicon.memory import Memory, Region, anonymous
+from hv.silicon.posted import Descriptor
 from hv.silicon.x86_64.breakpoints import Breakpoints
 from hv.silicon.x86_64.layout import CR0, CR4, EFER_VALUE, SiliconError, exported, measure
 from hv.silicon.x86_64.microcode import Microcode
@@ -58,6 +59,7 @@ class Engine:
     active: ClassVar[Engine | None] = None  # the one whose guest runs at this moment
     on_exit: Callable[[], bool]  # what a #VMEXIT calls, inside the slice; False ends the slice
     on_apic_write: Callable[[int], None]  # what a write to a register of the virtual APIC calls, but for the hot ones
+    post: Callable[[Descriptor, int, bool], bool]  # must a notification be sent? not to the CPU that runs: it has it
     apic_page: tuple[Any, Any]  # C function pointers: how the APIC-access page is read and written
 
     def __init__(self, memory: Memory) -> None:
@@ -88,6 +90,7 @@ class Engine:
         self._connect()
         self._take_exits()
         self._apic_mapped = False
+        self.post = lambda descriptor, vector, urgent: descriptor.post(vector, urgent=urgent)
         written = self.callback(ctypes.CFUNCTYPE(None, c_uint32), self._apic_written)
         self.microcode.apic_written = ctypes.cast(written, c_void_p).value
 
@@ -354,6 +357,8 @@ def native_hooks(engine: Engine) -> None:
     library = load()
     engine.start = functools.partial(library.run, ctypes.addressof(engine.microcode))
     engine.apic_page = library.apic_read, library.apic_write
+    post, microcode = library.post_interrupt, ctypes.addressof(engine.microcode)
+    engine.post = lambda descriptor, vector, urgent: post(microcode, descriptor.host_address, vector, urgent)
     engine.hook_leave(library.hook_leave)
     engine.hook(unicorn.UC_HOOK_CODE, library.hook_code)
     engine.hook(unicorn.UC_HOOK_INTR, library.hook_intr)

@@ -22,6 +22,7 @@ import msgspec
 
 from hv.silicon.bus import PortBus
 from hv.silicon.memory import BusError, Memory, Region, anonymous
+from hv.silicon.posted import Descriptor
 from hv.silicon.probe import Probe, ProbeState
 from hv.silicon.timing import MILLI, Timing
 from hv.silicon.x86_64 import svm
@@ -247,19 +248,20 @@ class Machine:
         target.ipis.append(self.now)
         self.converse()
 
+    def post(self, descriptor: Descriptor, vector: int, urgent: bool = False) -> None:
+        """Post an interrupt. The microcode takes it between two instructions if it is for the CPU that runs now."""
+        if self.engine.post(descriptor, vector, urgent):
+            self.interrupt(*descriptor.notification)
+
     def interrupt(self, destination: int, vector: int) -> None:
         """A physical interrupt for the CPU with this number, sent now. One that posts stays in its guest."""
-        if destination >= len(self.cpus):
-            return
-        target = self.cpus[destination]
-        if target is not self._loaded:
+        if destination < len(self.cpus):
+            target = self.cpus[destination]
             target.vectors.append((self.now, vector))
-            self.converse()
-        elif Engine.active is self.engine and target.notify(vector):
-            return  # the microcode takes it between two instructions
-        else:
-            target.vectors.append((self.now, vector))
-            self.stop_soon()
+            if target is self._loaded:
+                self.stop_soon()
+            else:
+                self.converse()
 
     def _touch(self, cost: int) -> MetalBoard:
         """The CPU that runs touches a register in memory."""

@@ -82,6 +82,7 @@ struct microcode {
     u32 (*port_in)(u32 port, u32 size);
     void (*port_out)(u32 port, u32 size, u32 value);
     /* For the virtual APIC. */
+    u64 index;              /* of the CPU */
     u32 *virtual_apic;      /* its page */
     u64 *descriptor;        /* of posted interrupts */
     u64 *eflags;            /* the arithmetic flags are elsewhere; IF is here */
@@ -152,6 +153,8 @@ static void rearm(struct microcode *m)
     m->stepping = 0;
     set_stop(m);
 }
+
+static _Thread_local struct microcode *running;    /* whose guest runs just now */
 
 #include "virtual_apic.h"
 
@@ -232,13 +235,14 @@ void hook_code(void *uc, u64 address, u32 size, struct microcode *m)
     m->length = size;
 }
 
-static _Thread_local struct microcode *running;
-
 /* uc_emu_start, which cannot tell hook_leave whose microcode it is. */
 int run(struct microcode *m, u64 address)
 {
+    int error;
     running = m;
-    return m->emu_start(m->uc, address, 0, 0, 0);
+    error = m->emu_start(m->uc, address, 0, 0, 0);
+    running = 0;
+    return error;
 }
 
 /* Stands in for stop_interrupt of uc_struct, which Unicorn asks whenever it has left translated code in the middle.

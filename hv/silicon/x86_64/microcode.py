@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import MutableSequence
-from ctypes import c_uint64, c_void_p
+from ctypes import c_uint32, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,7 +32,7 @@ _POINTERS = (
     "check_port0 check_port1 check_port2 check_ioio env "
     "emu_start emu_stop reg_read reg_write vmcb break_filter break_marks break_pages raise_vmexit "
     "on_exit port_in port_out "
-    "virtual_apic descriptor eflags v_tpr hardware_interrupt loop_exit apic_written"
+    "index virtual_apic descriptor eflags v_tpr hardware_interrupt loop_exit apic_written"
 )
 
 
@@ -89,6 +89,7 @@ class Microcode(ctypes.Structure):
     break_filter: int
     break_marks: int
     break_pages: int
+    index: int
     virtual_apic: int
     descriptor: int
 
@@ -112,6 +113,7 @@ def load() -> ctypes.CDLL:
         library = ctypes.CDLL(str(path))
         library.microcode_size.restype = c_uint64
         library.run.argtypes = [c_void_p, c_uint64]
+        library.post_interrupt.argtypes = [c_void_p, c_void_p, c_uint32, c_uint32]
     except (OSError, AttributeError):
         raise SiliconError("the microcode library is damaged; run make again") from None
     if library.microcode_size() != ctypes.sizeof(Microcode):

@@ -404,9 +404,6 @@ class PortableCpu(Cpu):
             p.int_ctl &= ~(svm.V_IRQ | svm.V_IGN_TPR)
             p.intercept &= ~svm.intercepts(svm.VINTR)
 
-    def notify(self, vector: int) -> bool:
-        return False
-
     def _commanded(self) -> bool:
         return self.window_later or super()._commanded()
 

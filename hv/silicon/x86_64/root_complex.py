@@ -64,7 +64,7 @@ class RootComplex:
         self.ports, self.mmio = PortBus(), MmioBus()
         self.pci = PciBus(self.ports, self.mmio, lambda wire, level: None)
         self.mmio.add(ECAM_BASE, ECAM_SIZE, Ecam(self.pci))
-        self.iommu = Iommu(machine.memory, self._interrupt, machine.interrupt)
+        self.iommu = Iommu(machine.memory, self._interrupt, machine.post)
         self.devices: list[Device] = []  # the cards' functions, and what hangs on them
         self._due: list[int] = []  # their deadlines
         self.state = RootState()

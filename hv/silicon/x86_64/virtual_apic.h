@@ -5,9 +5,9 @@
  * are those of the Intel SDM, vol. 3, chapter 30.
  */
 enum { APIC_TPR = 0x080, APIC_PPR = 0x0a0, APIC_EOI = 0x0b0, APIC_ISR = 0x100, APIC_IRR = 0x200, APIC_ICR_HIGH = 0x310 };
-enum { VMCB_RVI = 0x380, VMCB_SVI = 0x381, VMCB_EOI_EXIT = 0x388 };
+enum { VMCB_RVI = 0x380, VMCB_SVI = 0x381, VMCB_NOTIFICATION = 0x382, VMCB_EOI_EXIT = 0x388 };
 enum { EXIT_APIC_ACCESS = 0x402, EXIT_VIRTUAL_EOI = 0x502, ACCESS_WRITE = 1 << 12 };
-enum { RFLAGS_IF = 1 << 9, HF_INHIBIT_IRQ = 1 << 3, DESCRIPTOR_CONTROL = 4, DESCRIPTOR_ON = 1 };
+enum { RFLAGS_IF = 1 << 9, HF_INHIBIT_IRQ = 1 << 3, DESCRIPTOR_CONTROL = 4, DESCRIPTOR_ON = 1, DESCRIPTOR_SN = 2 };
 /* The registers whose reads and writes are virtualized (30.4.2, 30.4.3.1): a bit each, by offset / 16. */
 static const u64 APIC_READS = 0x41ff01ffffffe90c, APIC_WRITES = 0x41ff01000000e904;
 
@@ -101,6 +101,22 @@ static void posted_interrupts(struct microcode *m)
     }
     *in_vmcb(m, VMCB_RVI) = (uint8_t)rvi;
     evaluate(m);
+}
+
+/* Descriptor.post of posted.py, and if the notification is for the CPU that runs now, its arrival. 1: it must be sent. */
+int post_interrupt(struct microcode *m, u32 *descriptor, u32 vector, u32 urgent)
+{
+    u32 control = descriptor[8];
+    descriptor[vector / 32] |= 1u << vector % 32;
+    if (control & DESCRIPTOR_ON || (control & DESCRIPTOR_SN && !urgent))
+        return 0;
+    descriptor[8] = control | DESCRIPTOR_ON;
+    if (running != m || (u64 *)descriptor != m->descriptor || (descriptor[9] >> 8 & 0xff) != m->index
+        || (control >> 16 & 0xff) != *in_vmcb(m, VMCB_NOTIFICATION))
+        return 1;
+    m->notified = 1;
+    m->stop = m->retired;
+    return 0;
 }
 
 /* An access that is not virtualized: the instruction has done nothing, and the hypervisor does it (30.4.2). */

@@ -549,8 +549,6 @@ def memory_operand(i: capstone.CsInsn, register: int, add: int) -> bytes:
 
 def is_near_branch(i: capstone.CsInsn) -> bool:
     first, second = i.opcode[0], i.opcode[1]
-    if first == 0xFF and i.modrm >> 3 & 7 in (3, 5):  # far, though capstone may call it CALL or JMP
-        return False
     return i.id in BRANCHES or first & 0xF0 == 0x70 or (first == 0x0F and second & 0xF0 == 0x80)
 
 
