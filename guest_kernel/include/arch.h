@@ -55,6 +55,7 @@ void *arch_map_device(u64 physical, u64 size); /* registers, for good */
 /* What this machine is without: why a kernel operation (bench.h) has nothing to work on, or NULL; its devices. */
 const char *arch_lacks(u64 operation);
 bool arch_has_pci(void);
+i64 arch_store(u64 question, const char *path, char *to, u64 size); /* -ENODEV: nobody keeps a store for it */
 
 /* Time and the end of it. */
 struct clock_rates {

@@ -125,7 +125,7 @@ class Iommu:
             raise Blocked("interrupt") from None
         notification = descriptor.post(low >> VECTOR & 0xFF, urgent=bool(low & URGENT))
         if notification is not None:
-            self.notify(notification.destination, notification.vector)
+            self.notify(*notification)
 
     def record(self, fault: Fault) -> None:
         if len(self.state.faults) < MOST_FAULTS:

@@ -7,20 +7,11 @@ it (NDST, 319:288, of which an xAPIC uses bits 15:8).
 
 from __future__ import annotations
 
-import msgspec
-
 from hv.silicon.memory import Memory
 
 SIZE = 64
 ON, SN = 1 << 0, 1 << 1  # of word 8
 CONTROL, DESTINATION = 8, 9  # words of 32 bits
-
-
-class Notification(msgspec.Struct, frozen=True):
-    """The physical interrupt that a post asks for."""
-
-    destination: int  # physical APIC ID
-    vector: int
 
 
 class Descriptor:
@@ -31,15 +22,18 @@ class Descriptor:
         self.host_address = region.host_address() - region.offset + at
         self.words = memoryview(region.data)[at : at + SIZE].cast("I")
 
-    def post(self, vector: int, *, urgent: bool = False) -> Notification | None:
-        """Request a vector, in one atomic step (VT-d 5.2.2). Returns what must be sent now, if anything."""
+    def post(self, vector: int, *, urgent: bool = False) -> tuple[int, int] | None:
+        """Request a vector, in one atomic step (VT-d 5.2.2).
+
+        Returns the notification that must be sent now, if one must: physical APIC ID, vector.
+        """
         words = self.words
         words[vector >> 5] |= 1 << (vector & 31)
         control = words[CONTROL]
         if control & ON or (control & SN and not urgent):
             return None
         words[CONTROL] = control | ON
-        return Notification(words[DESTINATION] >> 8 & 0xFF, control >> 16 & 0xFF)
+        return words[DESTINATION] >> 8 & 0xFF, control >> 16 & 0xFF
 
     def direct(self, vector: int, destination: int) -> None:
         """Software: whom to notify, with which vector."""

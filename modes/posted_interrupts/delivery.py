@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from capstone.x86 import X86_OP_MEM
+
 from hv.silicon import posted
 from hv.silicon.posted import Descriptor
 from hv.silicon.x86_64 import svm
@@ -22,8 +24,10 @@ from hv.silicon.x86_64.cpu import Cpu, Exit
 from hv.silicon.x86_64.engine import APIC_ACCESS_PAGE
 from hv.silicon.x86_64.lapic import FIXED, Lapic
 from hv.silicon.x86_64.pc import LAPIC_BASE
+from hv.silicon.x86_64.state import HF_CS64
 from hv.silicon.x86_64.svm import Vmcb
 from hv.silicon.x86_64.virtual_apic import VIRTUAL_APIC, Page
+from hv.x86_64.decode import address_of, decode
 from modes.hw_assist.interrupts import MAY_SIGNAL, EmulatedApics
 from modes.posted_interrupts.lapic import PagedLapic
 
@@ -75,7 +79,7 @@ class PostedDelivery(EmulatedApics):
         """Request a vector. The CPU whose exit is open sees it at its next entry, another one is told."""
         notification = self.descriptors[index].post(vector)
         if notification is not None and index != self.board.here():
-            self.machine.interrupt(notification.destination, notification.vector)
+            self.machine.interrupt(*notification)
 
     def posted(self, address: int, data: int) -> tuple[int, int] | None:
         """Descriptor and vector for a card's message, if it is a fixed one for one vCPU by its number."""
@@ -126,7 +130,12 @@ class PostedDelivery(EmulatedApics):
 
     def _apic_access(self, cpu: Cpu, exit: Exit) -> str:
         """The instruction has done nothing: emulate it, as any access to a device."""
-        self.hw.device_access(cpu, LAPIC_BASE + (exit.info1 & OFFSET))
+        gpa = LAPIC_BASE + (exit.info1 & OFFSET)
+        instruction = decode(cpu.instruction_bytes(), bool(cpu.state.hflags & HF_CS64))
+        for operand in [] if instruction is None else instruction.operands:
+            if operand.type == X86_OP_MEM and cpu.linear(address_of(cpu, instruction, operand)) == gpa - 4:
+                gpa -= 4  # the CPU has let the first half of 8 bytes through
+        self.hw.device_access(cpu, gpa)
         return "apic_access"
 
     def _virtual_eoi(self, cpu: Cpu, exit: Exit) -> str:

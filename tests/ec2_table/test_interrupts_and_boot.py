@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hv.costs import load
-from hv.loader import default_guest, load_guest
-from hv.measure import NotThere, OpResult, RowResult, Settings, run_table
-from hv.mode import find_modes
+from hv.measure import NotThere, OpResult, RowResult
 from hv.ops import OPS, select
-from hv.table import find_row
 from tests.ec2_table.measuring import measure_table
 
 INTERRUPTS = [id.partition(".")[2] for id, op in OPS.items() if op.column == "interrupts"]
@@ -93,10 +89,3 @@ def test_results_are_equal_across_rows_and_differ_between_seeds_and_operations()
 
 def test_without_microcode_the_numbers_are_the_same() -> None:
     assert results(UNDER_HW, iterations=1, portable=True) == results(UNDER_HW, iterations=1)
-
-
-def test_a_row_whose_interrupts_are_not_built_has_no_such_operations() -> None:
-    settings = Settings(load_guest(default_guest()), load(), 1)
-    (row,) = run_table([find_row("nitro")], select("interrupts.*,boot.boot"), find_modes(), settings).rows
-    assert list(row.ops) == ["boot.boot"]
-    assert "interrupts" not in row.modes

@@ -168,7 +168,7 @@ class Cpu:
         m = self.m
         last = -((m.extra - m.deadline) // self._cpi)
         retired = m.retired
-        m.stop = retired if m.stepping or m.recognized or m.trap else max(retired, last)
+        m.stop = retired if m.stepping or m.recognized or m.notified or m.trap else max(retired, last)
 
     def stop_soon(self) -> None:
         """End the slice in front of the next instruction; safe inside a chip's register access."""
@@ -193,7 +193,7 @@ class Cpu:
         walks = t.walk * (t.walk_nested if nested else t.walk_levels)
         self._costs = (
             t.port_io, t.cr_access, t.cr8_access, t.invlpg, t.iret, t.syscall, t.exception, walks, t.mmio, t.exception,
-            t.pause,
+            t.mmio, t.pause,
         )  # fmt: skip
         self.walk_cost = walks
         self.apic = None
@@ -281,6 +281,14 @@ class Cpu:
         assert self.apic is not None
         self.apic.written(register)
 
+    def notify(self, vector: int) -> bool:
+        """The notification of posted interrupts comes within a slice. False: it is none, or only between two slices."""
+        m = self.m
+        if self.apic is None or vector != self.vmcb.notification_vector:
+            return False
+        m.notified, m.stop = 1, m.retired
+        return True
+
     def take_vectors(self, now: int) -> None:
         """Physical interrupts that have been sent by now: for the hypervisor, unless one says that there are posts."""
         apic = self.apic
@@ -367,7 +375,7 @@ class Cpu:
         # keep_deadline() once more, on the hot path. A guest may fault for ever and never begin an instruction, where a
         # slice ends otherwise; so it also ends here.
         retired, last = m.retired, -((m.extra - deadline) // self._cpi)
-        m.stop = retired if m.recognized else max(retired, last)
+        m.stop = retired if m.recognized or m.notified else max(retired, last)
         return last > retired
 
     def _vmrun(self, delivering: int | None = None) -> None:

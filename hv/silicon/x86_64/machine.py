@@ -249,13 +249,17 @@ class Machine:
 
     def interrupt(self, destination: int, vector: int) -> None:
         """A physical interrupt for the CPU with this number, sent now. One that posts stays in its guest."""
-        if destination < len(self.cpus):
-            target = self.cpus[destination]
+        if destination >= len(self.cpus):
+            return
+        target = self.cpus[destination]
+        if target is not self._loaded:
             target.vectors.append((self.now, vector))
-            if target is self._loaded:
-                self.stop_soon()
-            else:
-                self.converse()
+            self.converse()
+        elif Engine.active is self.engine and target.notify(vector):
+            return  # the microcode takes it between two instructions
+        else:
+            target.vectors.append((self.now, vector))
+            self.stop_soon()
 
     def _touch(self, cost: int) -> MetalBoard:
         """The CPU that runs touches a register in memory."""

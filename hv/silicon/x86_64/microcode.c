@@ -18,7 +18,7 @@ typedef uint32_t u32;
 typedef uint16_t u16;
 
 enum event { EV_PORT_IO, EV_CR_ACCESS, EV_CR8_ACCESS, EV_INVLPG, EV_IRET, EV_SYSCALL, EV_EXCEPTION, EV_TLB_FILL,
-             EV_APIC_ACCESS, EV_VIRTUAL_INTERRUPT, EV_PAUSE, N_EVENTS };
+             EV_APIC_ACCESS, EV_VIRTUAL_INTERRUPT, EV_POSTED_INTERRUPT, EV_PAUSE, N_EVENTS };
 
 struct microcode {
     /* The clock. Time is in millicycles: retired * cpi + extra. */
@@ -51,6 +51,7 @@ struct microcode {
     u64 delivering;         /* the event that is being delivered: vector * 8 + 2, bit 0 unless it is `int n`; or ~0 */
     /* Of the virtual APIC. */
     u64 recognized;         /* a virtual interrupt waits for the guest to take it: look before every instruction */
+    u64 notified;           /* the notification of posted interrupts has come, within this slice */
     u64 trap, trap_info;    /* an exit that comes when the instruction is over, or 0 */
     u64 entering;           /* VMRUN: the slice ends in front of the guest's first instruction, whatever waits */
     u64 control[24];        /* the hypervisor's VMCB control area as VMRUN read it */
@@ -109,7 +110,7 @@ static void set_stop(struct microcode *m)
 {
     /* Time never runs backwards: a deadline in the past stops at once. */
     u64 left = m->deadline > m->extra ? (m->deadline - m->extra + m->cpi - 1) / m->cpi : 0;
-    m->stop = left > m->retired && !m->recognized && !m->trap ? left : m->retired;
+    m->stop = left > m->retired && !(m->recognized | m->trap | m->notified) ? left : m->retired;
 }
 
 static void charge(struct microcode *m, enum event e)
@@ -177,6 +178,13 @@ static int pause_here(struct microcode *m, u64 address)
         m->trap = 0;
         m->pc = ~0ull;
         m->raise_vmexit(m->env, (u32)code, m->trap_info, 0);    /* does not return */
+    }
+    if (m->notified && !m->entering && !m->injecting) {
+        m->notified = 0;
+        charge(m, EV_POSTED_INTERRUPT);
+        posted_interrupts(m);
+        if (m->retired < m->stop)
+            return 0;
     }
     if (slice_over(m)) {
         if (m->injecting)

@@ -13,18 +13,9 @@ from hv.silicon.x86_64.layout import SiliconError
 
 # The silicon events that microcode.c counts, in the order of its `enum event`.
 EVENTS = (
-    "port_io",
-    "cr_access",
-    "cr8_access",
-    "invlpg",
-    "iret",
-    "syscall",
-    "exception",
-    "tlb_fill",
-    "apic_access",
-    "virtual_interrupt",
-    "pause",
-)
+    "port_io", "cr_access", "cr8_access", "invlpg", "iret", "syscall", "exception", "tlb_fill", "apic_access",
+    "virtual_interrupt", "posted_interrupt", "pause",
+)  # fmt: skip
 
 CONTROL_WORDS = 24  # of the VMCB that a hypervisor writes to command the CPU: 0x000 to 0x0BF
 NOWHERE = (1 << 64) - 1
@@ -33,7 +24,7 @@ BREAKPOINT_PAGES = 1024
 _WORDS = "retired stop extra deadline cpi pc length"
 _EXITS = (
     "exit_valid exit_code exit_info1 exit_left want want_cr_read want_cr_write stepping armed armed_cr_read "
-    "armed_cr_write watch_tpr watch_iret injecting delivering recognized trap trap_info entering"
+    "armed_cr_write watch_tpr watch_iret injecting delivering recognized notified trap trap_info entering"
 )
 _POINTERS = (
     "uc cpu regs eip efer star lstar cstar fmask next_eip hflags error_code is_int old_exception cc_op eventinj cs ss "
@@ -88,6 +79,7 @@ class Microcode(ctypes.Structure):
     injecting: int
     delivering: int
     recognized: int
+    notified: int
     trap: int
     trap_info: int
     entering: int
@@ -120,8 +112,6 @@ def load() -> ctypes.CDLL:
         library = ctypes.CDLL(str(path))
         library.microcode_size.restype = c_uint64
         library.run.argtypes = [c_void_p, c_uint64]
-        library.posted_interrupts.argtypes = [c_void_p]
-        library.posted_interrupts.restype = None
     except (OSError, AttributeError):
         raise SiliconError("the microcode library is damaged; run make again") from None
     if library.microcode_size() != ctypes.sizeof(Microcode):

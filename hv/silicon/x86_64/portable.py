@@ -38,7 +38,8 @@ from hv.silicon.x86_64.state import (
 from hv.silicon.x86_64.virtual_apic import ACCESS_WRITE
 
 (
-    PORT_IO, CR_ACCESS, CR8_ACCESS, INVLPG, IRET, SYSCALL, EXCEPTION, TLB_FILL, APIC_ACCESS, VIRTUAL_INTERRUPT, PAUSE,
+    PORT_IO, CR_ACCESS, CR8_ACCESS, INVLPG, IRET, SYSCALL, EXCEPTION, TLB_FILL, APIC_ACCESS, VIRTUAL_INTERRUPT, _,
+    PAUSE,
 ) = range(len(EVENTS))  # fmt: skip
 R11 = 11
 EFER_SCE = 1
@@ -402,6 +403,9 @@ class PortableCpu(Cpu):
         if self.window_later:
             p.int_ctl &= ~(svm.V_IRQ | svm.V_IGN_TPR)
             p.intercept &= ~svm.intercepts(svm.VINTR)
+
+    def notify(self, vector: int) -> bool:
+        return False
 
     def _commanded(self) -> bool:
         return self.window_later or super()._commanded()

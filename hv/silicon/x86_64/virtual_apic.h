@@ -7,7 +7,7 @@
 enum { APIC_TPR = 0x080, APIC_PPR = 0x0a0, APIC_EOI = 0x0b0, APIC_ISR = 0x100, APIC_IRR = 0x200, APIC_ICR_HIGH = 0x310 };
 enum { VMCB_RVI = 0x380, VMCB_SVI = 0x381, VMCB_EOI_EXIT = 0x388 };
 enum { EXIT_APIC_ACCESS = 0x402, EXIT_VIRTUAL_EOI = 0x502, ACCESS_WRITE = 1 << 12 };
-enum { RFLAGS_IF = 1 << 9, HF_INHIBIT_IRQ = 1 << 3, DESCRIPTOR_WORDS = 4, DESCRIPTOR_ON = 1 };
+enum { RFLAGS_IF = 1 << 9, HF_INHIBIT_IRQ = 1 << 3, DESCRIPTOR_CONTROL = 4, DESCRIPTOR_ON = 1 };
 /* The registers whose reads and writes are virtualized (30.4.2, 30.4.3.1): a bit each, by offset / 16. */
 static const u64 APIC_READS = 0x41ff01ffffffe90c, APIC_WRITES = 0x41ff01000000e904;
 
@@ -85,10 +85,10 @@ static int interruptible(const struct microcode *m)
 }
 
 /* Posted-interrupt processing (30.6): the requests move from the descriptor to the page. */
-void posted_interrupts(struct microcode *m)
+static void posted_interrupts(struct microcode *m)
 {
     unsigned rvi = *in_vmcb(m, VMCB_RVI);
-    m->descriptor[DESCRIPTOR_WORDS] &= ~(u64)DESCRIPTOR_ON;
+    m->descriptor[DESCRIPTOR_CONTROL] &= ~(u64)DESCRIPTOR_ON;
     for (unsigned word = 0; word < 8; word++) {
         u32 *requests = (u32 *)m->descriptor + word;
         if (!*requests)
