@@ -58,6 +58,10 @@ class XenDomain:
         s.info = self.events.shared + VCPU_INFO_SIZE * index
         self.memory.write(s.info + TIME, self.clock())
 
+    def shown_frame(self, mfn: int) -> int:
+        """By which number the guest knows a page of Xen's."""
+        return mfn
+
     def move_info(self, vcpu: XenVcpu, mfn: int, offset: int) -> None:
         """vcpu_info goes to a frame of the domain's, once and for ever. Raises Refused."""
         raise NotImplementedError

@@ -239,6 +239,14 @@ def test_pages_of_the_grant_table_are_placed_and_kept() -> None:
     assert guest.word(SHARED) == 0  # in the guest's own RAM nothing was written
 
 
+def test_the_grant_table_s_frames_are_named_as_the_guest_has_placed_them() -> None:
+    setup = struct.pack("<HHIh6xQ", SELF, 0, 2, 0, DATA + 8)
+    memory = {ARGUMENTS: struct.pack("<HHIQQ", SELF, 0, 1, 1, 0x47), ARGUMENTS + 32: setup}
+    code = "find_xen; hypercall memory_op, 7, $ARGUMENTS; mov $ARGUMENTS + 32, %esi; mov $2, %edi; mov $1, %edx;"
+    code += "mov $20, %eax; vmmcall; mov %rax, DATA; finish"
+    assert run(code, memory=memory).words(3) == [0, (1 << 64) - 1, 0x47]
+
+
 # --- parameters ---------------------------------------------------------------------------------------------------
 
 

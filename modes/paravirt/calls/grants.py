@@ -39,7 +39,7 @@ def _setup(v: XenVcpu, at: int) -> None:
         check_own(v, domid)
         mfns = v.domain.grants.grow(frames)
         try:
-            v.memory.write(frame_list, struct.pack(f"<{len(mfns)}Q", *mfns))
+            v.memory.write(frame_list, struct.pack(f"<{len(mfns)}Q", *map(v.domain.shown_frame, mfns)))
         except Refused:
             status = Status.BAD_ADDRESS
     except GrantRefused as refused:

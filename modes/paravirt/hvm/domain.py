@@ -31,6 +31,7 @@ from modes.paravirt.state import Channel, VcpuState
 
 STORE_FRAME = 0xFEFFC  # guest-physical: where Xen's domain builder puts it
 STORE_PORT = 1  # domain 0's end
+NOWHERE = (1 << 64) - 1
 PIRQS = range(PINS, 256)  # behind the lines of the I/O APIC; a message has 8 bits for the number
 
 
@@ -126,6 +127,10 @@ class HvmDomain(XenDomain):
             machine.kick(cpu)
 
     # --- pages ----------------------------------------------------------------------------------------------------
+
+    def shown_frame(self, mfn: int) -> int:
+        """Where the guest has placed the page; if nowhere, no frame's number."""
+        return next((gfn for gfn, page in self.physmap.placed.items() if page == mfn * PAGE), NOWHERE)
 
     def move_info(self, vcpu: XenVcpu, mfn: int, offset: int) -> None:
         if offset > PAGE - VCPU_INFO_SIZE or offset & 7 or vcpu.s.info // PAGE != self.events.shared // PAGE:
