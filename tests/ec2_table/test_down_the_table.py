@@ -32,12 +32,6 @@ BUILT = [row for row in ROWS.values() if missing_mode(row, find_modes()) is None
 # In a burst several events may wait for one another; how many exits that saves is a matter of timing.
 SLACK = {"net.tx_burst": 0.1, "local.read_qd32": 0.1, "remote.read_qd32": 0.1}
 
-# Named in the overview under "What rises": a function's interrupt comes by the emulated local APIC there.
-RISES = {
-    ("aws-2013", "net.rx"), ("aws-2013", "net.rr"), ("aws-2013", "interrupts.device_irq"), ("aws-2017", "net.rx"),
-    ("aws-2017", "net.rr"), ("aws-2017", "interrupts.device_irq"), ("aws-2017", "local.read_qd32"),
-}  # fmt: skip
-
 
 @functools.cache
 def measured(row: str) -> RowResult:
@@ -57,8 +51,6 @@ def improves(upper: Row, lower: Row, column: str) -> bool:
 def test_exits_never_rise_where_the_technique_improves(op: str) -> None:
     for upper, lower in itertools.combinations(BUILT, 2):
         before, after = exits(upper.id, op), exits(lower.id, op)
-        if (lower.id, op) in RISES:
-            continue
         if before is not None and after is not None and improves(upper, lower, OPS[op].column):
             assert after <= before + SLACK.get(op, 0), (upper.id, lower.id)
 
