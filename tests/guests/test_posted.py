@@ -166,7 +166,7 @@ TO_OTHER = """start_other; 1: cmpq $1, DATA+0x88; jne 1b; movl $0x1000000, 0x310
     [
         ("movl $0x40, 0x300(%rbp)", "pause", None),  # to one that runs
         ("movl $0x0, 0xD0(%rbp); movl $0xC0040, 0x300(%rbp)", "pause", None),  # to all others
-        ("1: pause; rdtsc; and $0x3FFF, %eax; jnz 1b; movl $0x40, 0x300(%rbp)", "hlt", "incomplete_ipi"),
+        ("mov $20000, %edi; 1: dec %edi; jnz 1b; movl $0x40, 0x300(%rbp)", "hlt", "incomplete_ipi"),
         ("movl $0x140, 0x300(%rbp)", "pause", "incomplete_ipi"),  # lowest priority: by the hypervisor
     ],
     ids=["running", "others", "asleep", "lowest priority"],
