@@ -46,5 +46,3 @@ PIO_DEFAULT, REP_BLOCK_SIZE, CHUNK_ERROR_OFFSET
 _.dca, _.rsc
 # modes/paravirt/bus.py, grants.py: states and statuses that Xen's headers list.
 UNKNOWN, INITIALISED, RECONFIGURING, RECONFIGURED, NO_DEVICE_SPACE, ADDRESS_TOO_BIG
-# modes/paravirt/abi.py: features that Xen's headers list.
-XENFEAT_HVM_PIRQS

@@ -21,28 +21,31 @@ if TYPE_CHECKING:
 
 
 class Drive(msgspec.Struct, frozen=True):
-    """An NVMe card: its PCI device identifier, what it calls itself, its PCI slot."""
+    """An NVMe card: its PCI vendor and device identifiers, what it calls itself, its PCI slot."""
 
+    vendor: int
     device: int
     model: str
     slot: int
 
 
-AMAZON = 0x1D0F
+AMAZON, INTEL = 0x1D0F, 0x8086
 # The two that EC2's instances have: drivers know them by these names.
 DRIVES = {
-    "local": Drive(0xCD01, "Amazon EC2 NVMe Instance Storage", 4),
-    "remote": Drive(0x8061, "Amazon Elastic Block Store", 5),
+    "local": Drive(AMAZON, 0xCD01, "Amazon EC2 NVMe Instance Storage", 4),
+    "remote": Drive(AMAZON, 0x8061, "Amazon Elastic Block Store", 5),
 }
+# And one that anybody can buy: the drive that the cost model's `local` speaks of.
+COMMODITY_DRIVE = Drive(INTEL, 0x2701, "INTEL SSDPED1K375GA", 4)
 
 
-def build_drive(vm: Vm, column: str) -> NvmePhysical:
+def build_drive(vm: Vm, column: str, drive: Drive) -> NvmePhysical:
     """The card of a column, with a namespace for each guest, from 1, which no controller sees yet."""
-    drive, costs = DRIVES[column], vm.costs
+    costs = vm.costs
     media = [outside.local if column == "local" else outside.remote for outside in vm.neighbours.outsides]
     times = costs.local if column == "local" else costs.remote
     namespaces = dict(enumerate(media, 1))
-    return NvmePhysical(drive.device, Subsystem(drive.model, AMAZON, namespaces, times, costs.timing.card_read))
+    return NvmePhysical(drive.device, Subsystem(drive.model, drive.vendor, namespaces, times, costs.timing.card_read))
 
 
 NIC_SLOT = 3

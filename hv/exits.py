@@ -46,7 +46,7 @@ REASONS: dict[str, Reason] = {
         _hypercall("event_channel_op", "an event is sent, or a channel made or closed"),
         _hypercall("fpu_taskswitch", "the FPU is to fault at its next use, or not"),
         _hypercall("get_debugreg", "a debug register is read"),
-        _hypercall("grant_table_op", "where the grant table is"),
+        _hypercall("grant_table_op", "where the grant table is, or a copy or mapping by a grant"),
         _hypercall("hvm_op", "for guests that are no PV domain"),
         _hypercall("iret", "the guest's kernel goes back to what it was entered from"),
         _hypercall("memory_op", "frames are given back or asked for"),

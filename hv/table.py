@@ -53,9 +53,11 @@ class Row(msgspec.Struct, frozen=True):
     modes: dict[str, str]
 
 
-def _row(id: str, label: str, type: str, drivers: str, letters: str) -> Row:
+def _row(id: str, label: str, type: str, drivers: str, letters: str, **others: str) -> Row:
+    """`others`: modes that are not the default of their column's letter."""
     cells = dict(zip(COLUMNS, letters.split(), strict=True))
-    return Row(id, label, type, drivers, cells, {column: DEFAULT_MODES[column][cell] for column, cell in cells.items()})
+    modes = {column: DEFAULT_MODES[column][cell] for column, cell in cells.items()}
+    return Row(id, label, type, drivers, cells, modes | others)
 
 
 ROWS: dict[str, Row] = {
@@ -69,7 +71,7 @@ ROWS: dict[str, Row] = {
         _row("aws-2017", "Xen AWS 2017", "VM", "PVHVM + SR-IOV(net, stor.)", "VH VH VH P P VS"),
         _row("nitro", "AWS Nitro 2017", "VM", "", "VH VH VH VH VH VS"),
         _row("aws-metal", "AWS Bare Metal 2017", "HW", "", "H H H H H H"),
-        _row("metal", "Bare Metal", "HW", "", "H H H H H H"),
+        _row("metal", "Bare Metal", "HW", "", "H H H H H H", local="commodity", remote="commodity"),
     )
 }
 

@@ -5,13 +5,25 @@ Unicorn needs VMRUN as microcode even here (hv/silicon/x86_64/cpu.py); what that
 
 from __future__ import annotations
 
-from hv.cards import DRIVES, NIC_SLOT, build_drive, build_nic
+from typing import TYPE_CHECKING
+
+from hv.cards import DRIVES, NIC_SLOT, Drive, build_drive, build_nic
 from hv.loader import Guest
 from hv.mode import Mode
 from hv.neighbours import ethernet_address
 from hv.silicon.nvme.subsystem import PRIMARY
 from hv.silicon.x86_64.state import RBX
 from hv.x86_64.pvh import first_state
+
+if TYPE_CHECKING:
+    from hv.vm import Vm
+
+
+def plug_drive(vm: Vm, column: str, drive: Drive) -> None:
+    """An NVMe card on the board, its one namespace the guest's."""
+    card = build_drive(vm, column, drive)
+    vm.board.plug(card, drive.slot)
+    card.subsystem.attach(1, PRIMARY)
 
 
 class BareMetal(Mode):
@@ -28,9 +40,7 @@ class BareMetal(Mode):
             self.vm.board.plug(nic, NIC_SLOT)
             wire.reschedule = self.vm.board.add(wire)
         elif column in DRIVES:
-            card = build_drive(self.vm, column)
-            self.vm.board.plug(card, DRIVES[column].slot)
-            card.subsystem.attach(1, PRIMARY)
+            plug_drive(self.vm, column, DRIVES[column])
 
     def start(self, guest: Guest) -> None:
         vm = self.vm

@@ -230,10 +230,13 @@ class Driver:
         return data, status, kind, vlan
 
     def taken(self) -> list[bytes]:
-        """All frames that have come."""
-        frames = []
+        """All frames that have come, whole ones."""
+        frames, frame = [], b""
         while (got := self.take()) is not None:
-            frames.append(got[0])
+            frame += got[0]
+            if got[1] & 2:
+                frames.append(frame)
+                frame = b""
         return frames
 
     # --- sending ----------------------------------------------------------------------------------------------

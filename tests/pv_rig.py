@@ -137,6 +137,10 @@ class Rig:
         self.memory.write((self.mfn(10) << 12) + at, struct.pack(layout, *values))
         return ARGUMENTS + at
 
+    def held(self) -> list[tuple[int, bool]]:
+        """Frames that others than the guest itself have a hold on, to write or not."""
+        return []
+
     # --- the check --------------------------------------------------------------------------------------------
 
     def check(self) -> None:
@@ -167,6 +171,11 @@ class Rig:
             use(s.info >> 12, 6)
         for mfn in self.shared:
             use(mfn, 6)
+        for mfn, write in self.held():
+            if write:
+                use(mfn, 6)
+            else:
+                refs[mfn] += 1
         while todo:
             mfn, level = todo.pop()
             for slot, entry in enumerate(struct.unpack("<512Q", self.memory.read(mfn << 12, 0x1000))):

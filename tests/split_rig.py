@@ -67,7 +67,7 @@ class SharedRing:
         found = []
         while self.responses != self.index(2):
             found.append(self.rig.get(self.frame, self.slot(self.responses), size))
-            self.responses += 1
+            self.responses = self.responses + 1 & 0xFFFF_FFFF
         self.index(3, self.responses + 1)
         return found
 

@@ -9,8 +9,8 @@
 #include "pci.h"
 #include "string.h"
 
+#define CLASS_NVME 0x010802
 #define VENDOR_AMAZON 0x1D0F
-#define DEVICE_INSTANCE_STORAGE 0xCD01
 #define DEVICE_BLOCK_STORE 0x8061
 
 /* Registers. */
@@ -253,15 +253,23 @@ static void nvme_reset(struct disk *disk)
 static void interrupt_local(void) { drives[DISK_LOCAL].interrupted = true; }
 static void interrupt_remote(void) { drives[DISK_REMOTE].interrupted = true; }
 
+/* A drive says by its class what it is. Whether its blocks are in the machine says only the provider's name for it. */
+static const struct pci_function *find_card(enum disk_place place)
+{
+    const struct pci_function *card;
+    for (u32 n = 0; (card = pci_function(n)); n++) {
+        bool remote = card->vendor == VENDOR_AMAZON && card->id == DEVICE_BLOCK_STORE;
+        if (card->class == CLASS_NVME && remote == (place == DISK_REMOTE))
+            return card;
+    }
+    return NULL;
+}
+
 struct disk *nvme_find(enum disk_place place)
 {
-    static const struct {
-        u16 device;
-        void (*interrupt)(void);
-    } known[DISK_PLACES] = {{DEVICE_INSTANCE_STORAGE, interrupt_local}, {DEVICE_BLOCK_STORE, interrupt_remote}};
-
+    static void (*const interrupts[DISK_PLACES])(void) = {interrupt_local, interrupt_remote};
     struct nvme *nvme = &drives[place];
-    nvme->function = pci_find(VENDOR_AMAZON, known[place].device);
+    nvme->function = find_card(place);
     if (!nvme->function)
         return NULL;
     pci_enable(nvme->function);
@@ -269,7 +277,7 @@ struct disk *nvme_find(enum disk_place place)
     nvme->doorbell_shift = 2 + (get(nvme, CAPABILITIES_HIGH) & 0xF);
     if (!start(nvme) || !ask(nvme))
         return NULL;
-    u32 data = arch_message_connect(known[place].interrupt);
+    u32 data = arch_message_connect(interrupts[place]);
     if (!pci_message_enable(nvme->function, 0, arch_message_address(), data))
         return NULL;
     nvme->disk.model = nvme->model;

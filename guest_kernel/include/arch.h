@@ -46,7 +46,8 @@ void arch_send_call(u32 cpu); /* an interrupt, in which that one runs cpu_call_r
 /* Interrupts of devices: `line` as a PC counts them. The handler runs with interrupts off. */
 void arch_irq_connect(u32 line, bool level, void (*handler)(void));
 void arch_end_of_interrupt(void);
-/* Interrupts that a card sends by writing to memory. Returns what it must write; arch_message_address() says where. */
+/* Interrupts that a card sends by writing to memory. Returns what it must write; arch_message_address() says where,
+   until another one is connected. */
 u32 arch_message_connect(void (*handler)(void));
 u64 arch_message_address(void);
 void *arch_map_device(u64 physical, u64 size); /* registers, for good */
@@ -54,6 +55,7 @@ void *arch_map_device(u64 physical, u64 size); /* registers, for good */
 /* What this machine is without: why a kernel operation (bench.h) has nothing to work on, or NULL; its devices. */
 const char *arch_lacks(u64 operation);
 bool arch_has_pci(void);
+i64 arch_store(u64 question, const char *path, char *to, u64 size); /* -ENODEV: nobody keeps a store for it */
 
 /* Time and the end of it. */
 struct clock_rates {

@@ -43,6 +43,7 @@ struct disk {
 struct disk *nvme_find(enum disk_place place);
 struct disk *ide_find(enum disk_place place);
 struct disk *xen_disk_find(enum disk_place place);
+struct disk *aoe_find(enum disk_place place);
 
 void disk_done(struct disk *disk, struct disk_request *request, i64 result);
 

@@ -28,6 +28,7 @@ enum syscall_number {
     SYS_BLOCK_FLUSH,  /* (disk_place): all that was written is on the medium now */
     SYS_DISK_INFO,    /* (disk_place, struct disk_info *) */
     SYS_DISK_PIO,     /* (disk_place, on): let the CPU move the data, or the disk itself */
+    SYS_STORE,        /* (enum store_question, path, buffer) -> length: of what a hypervisor tells its guests */
     SYS_BENCH_OPEN,   /* (): no tick until SYS_BENCH_CLOSE */
     SYS_BENCH_CLOSE,  /* () */
     SYS_BENCH_ARM,    /* (probe, iterations, fresh): the marks follow at this probe's next occurrences */
@@ -37,6 +38,10 @@ enum syscall_number {
 };
 
 enum disk_place { DISK_LOCAL, DISK_REMOTE, DISK_PLACES };
+
+enum store_question { STORE_NAMES, STORE_VALUE }; /* names end with a zero byte each */
+#define STORE_PATH 128u
+#define STORE_ANSWER 1024u
 
 #define BLOCK_SIZE 4096u
 

@@ -17,7 +17,7 @@ void block_init(void)
 {
     static const char *const names[DISK_PLACES] = {"local", "remote"};
     for (u32 place = 0; place < DISK_PLACES; place++) {
-        static struct disk *(*const drivers[])(enum disk_place) = {nvme_find, xen_disk_find, ide_find};
+        static struct disk *(*const drivers[])(enum disk_place) = {nvme_find, xen_disk_find, ide_find, aoe_find};
         for (u32 i = 0; i < sizeof drivers / sizeof *drivers && !disks[place]; i++)
             disks[place] = drivers[i]((enum disk_place)place);
         if (disks[place])

@@ -46,6 +46,19 @@ static i64 sys_memory(u64 address)
     return vm_write(&current_process()->space, address, &info, sizeof info) ? 0 : -EFAULT;
 }
 
+static i64 sys_store(u64 question, u64 path, u64 to)
+{
+    static char answer[STORE_ANSWER];
+    char name[STORE_PATH];
+    if (!vm_read(&current_process()->space, name, path, sizeof name))
+        return -EFAULT;
+    name[STORE_PATH - 1] = 0;
+    i64 length = arch_store(question, name, answer, sizeof answer);
+    if (length < 0)
+        return length;
+    return vm_write(&current_process()->space, to, answer, sizeof answer) ? length : -EFAULT;
+}
+
 /* Two ways for a kernel to die, for the tests of the panic report. */
 static __attribute__((noinline)) void crash_inner(volatile int *where) { *where = 1; }
 static __attribute__((noinline)) void crash_outer(void) { crash_inner(NULL); }
@@ -119,6 +132,8 @@ i64 syscall(u64 number, u64 a, u64 b, u64 c)
         return disk_information(a, b);
     case SYS_DISK_PIO:
         return disk_use_pio(a, b);
+    case SYS_STORE:
+        return sys_store(a, b, c);
     case SYS_BENCH_OPEN:
         return bench_open();
     case SYS_BENCH_CLOSE:

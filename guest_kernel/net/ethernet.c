@@ -94,4 +94,6 @@ void net_receive(const u8 *frame, u64 length)
         arp_receive(packet, rest);
     else if (header->type == swap16(TYPE_IPV4))
         ipv4_receive(packet, rest);
+    else if (header->type == swap16(TYPE_AOE))
+        aoe_receive(header->from, packet, rest);
 }

@@ -15,6 +15,7 @@ struct ethernet {
 } __attribute__((packed));
 #define TYPE_IPV4 0x0800
 #define TYPE_ARP 0x0806
+#define TYPE_AOE 0x88A2
 
 struct ipv4 {
     u8 version_length; /* 4 and 5: no options */
@@ -43,6 +44,7 @@ void arp_receive(const u8 *packet, u64 length);
 
 bool ipv4_send(u32 to, u8 protocol, u64 length, bool more);
 void ipv4_receive(const u8 *packet, u64 length);
+void aoe_receive(const u8 *from, const u8 *packet, u64 length); /* drivers/aoe.c */
 u16 checksum(const void *data, u64 length, u32 start);
 
 void icmp_receive(u32 from, const u8 *message, u64 length);

@@ -229,6 +229,58 @@ static void disks_command(int count, char *words[])
         print("disks: this disk has no choice of the two\n");
 }
 
+static char store_path[STORE_PATH], store_names[STORE_ANSWER], store_value[STORE_ANSWER];
+
+/* Puts text behind the path; returns how long it was before. */
+static u64 extend_path(const char *text)
+{
+    u64 length = 0, at;
+    while (store_path[length])
+        length++;
+    for (at = length; *text && at + 1 < STORE_PATH; at++)
+        store_path[at] = *text++;
+    store_path[at] = 0;
+    return length;
+}
+
+static i64 ask_store(enum store_question question, char *answer)
+{
+    return system_call(SYS_STORE, question, (u64)store_path, (u64)answer);
+}
+
+/* A node's children with their values, or its value. Alone: those of this domain. */
+static void xenstore_command(int count, char *words[])
+{
+    bool list = count < 2 || same_text(words[1], "ls");
+    if ((count > 1 && !list && !same_text(words[1], "read")) || (!list && count < 3)) {
+        print("xenstore: usage: xenstore ls [PATH] or xenstore read PATH\n");
+        return;
+    }
+    store_path[0] = 0;
+    extend_path(count > 2 ? words[2] : "domid");
+    i64 length = ask_store(STORE_VALUE, store_value);
+    if (count < 3 && length >= 0) {
+        store_path[0] = 0;
+        extend_path("/local/domain/");
+        extend_path(store_value);
+    }
+    if (list && length >= 0)
+        length = ask_store(STORE_NAMES, store_names);
+    if (length < 0)
+        print("xenstore: %s\n", length == -ENODEV ? "this machine has none" : length == -EACCES ? "not for this domain"
+                                                                                               : "there is no such node");
+    else if (!list)
+        print("%s\n", store_value);
+    for (const char *name = store_names; list && name < store_names + length; name++) {
+        u64 before = extend_path(same_text(store_path, "/") ? "" : "/");
+        extend_path(name);
+        print("%s = \"%s\"\n", name, ask_store(STORE_VALUE, store_value) < 0 ? "" : store_value);
+        store_path[before] = 0;
+        while (*name)
+            name++;
+    }
+}
+
 static void poweroff_command(int count, char *words[])
 {
     (void)count, (void)words;
@@ -298,6 +350,7 @@ static const struct command {
     {"block", block_command, "local|remote NUMBER: show the beginning of a block of 4 KiB"},
     {"write", write_command, "local|remote NUMBER TEXT: put text at the beginning of a block"},
     {"flush", flush_command, "local|remote: what was written is on the disk's medium"},
+    {"xenstore", xenstore_command, "[ls [PATH]] or read PATH: what Xen's store tells this domain"},
     {"echo", echo_command, "print the words"},
     {"spin", spin_command, "two processes that compute in the background"},
     {"poweroff", poweroff_command, "switch the machine off (also Ctrl-D)"},

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hv.host.aoe import AoeTarget
 from hv.host.console import Console
 from hv.host.nbd import embedded
 from hv.host.pcap import Capture
@@ -44,6 +45,12 @@ class Outside:
         if self.pcap is not None:
             wire.capture = Capture(self.pcap, tsc_hz)
         return wire
+
+    def serve_blocks(self, costs: CostModel) -> None:
+        """Put the remote disk on the wire: an ATA-over-Ethernet target, a server with a drive like the local one."""
+        assert self.wire is not None
+        turnaround = costs.wire.turnaround
+        self.wire.plug_station(lambda send: AoeTarget(self.remote, costs.local, turnaround, send))
 
     def save(self) -> tuple[bytes, Any, Any]:
         """What is on its way in and has not arrived, and the disks as far as they are not outside the process."""

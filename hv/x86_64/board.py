@@ -41,6 +41,10 @@ class Board(Pc):
         for target in targets:
             self.vm.machine.kick(self.vm.machine.cpus[target])
 
+    def message(self, address: int, data: int) -> None:
+        if not self.platform.message(address, data):
+            super().message(address, data)
+
     def post(self, cpu: int, vector: int) -> None:
         """An interrupt from the hypervisor itself, for the local APIC of a CPU."""
         self.sent(self.bus.post(cpu, vector, self.clock(), self.here()))

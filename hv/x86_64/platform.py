@@ -43,6 +43,10 @@ class Platform:
         """VMMCALL, done, with RIP behind it. Returns the exit's reason."""
         return None
 
+    def message(self, address: int, data: int) -> bool:
+        """A card's interrupt message. True: it was for this interface, and not for a local APIC."""
+        return False
+
     def placed(self, gpa: int) -> bool:
         """Is this guest-physical page another one than the board has there?"""
         return False

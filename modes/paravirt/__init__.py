@@ -6,6 +6,9 @@ interrupt controller), domain.py and builder.py (what a domain is made of, and h
 emulate.py (the few instructions that Xen executes for a kernel), console.py, and mode.py (the exits).
 abi.py has the numbers, state.py what is remembered, guest_memory.py how Xen reads through a guest's pointers, common.py
 what guests that are no PV domains have too.
+
+Beside the domain: grants.py and foreign.py (its memory, as others may use it), store/ (text that domains share), bus.py
+(split devices, whose other half is there), domain_zero.py (all of that together).
 """
 
 from modes.paravirt.mode import Paravirt, ParavirtUnbatched

@@ -200,5 +200,13 @@ class HvmParam(enum.IntEnum):
     VM_GENERATION_ID_ADDR = 34
 
 
+class PhysdevOp(enum.IntEnum):
+    IRQ_STATUS_QUERY = 5
+    EOI = 12
+    MAP_PIRQ = 13
+    UNMAP_PIRQ = 14
+    GET_FREE_PIRQ = 23
+
+
 HVM_PARAMS = 39  # numbers below this exist
 MAPSPACE_SHARED_INFO, MAPSPACE_GRANT_TABLE = 0, 1

@@ -25,17 +25,18 @@ FIRST_PORT = 16  # domain 0's end of the first device's event channel
 
 
 class State(enum.IntEnum):
-    """XenbusState."""
+    """XenbusState, as far as it is used here."""
 
-    UNKNOWN = 0
     INITIALISING = 1
     INIT_WAIT = 2
     INITIALISED = 3
     CONNECTED = 4
     CLOSING = 5
     CLOSED = 6
-    RECONFIGURING = 7
-    RECONFIGURED = 8
+
+
+# by what stands in the store; no node at all is a front end that is gone
+STATES: dict[str | None, State] = {str(state.value): state for state in State} | {None: State.CLOSED}
 
 
 class FrontEnd:
@@ -95,6 +96,7 @@ class DeviceState(msgspec.Struct):
     state: int  # XenbusState
     connected: bool
     port: int  # the guest's end of the event channel, while connected
+    refused: int
     backend: Any
 
 
@@ -108,6 +110,7 @@ class Device:
         self.state = State.INITIALISING
         self.connected = False
         self.port = 0
+        self.refused = 0  # attempts of the front end to connect
 
     # --- the directories --------------------------------------------------------------------------------------
 
@@ -149,19 +152,14 @@ class Device:
 
     def front_changed(self) -> None:
         """The front end has written its state, or its directory is gone."""
-        text = self.bus.read(f"{self.front}/state")
-        if text is None:
-            self._leave(State.CLOSED)
-        elif text in ("3", "4"):
-            if self.state == State.INIT_WAIT:
-                self._connect()
-        elif text == "5":
-            self._leave(State.CLOSING)
-        elif text == "6":
-            self._leave(State.CLOSED)
-        elif text == "1" and self.state != State.INIT_WAIT:
+        theirs = STATES.get(self.bus.read(f"{self.front}/state"))
+        if theirs in (State.CLOSING, State.CLOSED):
+            self._leave(theirs)
+        elif theirs == State.INITIALISING and self.state != State.INIT_WAIT:
             self._leave(State.CLOSED)
             self._wait()
+        elif theirs in (State.INITIALISED, State.CONNECTED) and self.state == State.INIT_WAIT:
+            self._connect()
 
     def _connect(self) -> None:
         front = FrontEnd(self)
@@ -175,7 +173,7 @@ class Device:
                 self._unbind()
                 raise
         except (Refused, GrantRefused) as refused:
-            self.bus.refused += 1
+            self.refused += 1
             self.bus.store.write(self.back.replace("/backend/", "/error/backend/") + "/error", repr(refused))
             self._switch(State.CLOSING)
             return
@@ -208,10 +206,11 @@ class Device:
         self.bus.events.notify(self.port, self.own_port)
 
     def save(self) -> DeviceState:
-        return DeviceState(self.state, self.connected, self.port, self.backend.state())
+        return DeviceState(self.state, self.connected, self.port, self.refused, self.backend.state())
 
     def load(self, saved: DeviceState) -> None:
         self.state, self.connected, self.port = State(saved.state), saved.connected, saved.port
+        self.refused = saved.refused
         self.backend.set_state(saved.backend, FrontEnd(self) if saved.connected else None)
 
 
@@ -221,7 +220,6 @@ class Bus:
     def __init__(self, store: Client, events: Events, grants: Grants, home: str) -> None:
         self.store, self.events, self.grants, self.home = store, events, grants, home
         self.devices: list[Device] = []
-        self.refused = 0  # front ends that could not be connected
 
     def add(self, backend: Backend) -> Device:
         """Offer a device to the guest. Comes before the guest starts."""

@@ -36,6 +36,7 @@ class XenDomain:
     """`end(cause, report)` stops the machine; `now()` is virtual time; `kick(vcpu)`: an event waits for it."""
 
     features: int  # XENFEAT_ bits of the first word
+    pirqs: range = range(0)  # physical interrupts that it may bind
     vcpus: Sequence[XenVcpu]
     grants: Grants
 

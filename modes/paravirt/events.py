@@ -26,7 +26,7 @@ from modes.paravirt.abi import (
 )
 from modes.paravirt.state import Channel, VcpuState
 
-CLOSED, UNBOUND, INTERDOMAIN, _, VIRQ, IPI = range(6)
+CLOSED, UNBOUND, INTERDOMAIN, PIRQ, VIRQ, IPI = range(6)
 PENDING, MASK = 0x800, 0xA00  # offsets in shared_info: 64 words each
 UPCALL_PENDING, UPCALL_MASK, SELECTOR, CR2, TIME = 0, 1, 8, 16, 32  # offsets in vcpu_info
 
@@ -153,6 +153,12 @@ class Events:
             raise Refused(EEXIST)
         return self.open(Channel(VIRQ, vcpu, virq=virq))
 
+    def bind_pirq(self, pirq: int) -> int:
+        """A physical interrupt that the guest may have."""
+        if any(c.kind == PIRQ and c.virq == pirq for c in self.channels.values()):
+            raise Refused(EEXIST)
+        return self.open(Channel(PIRQ, virq=pirq))
+
     def bind_ipi(self, vcpu: int) -> int:
         return self.open(Channel(IPI, self._vcpu(vcpu)))
 
@@ -192,6 +198,13 @@ class Events:
     def reset(self) -> None:
         for port in sorted(self.channels):
             self.close(port)
+
+    def raise_pirq(self, pirq: int) -> None:
+        """The physical interrupt has come. Nobody may be listening."""
+        for port, channel in self.channels.items():
+            if channel.kind == PIRQ and channel.virq == pirq:
+                self.raise_port(port)
+                return
 
     def raise_virq(self, virq: int, vcpu: int) -> None:
         """A virtual interrupt of Xen's. Nobody may be listening."""

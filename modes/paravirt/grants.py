@@ -44,11 +44,9 @@ class Status(enum.IntEnum):
     BAD_REFERENCE = -3
     BAD_HANDLE = -4
     BAD_ADDRESS = -5
-    NO_DEVICE_SPACE = -7
     PERMISSION_DENIED = -8
     BAD_PAGE = -9
     BAD_COPY_ARGUMENT = -10
-    ADDRESS_TOO_BIG = -11
     NO_SPACE = -13
 
 

@@ -78,7 +78,7 @@ class Channel(NamedTuple):
     vcpu: int = 0
     remote_domid: int = 0
     remote_port: int = 0
-    virq: int = 0
+    virq: int = 0  # or the number of the pirq
 
 
 class DomainState(msgspec.Struct):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from hv.errors import HvError
 from hv.mode import Mode
+from modes.hw_assist.interrupts import EmulatedApics
 from modes.hw_assist.mode import HwAssist
 from modes.posted_interrupts.avic import AvicDelivery
 from modes.posted_interrupts.delivery import PostedDelivery
@@ -24,6 +25,8 @@ class PostedInterrupts(Mode):
         cpu = self.vm.mode
         if not isinstance(cpu, HwAssist):
             raise HvError(f"{self.id} needs a CPU like hw-assist's, and {cpu.id} has another one")
+        if type(cpu.interrupts) is not EmulatedApics:
+            raise HvError(f"{self.id} beside Xen's event channels is not built", 1)
         if cpu.nested:
             cpu.interrupts = self.delivery(cpu)
 

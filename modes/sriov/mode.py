@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hv.cards import AMAZON, DRIVES, NIC_SLOT, build_drive, build_nic
+from hv.cards import DRIVES, NIC_SLOT, build_drive, build_nic
 from hv.mode import Mode
 from hv.neighbours import ethernet_address
 from hv.silicon.ixgbe.card import VENDOR, VIRTUAL_DEVICE
@@ -80,7 +80,7 @@ class Sriov(Mode):
             wire.reschedule = root.add(wire)
             self.tables.give(first, Domain(self.pool))  # its own DMA reaches nothing: it has no queues
             self.tables.interrupt(first, 0, 0, self.vectors)
-            shared.owners["net"] = NicOwner(nic, WINDOWS + WINDOW_STEP * NIC_SLOT, root)
+            shared.owners["net"] = NicOwner(nic, WINDOWS + WINDOW_STEP * NIC_SLOT, root.pci)
             vm.physical_interrupts[self.vectors] = shared.owners["net"].service
             self.vectors += 1
         owner: NicOwner = shared.owners["net"]
@@ -96,7 +96,7 @@ class Sriov(Mode):
         vm, drive = self.vm, DRIVES[column]
         shared, number, first = vm.neighbours, vm.number, drive.slot << 3
         if number == 0:
-            shared.drives[column] = card = build_drive(vm, column)
+            shared.drives[column] = card = build_drive(vm, column, drive)
             self.root.plug(card, drive.slot)
             window = WINDOWS + WINDOW_STEP * drive.slot
             shared.owners[column] = NvmeOwner(card, first, window, self.root, self.pool, self.tables)
@@ -107,7 +107,7 @@ class Sriov(Mode):
         if number > 0:
             self.root.adopt(vf, place)
         self.owner(column).give(vf, number + 1)
-        self.given[column] = self.assign(vf, place, drive.slot, AMAZON, drive.device)
+        self.given[column] = self.assign(vf, place, drive.slot, drive.vendor, drive.device)
 
     def owner(self, column: str) -> NvmeOwner:
         """Who drives the physical function of a column's card."""

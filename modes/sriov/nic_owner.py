@@ -16,10 +16,9 @@ import msgspec
 from hv.silicon.ixgbe import mailbox
 from hv.silicon.ixgbe import registers as reg
 from hv.silicon.ixgbe.card import MSIX_BAR, IxgbePhysical
-from hv.silicon.pci import BAR0, COMMAND, COMMAND_MASTER, COMMAND_MEMORY
+from hv.silicon.pci import BAR0, COMMAND, COMMAND_MASTER, COMMAND_MEMORY, PciBus
 from hv.silicon.pcie import MSIX, MSIX_ENABLE
 from hv.silicon.sriov import CONTROL, NUM_VFS, VF_BAR0, VF_ENABLE, VF_MEMORY
-from hv.silicon.x86_64.root_complex import RootComplex
 
 MESSAGES = 0xFEE0_0000
 INTERVAL_US = 100
@@ -49,10 +48,10 @@ class Guest(msgspec.Struct):
 
 
 class NicOwner:
-    """`card` is in the root complex; `window` is a free bus address for its windows. `state` is all it remembers."""
+    """`card` is on the bus `pci`; `window` is a free address there for its windows. `state` is all it remembers."""
 
-    def __init__(self, card: IxgbePhysical, window: int, root: RootComplex) -> None:
-        self.card, self.root = card, root
+    def __init__(self, card: IxgbePhysical, window: int, pci: PciBus) -> None:
+        self.card, self.pci = card, pci
         self.state = [Guest() for _ in card.virtual_functions]
         size, vf = card.header.bars[0].size, card.virtual.bars
         self._configure(BAR0, window)
@@ -67,7 +66,7 @@ class NicOwner:
         self._start()
 
     def _configure(self, offset: int, value: int, size: int = 4) -> None:
-        self.root.pci.config_write(self.card, offset, size, value)
+        self.pci.config_write(self.card, offset, size, value)
 
     def _get(self, offset: int) -> int:
         return self.card.read(0, offset, 4)

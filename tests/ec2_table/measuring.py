@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import functools
+from contextlib import closing
+
+import msgspec
 
 from hv.costs import load
 from hv.loader import default_guest, load_guest
 from hv.measure import OpResult, RowResult, Settings, TableResult, run_table
-from hv.mode import find_modes
+from hv.mode import Mode, find_modes
 from hv.ops import OPS, select
+from hv.silicon.timing import MILLI
+from hv.silicon.x86_64.machine import Idle
 from hv.table import Row, customize, find_row
+from hv.vm import Vm
 
 CPU_OPERATIONS = (
     "compute", "syscall", "page_fault", "protection_fault", "mmap_unmap", "context_switch", "fork_exit", "cpuid",
     "irq_mask", "in", "cr8wr", "callret", "divzero", "ptemod",
 )  # fmt: skip
 BUILT_ROWS = ("nitro", "metal")
+LIMIT = 20_000_000_000 * MILLI
 
 
 @functools.cache
@@ -47,3 +54,22 @@ def operation(row: RowResult, op: str) -> OpResult:
     assert isinstance(result, OpResult)
     assert set(row.ops) <= set(OPS)
     return result
+
+
+class Round(msgspec.Struct):
+    """What lay between two marks."""
+
+    exits: dict[str, int]
+    retired: int
+
+
+def console(cpu: type[Mode], commands: str, smp: int, *, portable: bool = False) -> tuple[str, list[Round]]:
+    """A machine that is a CPU and nothing else: what the shell says to commands, and each round that it measured."""
+    with closing(Vm(cpu, load_guest(default_guest()), load(), smp=smp, portable=portable)) as vm:
+        vm.console.feed(commands.encode())
+        assert isinstance(vm.run(LIMIT), Idle)
+        rounds = [
+            Round({name: tally.count for name, tally in vm.ledger.tallies(2 * number + 1).items()}, window.retired)
+            for number, window in enumerate(vm.machine.probe.windows)
+        ]
+        return vm.console.take().replace("\r", ""), rounds

@@ -24,6 +24,7 @@ from hv.measure import RowRunner, Settings
 from hv.mode import find_modes
 from hv.ops import OPS
 from hv.vcpu import Vcpu
+from modes.paravirt.backends.cpu import BackendCpu
 from tests.ec2_table.measuring import CPU_OPERATIONS, row_named
 
 ITERATIONS = 5
@@ -31,6 +32,7 @@ HARDWARE = (str(Path(hv.__file__).parent / "silicon"), str(Path(unicorn.__file__
 LANGUAGE = (str(Path(contextlib.__file__).parent), "<frozen")  # the standard library acts for whoever calls it
 INSTALLED = str(Path(unicorn.__file__).parent.parent)  # may lie below the standard library, but is no part of it
 DOOR = Vcpu.dispatch.__code__  # the only way in
+NEXT_DOOR = BackendCpu.advance.__code__  # domain 0's CPU: what runs there is not on the guest's
 OWN = ("watching.<locals>.switch", "WatchedLedger.open")  # of this file: the marks, and the counter of openings
 
 
@@ -62,6 +64,8 @@ class Witness:
         self.doors = 0
         self.windows = 0
         self.opened = 0
+        self.beside: set[str] = set()  # what ran on domain 0's CPU
+        self.next_door: FrameType | None = None  # while it runs
 
     def see(self, frame: FrameType, event: str, _: Any) -> None:
         """A profile function: a call enters a frame, a return enters the frame behind it."""
@@ -72,7 +76,13 @@ class Witness:
         if code.co_filename.startswith(LANGUAGE) and not code.co_filename.startswith(INSTALLED):
             return
         name = f"{Path(code.co_filename).name}:{code.co_qualname}"
-        if code.co_filename.startswith(HARDWARE):
+        if code is NEXT_DOOR and event == "call" and not self.ledger.is_open:
+            self.next_door = frame
+        if self.next_door is not None:
+            self.beside.add(name)
+            if frame is self.next_door and event == "return":
+                self.next_door = None
+        elif code.co_filename.startswith(HARDWARE):
             self.hardware.add(name)
         elif code.co_qualname in OWN:
             pass
@@ -199,6 +209,20 @@ def test_an_emulated_card_and_its_wire_act_only_inside_counted_exits(row: str, o
         assert witness.doors == witness.opened > 0
         assert witness.outside == []
         assert any("wire.py" in name for name in witness.inside)
+
+
+@pytest.mark.parametrize("op", ["net.tx", "net.rx", "net.rr", "net.tx_burst", "local.read4k", "remote.write4k"])
+def test_a_back_end_works_on_domain_0_s_cpu_or_inside_a_counted_exit(op: str) -> None:
+    with watching("xen-pv") as (runner, witness):
+        runner.run(OPS[op])
+        assert witness.windows == 2
+        assert witness.doors == witness.opened > 0
+        assert witness.outside == []
+        backend = "netback.py:Netback" if op.startswith("net") else "blkback.py:Blkback"
+        assert any(name.startswith(f"{backend}.advance") for name in witness.beside)
+        assert not any(name.startswith(f"{backend}.advance") for name in witness.inside), "not in the guest's time"
+        kicks = {name for name in witness.inside if name.startswith(backend)}
+        assert kicks <= {f"{backend}.kicked", f"{backend}.deadline"} | {f"{backend}.deadline.<locals>.<genexpr>"}
 
 
 def test_the_witness_sees_a_stranger_on_metal() -> None:

@@ -6,7 +6,7 @@ The numbers and layouts are those of Xen's public headers, written out here once
 from __future__ import annotations
 
 import struct
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -17,11 +17,15 @@ from modes.paravirt.mode import Paravirt
 from tests.support import DATA, RawGuest, Where, two_cpus
 
 
-def beside(column: str, *, portable: bool = False) -> Where:
-    return Where(cast("type[Mode]", {"cpu": HwAssist, column: Paravirt}), portable)
+class Line(Where):
+    """Xen with a device, and without interrupts of its own: its events come by a line of the board's."""
+
+    @property
+    def modes(self) -> dict[str, type[Mode]]:
+        return {"cpu": HwAssist, "remote": Paravirt}
 
 
-BY_VECTOR, BY_LINE = beside("interrupts"), beside("remote")
+BY_VECTOR, BY_LINE = Where(HwAssist, interrupts=Paravirt), Line(HwAssist)
 BOTH = pytest.mark.parametrize("where", [BY_VECTOR, BY_LINE], ids=["vector", "line"])
 CALLS, SHARED, ARGUMENTS, VECTOR = 0x4_6000, 0x4_7000, 0x4_4000, 0xF3
 SELF = 0x7FF0
@@ -309,7 +313,7 @@ LINE = """
 END = "lapic 0xB0, 0; iretq\n"
 
 
-@pytest.mark.parametrize("where", [BY_VECTOR, BY_LINE, beside("net", portable=True)])
+@pytest.mark.parametrize("where", [BY_VECTOR, BY_LINE, Line(HwAssist, portable=True)])
 def test_an_upcall_by_a_line_is_ended_like_any_interrupt(where: Where) -> None:
     """Line 11. The upcall is taken before the end of interrupt, so the line has fallen by then, and fires no more."""
     code = LINE + "callback 0, 11; bind_ipi 0, DATA+8; sti; send DATA+8; nop; nop; send DATA+8; nop; nop; finish\n"
@@ -397,10 +401,47 @@ def test_an_event_interrupts_the_other_cpu_without_its_local_apic(portable: bool
         "1: pause; cmpq $1, DATA; jne 1b; finish\n other: sti; incq DATA+8; 1: pause; cmpq $1, DATA; jne 1b; finish\n"
     )
     code += "take: incq DATA; movb $0, SHARED+64; movq $0, SHARED+72; movq $0, SHARED+0x800; iretq\n"
-    where = beside("interrupts", portable=portable)
+    where = Where(HwAssist, portable, Paravirt)
     guest = RawGuest(two_cpus(HELP + code), where, gates=TAKING, cpus=2).finish()
     assert guest.words(2) == [1, 1]
     assert guest.exits["external_interrupt"] == 1
+
+
+# --- interrupts of cards ------------------------------------------------------------------------------------------
+
+PIRQ = """
+    set_up
+    hypercall physdev_op, 23, $ARGUMENTS
+    mov ARGUMENTS + 4, %eax
+    mov %eax, ARGUMENTS
+    mov %rax, DATA + 16
+    hypercall event_channel_op, 2, $ARGUMENTS
+    mov %rax, DATA + 24
+    mov DATA + 16, %eax
+    mov %eax, ARGUMENTS
+    hypercall event_channel_op, 2, $ARGUMENTS
+    mov %rax, DATA + 32
+    movl $23, ARGUMENTS
+    hypercall event_channel_op, 2, $ARGUMENTS
+    mov %rax, DATA + 40
+"""
+
+
+def test_a_card_s_message_can_be_an_event() -> None:
+    """Its data has no vector, and its address the number that Xen has given: nothing to end at a local APIC."""
+    guest = RawGuest(HELP + PIRQ + "sti; 1: hlt; jmp 1b\n" + TAKE, BY_VECTOR, gates=TAKING).finish()
+    count, _, pirq, bound, again, line = guest.words(6)
+    assert (count, pirq, bound, signed(again), signed(line)) == (0, 24, 0, -17, -EINVAL)
+    for address, data, expected in ((pirq, 0x4300, 1), (pirq + 1, 0x4300, 1), (pirq, 0x40, 1), (pirq, 0, 2)):
+        guest.vm.board.message(0xFEE0_0000 | address << 12, data)
+        guest.finish()
+        assert guest.words(1) == [expected], (address, data)
+    assert "mmio" not in guest.exits
+
+
+def test_without_vectors_there_are_no_pirqs() -> None:
+    guest = run(PIRQ + "finish\n" + TAKE, BY_LINE, gates=TAKING)
+    assert signed(guest.words(4)[3]) == -EPERM
 
 
 # --- unplugging ---------------------------------------------------------------------------------------------------

@@ -53,6 +53,13 @@ def test_the_guest_tells_where_it_runs(run_hv: RunHv) -> None:
     assert "hvladder" in run_hv("run", "nitro", "-c", "help").stdout
 
 
+def test_a_xen_guest_shows_what_its_store_says(run_hv: RunHv) -> None:
+    said = run_hv("run", "xen-pv", stdin="xenstore ls device/vif/0\nxenstore read name\nxenstore read none\n").stdout
+    for line in ('backend = "/local/domain/0/backend/vif/1/0"', 'state = "4"', "hv", "xenstore: there is no such node"):
+        assert line in said.splitlines(), line
+    assert "this machine has none" in run_hv("run", "metal", "-c", "xenstore").stdout
+
+
 def test_an_empty_command_only_boots(run_hv: RunHv) -> None:
     done = run_hv("run", "metal", "-c", "")
     assert (done.returncode, done.stderr) == (0, "")

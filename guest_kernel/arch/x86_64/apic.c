@@ -41,7 +41,7 @@
 #define IO_APIC_LEVEL_LOW 0xA000 /* how PCI interrupts: level-triggered, active low */
 #define LINES 16
 
-#define MESSAGES 0xFEE00000u       /* where cards send theirs; bits 19:12: the destination */
+#define MESSAGES 0xFEE00000u       /* where cards send theirs; bits 19:12: the destination, or Xen's pirq */
 #define MOST_MESSAGES 16
 
 static u32 shot; /* counts of SHOT_MICROSECONDS */
@@ -67,16 +67,22 @@ void arch_irq_connect(u32 line, bool level, void (*handler)(void))
     io_apic_write(IO_APIC_REDIRECTION(line), (VECTOR_LINES + line) | (level ? IO_APIC_LEVEL_LOW : 0));
 }
 
+static u64 message_address;
+
 u32 arch_message_connect(void (*handler)(void))
 {
     static u32 next = LINES;
     if (next == LINES + MOST_MESSAGES)
         panic("no interrupt vector is left for a card");
     line_handler[next] = handler;
-    return VECTOR_LINES + next++;
+    u32 pirq = xen_events() ? xen_hvm_pirq_connect(&line_handler[next]) : 0;
+    message_address = MESSAGES | (pirq ? pirq : apic_read(APIC_ID) >> 24) << 12;
+    u32 data = pirq ? XEN_MESSAGE : VECTOR_LINES + next;
+    next++;
+    return data;
 }
 
-u64 arch_message_address(void) { return MESSAGES | apic_read(APIC_ID) >> 24 << 12; }
+u64 arch_message_address(void) { return message_address; }
 
 bool apic_line_interrupt(u64 vector)
 {

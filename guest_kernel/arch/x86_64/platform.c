@@ -5,6 +5,7 @@
 #include "console_port.h"
 #include "string.h"
 #include "uart.h"
+#include "xen/store.h"
 
 #define ACPI_CONTROL_PORT 0x604 /* PIIX4 power management: PM1a control */
 #define ACPI_SLEEP_ENABLE 0x2000 /* with sleep type 0: soft off */
@@ -47,6 +48,11 @@ const char *arch_lacks(u64 operation)
         return "a PV domain is told how fast its clock runs";
     }
     return NULL;
+}
+
+i64 arch_store(u64 question, const char *path, char *to, u64 size)
+{
+    return question == STORE_NAMES ? xen_store_list(0, path, "", to, size) : xen_store_read(0, path, "", to, size);
 }
 
 bool arch_has_pci(void) { return !on_xen(); }

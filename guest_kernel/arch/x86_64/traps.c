@@ -137,8 +137,10 @@ void trap(struct trap_frame *frame)
             if (from_user)
                 yield();
         }
-        if (from_user)
+        if (from_user) {
+            net_poll();
             console_poll();
+        }
         return;
     case VECTOR_CALL:
         apic_end_of_interrupt();

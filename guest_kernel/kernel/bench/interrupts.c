@@ -53,7 +53,8 @@ u64 bench_eoi(u64 iterations, u64 seed)
 }
 
 struct partner {
-    volatile bool there, enough;
+    volatile bool enough;
+    volatile u64 rounds; /* of its loop, which stands still while it is in a handler */
     u64 seed, digest, calls;
 };
 
@@ -61,8 +62,16 @@ struct partner {
 static void busy_wait(void *argument)
 {
     struct partner *partner = argument;
-    partner->there = true;
-    while (!partner->enough)
+    while (!partner->enough) {
+        partner->rounds++;
+        arch_pause();
+    }
+}
+
+static void await_round(const struct partner *partner)
+{
+    u64 rounds = partner->rounds;
+    while (partner->rounds == rounds)
         arch_pause();
 }
 
@@ -72,21 +81,24 @@ static void answer(void *argument)
     partner->digest = digest_add(partner->digest, random_at(partner->seed, partner->calls++));
 }
 
-/* An interrupt to another CPU, whose handler answers by a flag, for which this one busy-waits. */
+/* An interrupt to another CPU, whose handler answers by a flag, for which this one busy-waits; and until that one is
+   back in its loop, so that all of the interrupt belongs to the operation. */
 u64 bench_ipi(u64 iterations, u64 seed)
 {
     struct partner partner = {.seed = seed, .digest = DIGEST_START};
     if (cpu_count < 2)
         return measure_absent("this machine has one CPU");
     cpu_give_work(1, busy_wait, &partner);
-    while (!partner.there)
-        arch_pause();
+    await_round(&partner);
     cpu_call(1, answer, &partner); /* not measured: from now on the sender's interrupt command is as it has to be */
+    await_round(&partner);
 
     arch_irq_enable();
     measure_begin();
-    for (u64 n = 0; n < iterations && !console_interrupted; n++)
+    for (u64 n = 0; n < iterations && !console_interrupted; n++) {
         cpu_call(1, answer, &partner);
+        await_round(&partner);
+    }
     measure_end();
     arch_irq_disable();
 

@@ -84,7 +84,7 @@ class IxgbeFunction(ExpressFunction):
         self._state = state
         if state.chip is not None:
             self.chip.state = state.chip
-            self.chip.forget_addresses()
+            self.chip.tables_changed()
 
     # --- windows ----------------------------------------------------------------------------------------------
 
@@ -94,11 +94,13 @@ class IxgbeFunction(ExpressFunction):
         return read_part(self.registers.read, offset, size)
 
     def write(self, bar: int, offset: int, size: int, value: int) -> None:
-        if bar == self.msix.bar:
-            if self.msix.claims(offset):
-                self.msix.write(offset, size, value)
-        else:
-            write_whole(self.registers.write, offset, size, value)
+        if bar == REGISTERS:
+            if size == 4 and not offset & 3:
+                self.registers.write(offset, value)
+            else:
+                write_whole(self.registers.write, offset, size, value)
+        elif self.msix.claims(offset):
+            self.msix.write(offset, size, value)
 
     def write_ring(self, ring: Ring, at: int, value: int) -> None:
         """A register of one of its queues."""
@@ -106,7 +108,7 @@ class IxgbeFunction(ExpressFunction):
         if at in (TAIL, CONTROL):
             if isinstance(ring, RxRing):
                 self.receiver.refill()
-            else:
+            elif ring.head != ring.tail:
                 self.transmitter.ring()
 
     def configured(self, offset: int, size: int) -> None:
@@ -183,7 +185,10 @@ class IxgbeVirtual(IxgbeFunction, VirtualFunction):
         return self.allocated(self.state.registers.get(virtual.IVAR_MISC, 0))
 
     def vector(self, queue: int, *, sent: bool) -> int | None:
-        number = queue - self.queues()[0]
+        queues = self.queues()
+        if queue not in queues:
+            return None  # they were shared out differently since
+        number = queue - queues[0]
         entries = self.state.registers.get(virtual.IVAR + 4 * (number >> 1), 0)
         return self.allocated(entries >> 8 * (2 * (number & 1) + sent) & 0xFF)
 
@@ -251,7 +256,7 @@ class IxgbePhysical(IxgbeFunction, PhysicalFunction):
         """After a reset the card's address comes from the EEPROM."""
         self.chip[reg.RAL] = int.from_bytes(self.mac[:4], "little")
         self.chip[reg.RAL + 4] = int.from_bytes(self.mac[4:], "little") | reg.ADDRESS_VALID
-        self.chip.forget_addresses()
+        self.chip.tables_changed()
 
     def reset_registers(self) -> None:
         """CTRL.RST and CTRL.LRST: the card as after power-on, but for some tables (4.2.1.6)."""

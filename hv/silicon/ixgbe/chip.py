@@ -57,7 +57,7 @@ class Chip:
         self.send: Callable[[bytes, int], None] = lambda frame, at: None  # no cable
         self.functions: list[IxgbeFunction] = []  # the physical one, then the virtual ones
         self.state = ChipState()
-        self.forget_addresses: Callable[[], None] = lambda: None
+        self.tables_changed: Callable[[], None] = lambda: None
 
     # --- registers --------------------------------------------------------------------------------------------
 
@@ -78,7 +78,7 @@ class Chip:
         s = self.state
         s.registers = {offset: value for offset, value in s.registers.items() if reg.AT[offset].kept}
         s.counters, s.rx, s.tx, s.pools = {}, {}, {}, {}
-        self.forget_addresses()
+        self.tables_changed()
 
     def bit(self, offset: int, number: int) -> bool:
         """Bit `number` of an array of registers."""
@@ -91,10 +91,16 @@ class Chip:
     # --- queues -----------------------------------------------------------------------------------------------
 
     def rx(self, number: int) -> RxRing:
-        return self.state.rx.setdefault(number, RxRing())
+        ring = self.state.rx.get(number)
+        if ring is None:
+            ring = self.state.rx[number] = RxRing()
+        return ring
 
     def tx(self, number: int) -> TxRing:
-        return self.state.tx.setdefault(number, TxRing())
+        ring = self.state.tx.get(number)
+        if ring is None:
+            ring = self.state.tx[number] = TxRing()
+        return ring
 
     @property
     def pooled(self) -> bool:

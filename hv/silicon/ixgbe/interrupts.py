@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from hv.silicon.ixgbe import registers as reg
+from hv.silicon.ixgbe.registers import bits
 
 if TYPE_CHECKING:
     from hv.silicon.ixgbe.card import IxgbeFunction
 
 OTHER = 64  # EICR's bit n is cause OTHER + n, for n from 16 on
+ALL_VECTORS = (1 << OTHER) - 1
 QUEUE_BITS, OTHER_BITS = 0xFFFF, 0xFFFF_0000  # of EICR
 UNIT_NS = 2000  # of the interval, in steps of 8: bits 11:3
 
@@ -131,10 +133,13 @@ class Interrupts:
 
     # --- messages ---------------------------------------------------------------------------------------------
 
-    def _of_vector(self, vector: int) -> int:
-        """Causes that a vector tells of."""
-        others = OTHER_BITS << OTHER if self.misc() == vector else 0
-        return 1 << vector | others
+    def _by_vector(self, causes: int) -> dict[int, int]:
+        """Who tells of these causes: vector, and which of them are its own."""
+        found = {bit: 1 << bit for bit in bits(causes & ALL_VECTORS)}
+        misc = self.misc()
+        if causes > ALL_VECTORS and misc is not None:
+            found[misc] = found.get(misc, 0) | causes & ~ALL_VECTORS
+        return found
 
     @property
     def ready(self) -> int:
@@ -146,14 +151,14 @@ class Interrupts:
         if not self.function.msix.enabled:
             self._drive_pin(now)
             return
-        s = self.state
-        if self.ready:
-            for vector in range(self.function.vectors):
-                told = self.ready & self._of_vector(vector)
-                if told and s.quiet.get(vector, 0) <= now:
-                    self._send(vector, told, now)
-        if self.ready:
-            self.function.slot.reschedule()
+        if self.state.pin:
+            self.state.pin = False
+            self.function.slot.interrupt(False)
+        for vector, told in sorted(self._by_vector(self.ready).items()):
+            if self.state.quiet.get(vector, 0) <= now:
+                self._send(vector, told, now)
+            else:
+                self.function.slot.reschedule()
 
     def _send(self, vector: int, told: int, now: int) -> None:
         s = self.state
@@ -183,7 +188,4 @@ class Interrupts:
             waits = self.cause_register() & self.mask_register() and not s.pin
             return s.quiet.get(0, 0) if waits else None
         ready = self.ready
-        if not ready:
-            return None
-        vectors = range(self.function.vectors)
-        return min((s.quiet.get(v, 0) for v in vectors if ready & self._of_vector(v)), default=None)
+        return min((s.quiet.get(vector, 0) for vector in self._by_vector(ready)), default=None) if ready else None

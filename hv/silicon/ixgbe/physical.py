@@ -41,6 +41,9 @@ class PhysicalRegisters:
         self.on_read: dict[int, Callable[[], int]] = {
             reg.STATUS: self._status,
             reg.FRTIMER: lambda: card.slot.now * 1000 // chip.tsc_hz & 0xFFFF_FFFF,
+            reg.I2CCTL: lambda: (
+                chip[reg.I2CCTL] | chip[reg.I2CCTL] >> 1
+            ),  # the wires are as we drive them: nobody is there
             reg.LINKS: lambda: reg.LINKS_VALUE,
             reg.SWSM: self._read_semaphore,
             reg.EICR: interrupts.read_causes,
@@ -80,8 +83,11 @@ class PhysicalRegisters:
             **{reg.MBVFICR + 4 * i: partial(boxes.clear_causes, i) for i in range(4)},
             **{reg.PFMAILBOX + 4 * vf: partial(boxes.write_pf, vf) for vf in range(reg.POOLS)},
             **{self.eitr(vector): partial(interrupts.write_interval, vector) for vector in range(reg.VECTORS)},
-            **{reg.RAL + 4 * i: partial(self._write_address, reg.RAL + 4 * i) for i in range(2 * reg.ADDRESSES)},
-            **{reg.MPSAR + 4 * i: partial(self._write_address, reg.MPSAR + 4 * i) for i in range(2 * reg.ADDRESSES)},
+            **{
+                first + 4 * i: partial(self._write_table, first + 4 * i)
+                for first in (reg.RAL, reg.MPSAR, reg.VMOLR, reg.VLVF, reg.VLVFB)
+                for i in range(reg.AT[first].count)
+            },
             **{at: partial(self._write_switch, at) for at in (reg.DMATXCTL, reg.VFTE, reg.VFTE + 4, reg.VT_CTL)},
         }
 
@@ -201,9 +207,10 @@ class PhysicalRegisters:
         if value & reg.QDE_WRITE:
             self.chip.rx(value >> reg.QDE_QUEUE_SHIFT & 0x7F).drop = bool(value & reg.QDE_ENABLE)
 
-    def _write_address(self, offset: int, value: int) -> None:
+    def _write_table(self, offset: int, value: int) -> None:
+        """One of the tables that say who gets a frame."""
         self.chip.store(offset, value)
-        self.chip.forget_addresses()
+        self.chip.tables_changed()
 
     def _write_switch(self, offset: int, value: int) -> None:
         """What lets queues send."""

@@ -29,6 +29,7 @@ L4E, IPE = 1 << 30, 1 << 31
 PACKET_TYPES = {TCP: 0x100, UDP: 0x200, SCTP: 0x400}
 IPV4_TYPE, IPV4_OPTIONS_TYPE, IPV6_TYPE = 0x10, 0x20, 0x40
 LONGEST_BUFFER = 16  # KiB
+BUFFER = 512 << 10  # the card's, in bytes
 
 
 class Arrival(msgspec.Struct, frozen=True):
@@ -58,7 +59,7 @@ class Receiver:
     def arrive(self, arrival: Arrival) -> None:
         """A frame for this function, into the card's receive buffer."""
         chip, s = self.chip, self.state
-        if chip.state.buffered + len(arrival.frame) > chip[reg.RXPBSIZE]:
+        if chip.state.buffered + len(arrival.frame) > min(chip[reg.RXPBSIZE], BUFFER):
             self.function.statistics.count(stat.MPC)
             chip.functions[0].interrupts.raise_other(reg.RX_MISS)
             return
@@ -108,12 +109,11 @@ class Receiver:
             self.function.statistics.queue_dropped(arrival.queue)
             return True
         while ring.available:
-            at = ring.at
             part = data[s.done : s.done + size]
-            dma_write(self.function.slot, int.from_bytes(dma_read(self.function.slot, at, 8), "little"), part)
+            dma_write(self.function.slot, int.from_bytes(dma_read(self.function.slot, ring.at, 8), "little"), part)
             s.done += len(part)
             last = s.done >= len(data)
-            dma_write(self.function.slot, at, self._written_back(ring, arrival, len(part), tag, last=last))
+            self._write_back(ring, arrival, len(part), tag, last=last)
             ring.step()
             if last:
                 self.function.statistics.queue_received(
@@ -131,7 +131,7 @@ class Receiver:
             tag, stored = int.from_bytes(frame[14:16], "big"), frame[:12] + frame[16:]
         return stored if self.chip[reg.HLREG0] & reg.HLREG0_CRC_STRIP else stored + fcs(frame), tag
 
-    def _written_back(self, ring: RxRing, arrival: Arrival, length: int, tag: int | None, *, last: bool) -> bytes:
+    def _write_back(self, ring: RxRing, arrival: Arrival, length: int, tag: int | None, *, last: bool) -> None:
         """The descriptor, as software finds it (7.1.5 and 7.1.6.2)."""
         status = DD | EOP * last | (VP if tag is not None else 0)
         kind = 0
@@ -142,8 +142,10 @@ class Receiver:
             status |= PIF * arrival.inexact | LOOPED * arrival.loopback | _checked(found)
             kind = _packet_type(found)
         if ring.split >> KIND_SHIFT & 7 == LEGACY:
-            return struct.pack("<HHBBH", length, 0, status & 0xFF, status >> 24 & 0xC0, tag or 0).rjust(16, b"\0")
-        return struct.pack("<IIIHH", kind, 0, status, length, tag or 0)
+            old = struct.pack("<HHBBH", length, 0, status & 0xFF, status >> 24 & 0xC0, tag or 0)
+            dma_write(self.function.slot, ring.at + 8, old)
+        else:
+            dma_write(self.function.slot, ring.at, struct.pack("<IIIHH", kind, 0, status, length, tag or 0))
 
 
 def _checked(found: Internet | None) -> int:

@@ -5,6 +5,8 @@ Those of the queues are in rings.py, those of a virtual function in virtual.py.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from hv.silicon.ethernet.register import Register, by_offset
 
 POOLS, QUEUES, VECTORS = 64, 128, 64
@@ -12,7 +14,7 @@ ADDRESSES, VLANS = 128, 64  # entries of the tables of receive addresses and of 
 
 # --- what they are --------------------------------------------------------------------------------------------------
 
-CTRL, STATUS, CTRL_EXT, FRTIMER = 0x00000, 0x00008, 0x00018, 0x00048
+CTRL, STATUS, CTRL_EXT, I2CCTL, FRTIMER = 0x00000, 0x00008, 0x00018, 0x00028, 0x00048
 EICR, EICS, EIMS, EIMC, EIAC, EIAM = 0x00800, 0x00808, 0x00880, 0x00888, 0x00810, 0x00890
 EITR, EITR_HIGH, EITRSEL, GPIE = 0x00820, 0x12300, 0x00894, 0x00898
 IVAR, IVAR_MISC = 0x00900, 0x00A00
@@ -39,7 +41,7 @@ REGISTERS: tuple[Register, ...] = (
     Register("STATUS", STATUS, 0),
     Register("CTRL_EXT", CTRL_EXT, 0x1403_4000),
     Register("ESDP", 0x00020),
-    Register("I2CCTL", 0x00028, 0x0000_000F, 0x0000_000F),
+    Register("I2CCTL", I2CCTL, 0x0000_000A, 0x0000_000A),
     Register("FRTIMER", FRTIMER, 0),
     Register("TCPTIMER", 0x0004C),
     Register("LEDCTL", 0x00200),
@@ -132,7 +134,7 @@ REGISTERS: tuple[Register, ...] = (
     Register("RTTPCS", 0x0CD00),
     Register("SYNQF", 0x0EC30),
     Register("RQTC", 0x0EC70),
-    Register("FDIRCTRL", 0x0EE00),
+    Register("FDIRCTRL", 0x0EE00, 0xFFFF_FFF7, 0x0000_0008),  # initialized
     Register("VMOLR", VMOLR, 0x1F00_0000, count=POOLS),
     Register("VLVF", VLVF, 0x8000_0FFF, count=VLANS, kept=True),
     Register("VLVFB", VLVFB, count=2 * VLANS, kept=True),
@@ -159,6 +161,14 @@ ALIASES: dict[int, int] = {RAL_ALIAS + at: RAL + at for at in range(0, 16 * 8, 4
 }
 
 AT = by_offset(REGISTERS)
+
+
+def bits(mask: int) -> Iterator[int]:
+    """The numbers of the bits that are set."""
+    while mask:
+        yield (mask & -mask).bit_length() - 1
+        mask &= mask - 1
+
 
 # --- their bits -----------------------------------------------------------------------------------------------------
 

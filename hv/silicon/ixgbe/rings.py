@@ -96,20 +96,19 @@ TX_FIELDS = COMMON | {
 TAIL, CONTROL, SPLIT, DCA = 0x18, 0x28, 0x14, 0x0C
 
 
-def fields(ring: Ring) -> dict[int, tuple[str, int]]:
-    return RX_FIELDS if isinstance(ring, RxRing) else TX_FIELDS
-
-
 def read_ring(ring: Ring, at: int) -> int:
     """A register of a queue; 0 where there is none."""
-    named = fields(ring).get(at)
+    named = (RX_FIELDS if isinstance(ring, RxRing) else TX_FIELDS).get(at)
     value: int = getattr(ring, named[0]) if named else 0
     return value
 
 
 def write_ring(ring: Ring, at: int, value: int) -> None:
     """The register's part of a write. What it starts is for the caller."""
-    named = fields(ring).get(at)
+    if at == TAIL:  # a doorbell: the write that happens most
+        ring.tail = value & 0xFFFF
+        return
+    named = (RX_FIELDS if isinstance(ring, RxRing) else TX_FIELDS).get(at)
     if named is None:
         return
     name, writable = named

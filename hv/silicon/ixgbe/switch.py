@@ -9,31 +9,54 @@ other MAC control frames are dropped; double VLAN tags are not looked at.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from hv.silicon.ethernet.frames import BROADCAST, FCS, LONGEST, SHORTEST, VLAN_TAG
 from hv.silicon.ixgbe import registers as reg
 from hv.silicon.ixgbe import statistics as stat
 from hv.silicon.ixgbe.chip import Chip
 from hv.silicon.ixgbe.receive import Arrival
+from hv.silicon.ixgbe.registers import bits
 from hv.silicon.ixgbe.statistics import Statistics
 
 MAC_CONTROL = b"\x88\x08"
 HASH_SHIFTS = (4, 3, 2, 0)  # MCSTCTRL.MO
 
 
-def bits(mask: int) -> Iterator[int]:
-    """The numbers of the bits that are set."""
-    while mask:
-        yield (mask & -mask).bit_length() - 1
-        mask &= mask - 1
+class Tables:
+    """The card's tables as one looks things up in them. Pools are bits of a number."""
+
+    def __init__(self, chip: Chip) -> None:
+        self.addresses: dict[bytes, int] = {}  # receive address -> its pools (RAL, RAH, MPSAR)
+        for entry in range(reg.ADDRESSES):
+            value = chip.wide(reg.RAL + 8 * entry)
+            if value >> 63:
+                address = (value & (1 << 48) - 1).to_bytes(6, "little")
+                self.addresses[address] = self.addresses.get(address, 0) | chip.wide(reg.MPSAR + 8 * entry)
+        self.vlans: dict[int, int] = {}  # VLAN -> who is in it (VLVF, VLVFB); of two entries the first counts
+        for entry in range(reg.VLANS):
+            value = chip[reg.VLVF + 4 * entry]
+            if value & reg.VLAN_VALID:
+                self.vlans.setdefault(value & 0xFFF, chip.wide(reg.VLVFB + 8 * entry))
+        options = [chip[reg.VMOLR + 4 * pool] for pool in range(reg.POOLS)]
+        self.having = {  # option of VMOLR -> who has it
+            option: sum(1 << pool for pool, value in enumerate(options) if value & option)
+            for option in (reg.AUPE, reg.ROMPE, reg.ROPE, reg.BAM, reg.MPE)
+        }
 
 
 class Switch:
     def __init__(self, chip: Chip, statistics: Statistics) -> None:
         self.chip, self.statistics = chip, statistics
-        self._addresses: dict[bytes, int] | None = None  # receive address -> its pools, a bit each
-        chip.forget_addresses = self.forget_addresses
+        self._tables: Tables | None = None
+        chip.tables_changed = self._tables_changed
+
+    @property
+    def tables(self) -> Tables:
+        if self._tables is None:
+            self._tables = Tables(self.chip)
+        return self._tables
+
+    def _tables_changed(self) -> None:
+        self._tables = None
 
     # --- from the wire ----------------------------------------------------------------------------------------
 
@@ -60,7 +83,7 @@ class Switch:
     def _wanted(self, frame: bytes) -> bool:
         """The card's filters, by address and by VLAN (7.1.1.1 and 7.1.1.2)."""
         control, address = self.chip[reg.FCTRL], frame[:6]
-        if address in self.addresses:
+        if address in self.tables.addresses:
             wanted = True
         elif address == BROADCAST:
             wanted = bool(control & reg.FCTRL_BAM)
@@ -81,33 +104,34 @@ class Switch:
 
     # --- from a queue -----------------------------------------------------------------------------------------
 
-    def send(self, queue: int, frame: bytes, now: int) -> None:
-        """A frame of a queue's, ready for the line; it takes its time there, wherever it goes."""
+    def send(self, queue: int, frame: bytes, now: int) -> int | None:
+        """A frame of a queue's. It takes its time on the line, wherever it goes; returns when it has left the card."""
         chip = self.chip
         pool = queue // chip.per_pool
         if chip.pooled and self._spoofed(pool, frame):
             self.statistics.count(stat.SSVPC)
-            return
+            return None
         at = chip.occupy_line(len(frame), now)
         self.statistics.queue_sent(queue, pool, frame)
         if chip[reg.HLREG0] & reg.HLREG0_LOOPBACK:
             self.receive(frame, at)
-            return
+            return at
         inside = chip.pooled and chip[reg.PFDTXGSWC] & reg.LOOPBACK_ENABLE
         if inside:
             itself = 0 if chip.bit(reg.VMTXSW, pool) else 1 << pool
             self._deliver(self._pools(frame) & ~itself, frame, at, loopback=True)
-        if not inside or frame[0] & 1 or frame[:6] not in self.addresses:
+        if not inside or frame[0] & 1 or frame[:6] not in self.tables.addresses:
             self.statistics.sent(frame)
             chip.send(frame, at)
+        return at
 
     def _spoofed(self, pool: int, frame: bytes) -> bool:
         """PFVFSPOOF: a source address, or a VLAN, that is not the pool's (7.10.3.9.2)."""
         checks = self.chip[reg.PFVFSPOOF + 4 * (pool >> 3)] >> (pool & 7)
-        if checks & 1 and not self.addresses.get(frame[6:12], 0) >> pool & 1:
+        if checks & 1 and not self.tables.addresses.get(frame[6:12], 0) >> pool & 1:
             return True
         vlan = self.vlan(frame)
-        return bool(checks >> 8 & 1) and vlan is not None and not self._vlan_pools(vlan) >> pool & 1
+        return bool(checks >> 8 & 1) and vlan is not None and not self.tables.vlans.get(vlan, 0) >> pool & 1
 
     # --- pools ------------------------------------------------------------------------------------------------
 
@@ -118,30 +142,19 @@ class Switch:
             return 1
         if address[0] & 1 and not chip[reg.VT_CTL] & reg.VT_REPLICATE:
             return 0
-        pools = self.addresses.get(address, 0)
+        pools = self.tables.addresses.get(address, 0)
         if address == BROADCAST:
-            pools |= self._with(reg.BAM)
+            pools |= self.tables.having[reg.BAM]
         elif address[0] & 1:
-            pools |= self._with(reg.MPE) | (self._with(reg.ROMPE) if self._hashed(reg.MTA, address) else 0)
+            pools |= self.tables.having[reg.MPE] | (
+                self.tables.having[reg.ROMPE] if self._hashed(reg.MTA, address) else 0
+            )
         elif self._hashed(reg.UTA, address):
-            pools |= self._with(reg.ROPE)
+            pools |= self.tables.having[reg.ROPE]
         vlan = self.vlan(frame)
         if vlan is None:
-            return pools & self._with(reg.AUPE)
-        return pools & self._vlan_pools(vlan) if chip[reg.VLNCTRL] & reg.VLNCTRL_VFE else pools
-
-    def _with(self, option: int) -> int:
-        """The pools whose VMOLR has a bit set."""
-        registers = self.chip.state.registers
-        return sum(1 << pool for pool in range(reg.POOLS) if registers.get(reg.VMOLR + 4 * pool, 0) & option)
-
-    def _vlan_pools(self, vlan: int) -> int:
-        """Who is in a VLAN (VLVF, VLVFB)."""
-        for entry in range(reg.VLANS):
-            value = self.chip[reg.VLVF + 4 * entry]
-            if value & reg.VLAN_VALID and value & 0xFFF == vlan:
-                return self.chip.wide(reg.VLVFB + 8 * entry)
-        return 0
+            return pools & self.tables.having[reg.AUPE]
+        return pools & self.tables.vlans.get(vlan, 0) if chip[reg.VLNCTRL] & reg.VLNCTRL_VFE else pools
 
     def _default(self) -> int:
         """Who gets what nobody wants."""
@@ -150,32 +163,13 @@ class Switch:
 
     def _deliver(self, pools: int, frame: bytes, at: int, *, loopback: bool) -> None:
         chip = self.chip
-        inexact = frame[:6] not in self.addresses and frame[:6] != BROADCAST
+        inexact = frame[:6] not in self.tables.addresses and frame[:6] != BROADCAST
         for pool in bits(pools):
             if not chip.pooled or chip.bit(reg.VFRE, pool):
                 queue = pool * chip.per_pool if chip.pooled else 0
                 chip.owner(queue).receiver.arrive(Arrival(at, queue, frame, loopback, inexact))
 
-    # --- tables -----------------------------------------------------------------------------------------------
-
     def vlan(self, frame: bytes) -> int | None:
         """The number of a frame's VLAN."""
         tagged = frame[12:14] == (self.chip[reg.VLNCTRL] & 0xFFFF).to_bytes(2, "big")
         return int.from_bytes(frame[14:16], "big") & 0xFFF if tagged else None
-
-    @property
-    def addresses(self) -> dict[bytes, int]:
-        """The receive addresses that are valid, with their pools (RAL, RAH, MPSAR)."""
-        if self._addresses is None:
-            self._addresses = {}
-            for entry in range(reg.ADDRESSES):
-                value = self.chip.wide(reg.RAL + 8 * entry)
-                if value >> 63:
-                    address = (value & (1 << 48) - 1).to_bytes(6, "little")
-                    pools = self.chip.wide(reg.MPSAR + 8 * entry)
-                    self._addresses[address] = self._addresses.get(address, 0) | pools
-        return self._addresses
-
-    def forget_addresses(self) -> None:
-        """The tables have changed."""
-        self._addresses = None

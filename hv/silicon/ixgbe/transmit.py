@@ -3,9 +3,10 @@
 A write to a tail makes the card fetch: descriptors, then data, each a read across PCI Express. The card takes a packet
 of each queue in turn, while there is room in its transmit buffer, which the line empties. A descriptor is done when its
 data is in the card.
-Simplified: one transmit buffer and one class of traffic; descriptors are written back at once, whatever TXDCTL.WTHRESH
-says; a packet to be cut is fetched as a whole. Where the data sheet forbids something: a head or tail outside the ring
-stops the queue, a packet that is too long is dropped, one without a segment size goes as it is.
+Simplified: one class of traffic; the buffer is shared out evenly among the functions, where the real card arbitrates
+between their queues; descriptors are written back at once, whatever TXDCTL.WTHRESH says; a packet to be cut is fetched
+as a whole; no checksum of SCTP. Where the data sheet forbids something: a head or tail outside the ring stops the
+queue, a packet that is too long is dropped, one without a segment size goes as it is.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from hv.silicon.ethernet.frames import FCS, HEADER, SHORTEST, fcs, tagged
-from hv.silicon.ethernet.offload import Context, insert_checksum, insert_checksums, number_segment
+from hv.silicon.ethernet.offload import IXSM, TXSM, Context, insert_checksum, insert_checksums, number_segment
 from hv.silicon.ixgbe import registers as reg
 from hv.silicon.ixgbe.chip import dma_read, dma_write
 from hv.silicon.ixgbe.rings import DESCRIPTOR, HEAD_WRITE_BACK, Segmentation, TxRing
@@ -31,12 +32,16 @@ EOP, IFCS, IC, RS, DEXT, VLE, TSE = 1, 2, 4, 8, 32, 64, 128  # the command byte;
 CONTEXT, DATA = 2, 3  # DTYP
 DONE = 1  # DD
 TCP_AT, UDP_AT, IP_AT = 16, 6, 10  # where the checksums are in the headers
-L4_TCP, IPV4 = 1, 1 << 1  # TUCMD, from bit 9 on: L4T is bits 3:2
+L4_TCP, L4_SCTP, IPV4 = 1, 2, 1 << 1  # TUCMD, from bit 9 on: L4T is bits 3:2
 
 
 class TransmitState(msgspec.Struct):
+    """`buffer`: its frames that have not left, as (when they will have, bytes); `held`: bytes of all of them."""
+
     fetch: int | None = None  # when it will look at its queues
     turn: int = 0  # the queue whose turn it is
+    buffer: list[tuple[int, int]] = []
+    held: int = 0
 
 
 class Transmitter:
@@ -55,7 +60,8 @@ class Transmitter:
             self.function.slot.reschedule()
 
     def forget(self) -> None:
-        self.function.state.transmit = TransmitState()
+        """A reset. What is in the buffer leaves."""
+        self.state.fetch, self.state.turn = None, 0
 
     # --- the rings --------------------------------------------------------------------------------------------
 
@@ -67,14 +73,20 @@ class Transmitter:
             queue = self._next()
             if queue is None:
                 return
-            room_at = chip.state.line_free - chip.line_time(BUFFER)
-            if room_at > now:
-                s.fetch = room_at
+            if not self._room(now):
+                s.fetch = s.buffer[0][0]
                 return
             ring = chip.tx(queue)
             whole = self._cut(queue, ring, now) if ring.cutting else self._fetch(queue, ring, now)
             s.turn = queue + whole
         s.fetch = now + chip.fetch_time
+
+    def _room(self, now: int) -> bool:
+        """Is there room for another frame? It may be longer than what is left."""
+        s = self.state
+        while s.buffer and s.buffer[0][0] <= now:
+            s.held -= s.buffer.pop(0)[1]
+        return s.held < BUFFER // sum(function.present for function in self.chip.functions)
 
     def _next(self) -> int | None:
         """The next queue that has something to do, from the one whose turn it is."""
@@ -145,7 +157,7 @@ class Transmitter:
                 if len(packet) <= LONGEST_TO_CUT:
                     ring.cutting = Segmentation(raw, options, tag, header, payload)
                 return
-            insert_checksums(packet, context, options >> 8)
+            insert_checksums(packet, context, wanted_sums(raw, options))
         frame = bytes(packet)
         if not low >> 24 & IFCS:  # software has computed it; nobody takes a frame with a wrong one
             if frame[-FCS:] != fcs(frame[:-FCS]):
@@ -162,7 +174,7 @@ class Transmitter:
         last = cut.sent + len(payload) >= len(cut.payload)
         packet = bytearray(cut.header + payload)
         flags = self.chip[reg.DTXTCPFLGH] if last else self.chip[reg.DTXTCPFLGL] >> (16 if cut.index else 0)
-        options = cut.options >> 8
+        options = wanted_sums(cut.context, cut.options)
         number_segment(packet, context, options, index=cut.index, sent=cut.sent, flags=flags & 0xFFF)
         insert_checksums(packet, context, options)
         cut.sent, cut.index = cut.sent + len(payload), cut.index + 1
@@ -184,10 +196,18 @@ class Transmitter:
         frame = tagged(frame, tag, self.chip[reg.DMATXCTL] >> 16)
         if self.chip[reg.HLREG0] & reg.HLREG0_PAD:
             frame = frame.ljust(SHORTEST, b"\0")
+        left_at = None
         if len(frame) >= SHORTEST:
-            self.function.switch.send(queue, frame, now)
-        else:
-            self.chip.occupy_line(len(frame), now)
+            left_at = self.function.switch.send(queue, frame, now)
+        if left_at is not None:
+            self.state.buffer.append((left_at, len(frame)))
+            self.state.held += len(frame)
+
+
+def wanted_sums(raw: bytes, options: int) -> int:
+    """POPTS, without what is not built."""
+    sctp = raw[9] >> 3 & 3 == L4_SCTP
+    return options >> 8 & (IXSM if sctp else IXSM | TXSM)
 
 
 def parse_context(raw: bytes) -> Context:

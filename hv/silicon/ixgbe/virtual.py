@@ -89,11 +89,13 @@ class VirtualRegisters:
         if special is not None:
             special(value)
             return
-        ring = self._ring(offset)
+        if offset >= RX_RINGS:
+            ring = self._ring(offset)
+            if ring is not None:
+                self.card.write_ring(ring, offset % STRIDE, value)
+            return
         word, vector = offset - MAILBOX_MEMORY >> 2, offset - EITR >> 2
-        if ring is not None:
-            self.card.write_ring(ring, offset % STRIDE, value)
-        elif 0 <= word < WORDS:
+        if 0 <= word < WORDS:
             self.card.mailboxes[self.card.index].words[word] = value
         elif 0 <= vector < self.card.vectors:
             self.card.interrupts.write_interval(vector, value)
@@ -103,11 +105,10 @@ class VirtualRegisters:
     def _ring(self, offset: int) -> Ring | None:
         """The queue whose register this is, if the function has so many."""
         queues = self.card.queues()
-        for base, rings in ((RX_RINGS, self.chip.rx), (TX_RINGS, self.chip.tx)):
-            number = (offset - base) // STRIDE
-            if 0 <= number < len(queues):
-                return rings(queues[number])
-        return None
+        number = (offset & 0xFFF) // STRIDE
+        if number >= len(queues) or not RX_RINGS <= offset < TX_RINGS + 0x1000:
+            return None
+        return self.chip.tx(queues[number]) if offset >= TX_RINGS else self.chip.rx(queues[number])
 
     def _keep(self, offset: int, value: int) -> None:
         self.card.state.registers[offset] = value & KEPT[offset]

@@ -1,8 +1,8 @@
 """Domain 0: what runs on a CPU of its own beside the guest's, between the guest's rings and the world outside.
 
-It sleeps until something comes: a kick of a front end, a frame, the end of a disk command. `delay` later, which is an
-interrupt of its own CPU, it acts, in the guest's virtual time but in none of its exits. The guest sees what it does in
-shared memory at once, and by an event, which costs an exit where the guest runs.
+It sleeps until something comes: a kick of a front end, a frame, the end of a disk command. `delay` later, which is what
+an interrupt of a PV domain's CPU costs, it acts, in the guest's virtual time but in none of its exits. The guest sees
+what it does in shared memory at once, and by an event, which costs an exit where the guest runs.
 Simplified: that CPU is never busy with anything else, and what domain 0 then computes takes no time.
 """
 
@@ -33,7 +33,8 @@ class BackendCpu:
 
     def __init__(self, vm: Vm) -> None:
         self.vm = vm
-        self.delay = vm.costs.switch + vm.costs.work_of("external_interrupt")
+        timing = vm.costs.timing
+        self.delay = timing.exception + timing.iret + vm.costs.work_of("external_interrupt")
         self.workers: list[Worker] = []
         self.wire: Wire | None = None
         self.deadline = NEVER

@@ -18,7 +18,7 @@ from modes.paravirt.abi import (
     Refused,
 )
 from modes.paravirt.common import XenVcpu
-from modes.paravirt.events import CLOSED, INTERDOMAIN, UNBOUND
+from modes.paravirt.events import CLOSED, INTERDOMAIN, PIRQ, UNBOUND
 from modes.paravirt.events import VIRQ as VIRQ_KIND
 from modes.paravirt.state import Channel
 
@@ -51,7 +51,12 @@ def _bind_virq(v: XenVcpu, at: int) -> None:
 
 
 def _bind_pirq(v: XenVcpu, at: int) -> None:
-    raise Refused(EPERM)  # the domain has no physical interrupts
+    (pirq,) = v.memory.unpack(U32, at)
+    if not v.domain.pirqs:
+        raise Refused(EPERM)
+    if pirq not in v.domain.pirqs:
+        raise Refused(EINVAL)
+    v.memory.pack(U32, at + PORT_AT_8, v.domain.events.bind_pirq(pirq))
 
 
 def _bind_ipi(v: XenVcpu, at: int) -> None:
@@ -76,7 +81,7 @@ def _status(v: XenVcpu, at: int) -> None:
     detail = struct.pack("<II", 0, 0)
     if channel.kind in (UNBOUND, INTERDOMAIN):
         detail = struct.pack("<H2xI", channel.remote_domid, channel.remote_port)
-    elif channel.kind == VIRQ_KIND:
+    elif channel.kind in (PIRQ, VIRQ_KIND):
         detail = struct.pack("<II", channel.virq, 0)
     v.memory.write(at + 8, struct.pack("<II", channel.kind, channel.vcpu) + detail)
 

@@ -11,7 +11,6 @@ from hv.vm import Vm
 from hv.x86_64.assigned import AssignedFunction
 from hv.x86_64.board import Board
 from modes.hw_assist.mode import HwAssist
-from modes.hw_assist.shadow import HwShadow
 from modes.paravirt.backends.devices import SplitDevices
 from modes.paravirt.domain_zero import DomainZero, DomainZeroState
 from modes.paravirt.hvm.card import PORTS, PORTS_AT, UNPLUG_IDE, UNPLUG_NICS, PlatformCard
@@ -34,7 +33,7 @@ class XenBeside:
 
     def __init__(self, vm: Vm, split: SplitDevices) -> None:
         mode, board = vm.mode, vm.board
-        if not isinstance(mode, HwAssist) or isinstance(mode, HwShadow):
+        if not isinstance(mode, HwAssist) or not mode.nested:
             raise HvError(f"PV on HVM needs nested paging, which {mode.id} has not: cpu=hw-assist has", 1)
         assert isinstance(board, Board)
         self.vm, self.split, self.domain = vm, split, HvmDomain(vm)

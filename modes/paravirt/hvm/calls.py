@@ -9,6 +9,7 @@ from modes.paravirt.abi import (
     DOMID_SELF,
     EINVAL,
     ENOENT,
+    ENOSPC,
     ENOSYS,
     EPERM,
     ESRCH,
@@ -20,11 +21,12 @@ from modes.paravirt.abi import (
     HvmOp,
     HvmParam,
     MemoryOp,
+    PhysdevOp,
     Refused,
     VcpuOp,
 )
 from modes.paravirt.calls import events, grants, queries, scheduling
-from modes.paravirt.calls.again import MOST_ENTRIES, Again
+from modes.paravirt.calls.again import MOST_ENTRIES, U32, Again
 from modes.paravirt.calls.table import Call
 from modes.paravirt.grants import MOST_FRAMES
 from modes.paravirt.hvm.domain import HvmVcpu
@@ -38,6 +40,7 @@ ADD = struct.Struct("<HHI2Q")  # struct xen_add_to_physmap: domid, size, space, 
 REMOVE = struct.Struct("<H6xQ")
 RESERVATION = struct.Struct("<QQIIH6x")
 U64 = struct.Struct("<Q")
+FREE_PIRQ, UNMAP_PIRQ = struct.Struct("<iI"), struct.Struct("<H2xi")
 READABLE = (
     HvmParam.CALLBACK_IRQ, HvmParam.STORE_PFN, HvmParam.STORE_EVTCHN, HvmParam.VM86_TSS, HvmParam.CONSOLE_PFN,
     HvmParam.CONSOLE_EVTCHN, HvmParam.VM_GENERATION_ID_ADDR,
@@ -226,7 +229,34 @@ def sched_op(v: HvmVcpu, a: list[int]) -> int:
 
 
 def physdev_op(v: HvmVcpu, a: list[int]) -> int:
-    raise Refused(ENOSYS)
+    """Interrupts of cards as events. A card sends them by message; there are no others (a line's are the board's)."""
+    command, at, d = a[0] & 0xFFFF_FFFF, a[1], v.domain
+    if not d.pirqs:
+        raise Refused(ENOSYS)
+    if command == PhysdevOp.GET_FREE_PIRQ:
+        kind, _ = v.memory.unpack(FREE_PIRQ, at)
+        free = next((pirq for pirq in d.pirqs if pirq not in d.pirqs_taken), None)
+        if free is None:
+            raise Refused(ENOSPC)
+        v.memory.pack(FREE_PIRQ, at, kind, free)
+        d.pirqs_taken.append(free)
+    elif command == PhysdevOp.UNMAP_PIRQ:
+        domid, pirq = v.memory.unpack(UNMAP_PIRQ, at)
+        check_domain(domid)
+        if pirq not in d.pirqs_taken:
+            raise Refused(EINVAL)
+        d.pirqs_taken.remove(pirq)
+    elif command in (PhysdevOp.EOI, PhysdevOp.IRQ_STATUS_QUERY):
+        (pirq,) = v.memory.unpack(U32, at)
+        if pirq not in d.pirqs:
+            raise Refused(EINVAL)
+        if command == PhysdevOp.IRQ_STATUS_QUERY:
+            v.memory.pack(U32, at + 4, 0)  # it needs no end
+    elif command == PhysdevOp.MAP_PIRQ:
+        raise Refused(EPERM)  # simplified: a line's interrupt does not become an event; a message's needs no mapping
+    else:
+        raise Refused(ENOSYS)
+    return 0
 
 
 HVM_CALLS: Mapping[str, Call] = {

@@ -7,6 +7,7 @@ from functools import partial
 import msgspec
 
 from hv.silicon.x86_64.cpu import Cpu
+from hv.silicon.x86_64.ioapic import PINS
 from hv.vm import Vm
 from hv.x86_64.board import Board
 from hv.x86_64.pool import SHARED_POOL_BASE, SHARED_POOL_SIZE, HypervisorMemory
@@ -15,6 +16,7 @@ from modes.paravirt.abi import (
     GUEST_DOMID,
     XENFEAT_AUTO_TRANSLATED_PHYSMAP,
     XENFEAT_HVM_CALLBACK_VECTOR,
+    XENFEAT_HVM_PIRQS,
     XENFEAT_HVM_SAFE_PVCLOCK,
     XENFEAT_WRITABLE_PAGE_TABLES,
     HvmParam,
@@ -29,6 +31,7 @@ from modes.paravirt.state import Channel, VcpuState
 
 STORE_FRAME = 0xFEFFC  # guest-physical: where Xen's domain builder puts it
 STORE_PORT = 1  # domain 0's end
+PIRQS = range(PINS, 256)  # behind the lines of the I/O APIC; a message has 8 bits for the number
 
 
 class HvmVcpuState(VcpuState):
@@ -55,6 +58,7 @@ class HvmState(msgspec.Struct):
     channels: dict[int, Channel]
     upcall: UpcallState
     grants: GrantsState
+    pirqs_taken: list[int]
 
 
 class HvmDomain(XenDomain):
@@ -82,6 +86,7 @@ class HvmDomain(XenDomain):
         self.write_wallclock()
         self.upcall = Upcall(board, partial(self.upcall_pending, 0))
         self.store, self.store_port = self._ring(STORE_FRAME), self.events.bind_backend(STORE_PORT)
+        self.pirqs_taken: list[int] = []
         self.params: dict[int, int] = {
             HvmParam.STORE_PFN: STORE_FRAME,
             HvmParam.STORE_EVTCHN: self.store_port,
@@ -90,7 +95,8 @@ class HvmDomain(XenDomain):
     def offer_vectors(self) -> None:
         """Upcalls may come by vector, and a timer's by events, so that no interrupt needs the emulated controllers."""
         self.upcall.vectors = True
-        self.features |= XENFEAT_HVM_CALLBACK_VECTOR | XENFEAT_HVM_SAFE_PVCLOCK
+        self.features |= XENFEAT_HVM_CALLBACK_VECTOR | XENFEAT_HVM_SAFE_PVCLOCK | XENFEAT_HVM_PIRQS
+        self.pirqs = PIRQS
 
     def _ring(self, gfn: int) -> int:
         page = self.physmap.placed[gfn] = self.pool.alloc()
@@ -135,12 +141,13 @@ class HvmDomain(XenDomain):
     def state(self) -> HvmState:
         return HvmState(
             self.pool.used, self.physmap.placed, self.params, [v.s for v in self.vcpus], self.events.channels,
-            self.upcall.s, self.grants.s,
+            self.upcall.s, self.grants.s, self.pirqs_taken,
         )  # fmt: skip
 
     def set_state(self, state: HvmState) -> None:
         self.pool.used, self.physmap.placed, self.params = state.used, state.placed, state.params
         self.events.channels, self.upcall.s, self.grants.s = state.channels, state.upcall, state.grants
+        self.pirqs_taken = state.pirqs_taken
         self.states[:] = state.vcpus
         for v, s in zip(self.vcpus, state.vcpus, strict=True):
             v.s = s

@@ -26,7 +26,10 @@ class XenInterrupts(EmulatedApics):
         self.domain = domain
 
     def due(self, cpu: Cpu, exit: Exit) -> bool:
-        return super().due(cpu, exit) or next_time(self.domain.vcpus[cpu.index]) is not None or self._upcall(cpu)
+        return super().due(cpu, exit) or next_time(self.domain.vcpus[cpu.index]) is not None
+
+    def waits(self, cpu: Cpu) -> bool:
+        return super().waits(cpu) or self._upcall(cpu)
 
     def deliver(self, cpu: Cpu) -> None:
         v = self.domain.vcpus[cpu.index]
@@ -34,8 +37,6 @@ class XenInterrupts(EmulatedApics):
         if v.s.blocked and self._wakes(v):
             cpu.halted = False
         self.domain.upcall.follow()
-        if self._upcall(cpu):
-            self.waiting[cpu.index] = True
         super().deliver(cpu)
         if not cpu.halted:
             v.s.blocked, v.s.polled, v.s.poll_until = False, frozenset(), None
@@ -53,8 +54,8 @@ class XenInterrupts(EmulatedApics):
             cpu.inject(svm.EVENT_INTR | vector)
         super().inject(cpu, lapic)
         if waits:
-            self.waiting[cpu.index] = True
             set_window(self.vmcbs[cpu.index], True)
+            self.waiting[cpu.index] = True  # so that the window is shut again
 
     def _upcall(self, cpu: Cpu) -> bool:
         """Is there an upcall for the vCPU that comes by the vector of all?"""

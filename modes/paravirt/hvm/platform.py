@@ -109,6 +109,13 @@ class XenPlatform(Platform):
             cpu.skip(VMMCALL_LENGTH)
         return f"hypercall.{name}"
 
+    def message(self, address: int, data: int) -> bool:
+        """With no vector in it, it says in place of the destination which pirq it is (Xen, hvm_inject_msi)."""
+        if data & 0xFF or not self.domain.pirqs:
+            return False
+        self.domain.events.raise_pirq(address >> 12 & 0xFF)
+        return True
+
     # --- pages ----------------------------------------------------------------------------------------------------
 
     def placed(self, gpa: int) -> bool:

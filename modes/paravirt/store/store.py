@@ -154,8 +154,8 @@ class Job:
                 raise StoreError("ENOENT")
             self.space = Transaction(self.store.tree, self.transaction, self.domid)
         payload = handler(self)
-        if self.transaction is not None and kind != Type.TRANSACTION_END:
-            self.transaction.fired += self.changes
+        if isinstance(self.space, Transaction) and kind != Type.TRANSACTION_END:
+            self.space.fire(self.changes)
             self.changes = []
         return payload
 
@@ -307,7 +307,7 @@ class Job:
         del self.by.s.transactions[self.message.transaction]
         if how == b"T":
             Transaction(self.store.tree, self.transaction, self.domid).commit()
-            self.changes = self.transaction.fired
+            self.changes = list(self.transaction.fired.values())
         return OK
 
 

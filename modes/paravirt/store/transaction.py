@@ -28,7 +28,7 @@ class Change(NamedTuple):
 class TransactionState(msgspec.Struct):
     seen: dict[str, int] = msgspec.field(default_factory=dict)  # path -> generation when first looked at
     changed: dict[str, Node | None] = msgspec.field(default_factory=dict)
-    fired: list[Change] = msgspec.field(default_factory=list)  # for the watches, at the end
+    fired: dict[str, Change] = msgspec.field(default_factory=dict)  # for the watches, at the end: one for each node
 
 
 class Transaction:
@@ -57,6 +57,14 @@ class Transaction:
             old = self.base.get(path)
             count += (node is not None and node.owner == domid) - (old is not None and old.owner == domid)
         return count
+
+    def fire(self, changes: list[Change]) -> None:
+        """Watches will be told of these, once for each node, however often it changes."""
+        for change in changes:
+            known = self.state.fired.get(change.path)
+            self.state.fired[change.path] = (
+                change if known is None else known._replace(exact=known.exact and change.exact)
+            )
 
     def commit(self) -> None:
         """Make the changes, or raise StoreError(EAGAIN)."""

@@ -139,6 +139,7 @@ enum { VGCF_IN_KERNEL = 1 << 2, VGCF_ONLINE = 1 << 5 };
 enum { VCPU_INITIALISE = 0, VCPU_UP = 1, VCPU_IS_UP = 3, VCPU_SET_PERIODIC = 6, VCPU_STOP_PERIODIC = 7 };
 enum {
     EVTCHN_BIND_VIRQ = 1,
+    EVTCHN_BIND_PIRQ = 2,
     EVTCHN_CLOSE = 3,
     EVTCHN_SEND = 4,
     EVTCHN_ALLOC_UNBOUND = 6,
@@ -225,7 +226,9 @@ enum { HVM_PARAM_CALLBACK_IRQ = 0, HVM_PARAM_STORE_FRAME = 1, HVM_PARAM_STORE_PO
 enum { XENMEM_ADD_TO_PHYSMAP = 7 };
 enum { MAPSPACE_SHARED_INFO = 0, MAPSPACE_GRANT_TABLE = 1 };
 enum { XENVER_GET_FEATURES = 6 };
-enum { XENFEAT_HVM_CALLBACK_VECTOR = 1 << 8 };
+enum { XENFEAT_HVM_CALLBACK_VECTOR = 1 << 8, XENFEAT_HVM_PIRQS = 1 << 10 };
+enum { PHYSDEV_GET_FREE_PIRQ = 23 };
+#define XEN_MESSAGE 0x4300 /* what a card writes for a pirq: asserted, mode 3, no vector */
 
 struct xen_console_ring {
     char in[1024];

@@ -3,6 +3,7 @@
    split drivers have events, which come by the pin of Xen's platform device. */
 #include "arch.h"
 #include "console.h"
+#include "channels.h"
 #include "cpu.h"
 #include "grants.h"
 #include "pci.h"
@@ -21,6 +22,7 @@
 
 static u8 shared_page[PAGE_SIZE] __attribute__((aligned(PAGE_SIZE)));
 static bool present;
+static u32 features;
 
 extern char xen_hypercall_page[];
 
@@ -60,7 +62,8 @@ void xen_hvm_find(void)
     xen_mask_all();
     struct xen_feature_info info = {0, 0};
     xen_hypercall(XENVER_GET_FEATURES, (u64)&info, 0, 0, 0, HYPERCALL_XEN_VERSION);
-    if (info.features & XENFEAT_HVM_CALLBACK_VECTOR && set_callback(CALLBACK_BY_VECTOR | VECTOR_XEN_EVENTS))
+    features = info.features;
+    if (features & XENFEAT_HVM_CALLBACK_VECTOR && set_callback(CALLBACK_BY_VECTOR | VECTOR_XEN_EVENTS))
         static_branch_take(BRANCH_XEN_EVENTS);
 }
 
@@ -74,6 +77,26 @@ void xen_hvm_place_grant_table(void *address, u32 frames)
     for (u32 i = 0; i < frames; i++)
         if (!place(MAPSPACE_GRANT_TABLE, i, image_to_phys(address) / PAGE_SIZE + i))
             panic("Xen gives no grant table");
+}
+
+static void message(void *handler) { (*(void (**)(void))handler)(); }
+
+u32 xen_hvm_pirq_connect(void (**handler)(void))
+{
+    struct {
+        u32 type; /* 0: by message */
+        u32 pirq;
+    } free = {0, 0};
+    if (!(features & XENFEAT_HVM_PIRQS) ||
+        xen_hypercall(PHYSDEV_GET_FREE_PIRQ, (u64)&free, 0, 0, 0, HYPERCALL_PHYSDEV_OP))
+        return 0;
+    struct {
+        u32 pirq, flags, port;
+    } bind = {free.pirq, 0, 0};
+    if (xen_hypercall(EVTCHN_BIND_PIRQ, (u64)&bind, 0, 0, 0, HYPERCALL_EVENT_CHANNEL_OP))
+        return 0;
+    xen_channel_listen(bind.port, message, handler);
+    return free.pirq;
 }
 
 static u64 parameter(u32 index)

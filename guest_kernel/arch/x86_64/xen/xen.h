@@ -73,6 +73,7 @@ void xen_start_cpus(void);
 /* hvm.c */
 void xen_hvm_find(void);         /* first of all */
 void xen_hvm_connect_card(void); /* once PCI has been looked at */
+u32 xen_hvm_pirq_connect(void (**handler)(void)); /* a card's message as an event; 0: Xen has none */
 void xen_hvm_place_grant_table(void *address, u32 frames);
 const char *xen_hvm_described(void);
 
