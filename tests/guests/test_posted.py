@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hv.silicon.posted import Descriptor
-from hv.silicon.x86_64.machine import Idle
+from hv.silicon.x86_64.machine import Ended, Idle
 from hv.silicon.x86_64.virtual_apic import X2APIC
 from modes.hw_assist.mode import HwAssist
 from modes.posted_interrupts.delivery import NOTIFY, PostedDelivery
@@ -166,7 +166,7 @@ TO_OTHER = """start_other; 1: cmpq $1, DATA+0x88; jne 1b; movl $0x1000000, 0x310
     [
         ("movl $0x40, 0x300(%rbp)", "pause", None),  # to one that runs
         ("movl $0x0, 0xD0(%rbp); movl $0xC0040, 0x300(%rbp)", "pause", None),  # to all others
-        ("1: pause; rdtsc; and $0x3FFF, %eax; jnz 1b; movl $0x40, 0x300(%rbp)", "hlt", "incomplete_ipi"),
+        ("mov $20000, %edi; 1: dec %edi; jnz 1b; movl $0x40, 0x300(%rbp)", "hlt", "incomplete_ipi"),
         ("movl $0x140, 0x300(%rbp)", "pause", "incomplete_ipi"),  # lowest priority: by the hypervisor
     ],
     ids=["running", "others", "asleep", "lowest priority"],
@@ -241,3 +241,40 @@ def allow(guest: RawGuest, descriptor: Descriptor) -> None:
     descriptor.suppress(False)
     if descriptor.requests:
         guest.machine.post(descriptor, descriptor.requests.bit_length() - 1)
+
+
+# --- hostile guests -------------------------------------------------------------------------------------------------
+
+MAIN = 0x2_0000
+BEFORE_OFFSET = (  # instructions with an operand at RBP and an offset of 32 bits: what comes before it, and after
+    ("8885", ""), ("668985", ""), ("8985", ""), ("488985", ""),  # MOV of a register of 1, 2, 4, 8 bytes to it
+    ("8a85", ""), ("668b85", ""), ("8b85", ""), ("488b85", ""),  # and from it
+    ("8785", ""), ("f0838d", "30"), ("8385", "11"), ("fe85", ""), ("ffb5", ""),  # XCHG, LOCK OR, ADD, INC, PUSH
+    ("488dbd", "b905000000f3ab"), ("488db5", "bf00040400b905000000f3a5"),  # REP STOS and REP MOVS
+)  # fmt: skip
+access = st.tuples(
+    st.sampled_from(BEFORE_OFFSET), st.one_of(st.integers(0, 0x3F).map(lambda n: 16 * n), st.integers(0, 0xFF8)),
+    st.sampled_from([0, 0x40, 0xFF, 0x44040, 0x41, 0x20041, 0xFFFF_FFFF, 0x1FF]),
+)  # fmt: skip
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(accesses=st.lists(access, min_size=1, max_size=8))
+def test_a_hostile_driver_gets_an_answer_and_the_same_on_both_paths(
+    accesses: list[tuple[tuple[str, str], int, int]]
+) -> None:  # fmt: skip
+    """Any access to the page: the guest goes on, or ends with one line."""
+    body = b"".join(
+        b"\xb8" + struct.pack("<I", value) + bytes.fromhex(before) + struct.pack("<I", offset) + bytes.fromhex(after)
+        for (before, after), offset, value in accesses
+    )
+    code = START + f"mov $1f, %r15; sti; mov ${MAIN}, %eax; jmp *%rax; 1: finish\n"
+    seen = []
+    for where in (NATIVE_AVIC, NATIVE_AVIC._replace(portable=True)):
+        guest = RawGuest(code, where, memory={MAIN: body + b"\x0f\x0b"})
+        outcome = guest.run(2_000_000)
+        report = outcome.report if isinstance(outcome, Ended) else type(outcome).__name__
+        assert "\n" not in report
+        seen.append((report, guest.exits, guest.cpu.assist_counts(), [record.vector for record in guest.log]))
+        guest.close()
+    assert seen[0] == seen[1]

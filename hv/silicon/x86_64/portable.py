@@ -256,6 +256,9 @@ class PortableHooks:
         self.engine.stop()
 
     def hook_intr(self, uc: int, number: int, user: int) -> None:
+        if self.undo is not None:  # of an instruction that has not happened
+            self.engine.stop()
+            return
         if self.m.injecting == 2:
             self.m.injecting = 0
         elif number >= 0x100:

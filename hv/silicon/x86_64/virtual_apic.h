@@ -8,6 +8,7 @@ enum { APIC_TPR = 0x080, APIC_PPR = 0x0a0, APIC_EOI = 0x0b0, APIC_ISR = 0x100, A
 enum { VMCB_RVI = 0x380, VMCB_SVI = 0x381, VMCB_NOTIFICATION = 0x382, VMCB_EOI_EXIT = 0x388 };
 enum { EXIT_APIC_ACCESS = 0x402, EXIT_VIRTUAL_EOI = 0x502, ACCESS_WRITE = 1 << 12 };
 enum { RFLAGS_IF = 1 << 9, HF_INHIBIT_IRQ = 1 << 3, DESCRIPTOR_CONTROL = 4, DESCRIPTOR_ON = 1, DESCRIPTOR_SN = 2 };
+#define EVENT_VALID (1u << 31)
 /* The registers whose reads and writes are virtualized (30.4.2, 30.4.3.1): a bit each, by offset / 16. */
 static const u64 APIC_READS = 0x41ff01ffffffe90c, APIC_WRITES = 0x41ff01000000e904;
 
@@ -74,6 +75,7 @@ static void deliver_virtual(struct microcode *m)
     m->pc = ~0ull;
     m->delivering = vector * 8 + 3;
     charge(m, EV_VIRTUAL_INTERRUPT);
+    *m->eventinj = vector | EVENT_VALID;                /* Unicorn would note an exception, for an exit on the way */
     m->hardware_interrupt(m->env, (int)vector, 1);      /* a fault inside leaves here, for hook_intr */
     m->delivering = ~0ull;
     m->loop_exit(m->cpu);
