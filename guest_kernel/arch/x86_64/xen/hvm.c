@@ -13,9 +13,7 @@
 
 #define LEAF_FEATURES 1
 #define FEATURE_HYPERVISOR (1u << 31) /* in ECX */
-#define FIRST_LEAF 0x40000000u        /* other interfaces may come first, a hundred leaves each */
-#define LAST_LEAF 0x40010000u
-#define LEAF_STEP 0x100
+#define FIRST_LEAF 0x40000000u        /* simplified: no other interface comes first */
 
 #define XENSOURCE 0x5853
 #define PLATFORM_DEVICE 0x0001
@@ -26,15 +24,11 @@ static u32 features;
 
 extern char xen_hypercall_page[];
 
-static u32 find_leaves(void)
+static bool found(void)
 {
-    for (u32 leaf = FIRST_LEAF; leaf < LAST_LEAF; leaf += LEAF_STEP) {
-        struct cpuid r = cpu_cpuid(leaf);
-        u32 signature[3] = {r.ebx, r.ecx, r.edx};
-        if (!memcmp(signature, "XenVMMXenVMM", sizeof signature) && r.eax >= leaf + 2)
-            return leaf;
-    }
-    return 0;
+    struct cpuid r = cpu_cpuid(FIRST_LEAF);
+    u32 signature[3] = {r.ebx, r.ecx, r.edx};
+    return !memcmp(signature, "XenVMMXenVMM", sizeof signature) && r.eax >= FIRST_LEAF + 2;
 }
 
 static bool place(u32 space, u64 index, u64 frame)
@@ -51,10 +45,9 @@ static bool set_callback(u64 via)
 
 void xen_hvm_find(void)
 {
-    u32 leaf;
-    if (on_xen() || !(cpu_cpuid(LEAF_FEATURES).ecx & FEATURE_HYPERVISOR) || !(leaf = find_leaves()))
+    if (on_xen() || !(cpu_cpuid(LEAF_FEATURES).ecx & FEATURE_HYPERVISOR) || !found())
         return;
-    cpu_write_msr(cpu_cpuid(leaf + 2).ebx, image_to_phys(xen_hypercall_page));
+    cpu_write_msr(cpu_cpuid(FIRST_LEAF + 2).ebx, image_to_phys(xen_hypercall_page));
     if (!place(MAPSPACE_SHARED_INFO, 0, image_to_phys(shared_page) / PAGE_SIZE))
         return;
     present = true;
