@@ -36,6 +36,7 @@ WAKING = VECTORS[-1]
 TEXT = DATA + 0x100  # the log
 BUDGET = DATA  # interrupts that may still be sent: handlers that send to each other come to an end
 MOST = 40
+LIMIT = 20_000_000  # cycles: each step of a deprivileged guest is an exit
 MAIN, BODIES = 0x2_0000, 0x2_1000
 
 HANDLERS = "".join(
@@ -188,7 +189,7 @@ def run_guest(where: Where, main: list[Op], bodies: list[list[Op]], cuts: list[i
                 break
             if snapshots:
                 guest.vm.restore(guest.vm.snapshot())
-        guest.finish()
+        assert isinstance(guest.run(LIMIT), Idle)
         return guest.read(TEXT, 0x1000).rstrip(b"\0")
     finally:
         guest.close()
