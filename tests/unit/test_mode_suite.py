@@ -45,7 +45,7 @@ def test_it_runs_alone_also_in_a_project_with_tests_of_its_own(tmp_path: Path) -
 def test_a_mode_that_is_not_installed_is_one_line(tmp_path: Path) -> None:
     done = suite(tmp_path, "nobody")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "no mode is called 'nobody'; installed are bare-metal, full-emulation, hw-assist" in done.stderr
+    assert "no mode is called 'nobody'; installed are avic, bare-metal, commodity" in done.stderr
 
 
 @pytest.fixture(scope="module")
