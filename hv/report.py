@@ -31,13 +31,14 @@ def grid(rows: list[Row], table: TableResult, unbuilt: dict[str, str], width: in
     headlines = {op.column: op for op in OPS.values() if op.headline}
     drawn = Table(
         title="AWS EC2 Virtualization Types (B. Gregg, 2017), with the exits of one operation a column",
-        caption=_legend(headlines, unbuilt), box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left",
-        pad_edge=False, collapse_padding=width < WITH_DRIVERS,  # 80 columns are just enough
+        box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left", pad_edge=False,
+        collapse_padding=width < WITH_DRIVERS,  # 80 columns are just enough
     )  # fmt: skip
     drawn.add_column("row", no_wrap=True)
     drawn.add_column("tech", no_wrap=True)
     if width >= WITH_DRIVERS:
         drawn.add_column("with", no_wrap=True)
+    blank = False
     titles = COLUMN_TITLES if width >= WITH_DRIVERS else SHORT
     for column in COLUMNS:
         drawn.add_column(titles[column].replace(" ", "\n"), no_wrap=True)
@@ -48,18 +49,21 @@ def grid(rows: list[Row], table: TableResult, unbuilt: dict[str, str], width: in
             headline = headlines.get(column)
             result = results[row.id].ops.get(headline.id) if row.id in results and headline else None
             count = f" {number(result.exits_per_op)}" if isinstance(result, OpResult) else ""
+            blank = blank or not count
             cells.append(Text(f"{letter}{count}", style=STYLES[letter] if count else "dim"))
         name = Text(row.id, style="bold" if row.id in results else "dim")
         drawn.add_row(name, row.label, *([row.drivers] if width >= WITH_DRIVERS else []), *cells)
+    drawn.caption = _legend(headlines, unbuilt, blank=blank)
     return drawn
 
 
-def _legend(headlines: dict[str, Op], unbuilt: dict[str, str]) -> Text:
+def _legend(headlines: dict[str, Op], unbuilt: dict[str, str], *, blank: bool) -> Text:
     lines = [
         ", ".join(f"{letter} {meaning}" for letter, meaning in LETTERS.items()),
         "numbers: exits per operation; " + ", ".join(f"{column}: {op.id}" for column, op in headlines.items()),
-        "a letter without a number: that part is not built yet",
     ]
+    if blank:
+        lines.append("a letter without a number: that machine does not have the operation, or it is not built yet")
     if unbuilt:
         lines.append("rows not built yet: " + ", ".join(f"{row} (mode {mode})" for row, mode in unbuilt.items()))
     return Text("\n".join(lines), style="dim")
