@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from hv.errors import HvError
 from hv.mode import Mode
-from modes.hw_assist.interrupts import EmulatedApics
 from modes.hw_assist.mode import HwAssist
+from modes.paravirt.hvm.interrupts import XenInterrupts
 from modes.posted_interrupts.avic import AvicDelivery
 from modes.posted_interrupts.delivery import PostedDelivery
+from modes.posted_interrupts.xen import XenAvicDelivery, XenPostedDelivery
 
 
 class PostedInterrupts(Mode):
@@ -19,15 +20,16 @@ class PostedInterrupts(Mode):
     summary = "a virtual local APIC, and interrupts posted to a running vCPU without an exit"
     cells = {"interrupts": "VH"}
     delivery: type[PostedDelivery] = PostedDelivery
+    delivery_beside_xen: type[XenPostedDelivery | XenAvicDelivery] = XenPostedDelivery
     reasons = PostedDelivery.reasons
 
     def equip(self, column: str) -> None:
         cpu = self.vm.mode
         if not isinstance(cpu, HwAssist):
             raise HvError(f"{self.id} needs a CPU like hw-assist's, and {cpu.id} has another one")
-        if type(cpu.interrupts) is not EmulatedApics:
-            raise HvError(f"{self.id} beside Xen's event channels is not built", 1)
-        if cpu.nested:
+        if isinstance(cpu.interrupts, XenInterrupts):
+            cpu.interrupts = self.delivery_beside_xen(cpu, cpu.interrupts.domain)
+        elif cpu.nested:
             cpu.interrupts = self.delivery(cpu)
 
 
@@ -35,4 +37,5 @@ class Avic(PostedInterrupts):
     id = "avic"
     summary = "posted-interrupts, and interrupts from one running vCPU to another without an exit"
     delivery = AvicDelivery
+    delivery_beside_xen = XenAvicDelivery
     reasons = AvicDelivery.reasons
