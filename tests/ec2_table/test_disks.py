@@ -31,7 +31,7 @@ from tests.ec2_table.measuring import measure_table, row_named
 from tests.nbd_serving import serving
 
 BLOCK = 8 * SECTOR
-ROWS = ("emulated", "nitro+local=VS+remote=VS")
+ROWS = ("emulated", "nitro+local=VS+remote=VS+interrupts=VS")
 DISK_OPERATIONS = [op for op in OPS if op.startswith(("local.", "remote."))]
 # Port accesses by DMA: table, status, 6 of address and command, start; then status, stop, status, the drive's status.
 # A flush has device and command only. Each interrupt comes by one exit and ends with one (EOI).

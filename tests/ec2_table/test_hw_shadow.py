@@ -70,7 +70,7 @@ def test_it_exits_no_more_than_the_deprivileged_kernel(op: str) -> None:
 
 
 def test_every_row_with_this_cpu_has_these_numbers() -> None:
-    for row in ("emulated", "xen-hvm-3"):
+    for row in ("emulated", "nitro"):
         assert measure_table(f"{row}+cpu=hw-shadow").rows[0].ops == measure_table(ROW).rows[0].ops
 
 

@@ -63,7 +63,7 @@ class Undo(msgspec.Struct):
 
     regs: list[int]
     eip: int
-    rflags: int
+    rflags: int | None = None  # None: it changes no flags
     fault: Pending | None = None  # what comes instead, whatever else the rest of the slice brought
 
 
@@ -221,7 +221,7 @@ class PortableHooks:
 
     def keep(self) -> Undo:
         """The registers, before the current instruction changes them."""
-        self.undo = Undo(list(self.state.regs), self.state.eip, self.engine.rflags())
+        self.undo = Undo(list(self.state.regs), self.state.eip)
         return self.undo
 
     def note_exit(self, code: int, info1: int, *, stop: bool = True) -> None:
@@ -362,7 +362,7 @@ class PortableHooks:
 
     def refuse_access(self, info: int) -> None:
         """Stopping here would begin the instruction again; hook_code stops in front of the next one."""
-        self.keep()
+        self.keep().rflags = self.engine.rflags()
         self.undo_attempt()
         self.m.trap = 0
         self.note_exit(svm.APIC_ACCESS, info, stop=False)
@@ -418,7 +418,8 @@ class PortableCpu(Cpu):
         if hooks.undo is not None:
             state.regs[0:16] = hooks.undo.regs
             state.eip = hooks.undo.eip
-            self.engine.set_rflags(hooks.undo.rflags)
+            if hooks.undo.rflags is not None:
+                self.engine.set_rflags(hooks.undo.rflags)
             hooks.pending, hooks.undo = hooks.undo.fault, None
         if hooks.virtual:
             self._deliver_virtual()
