@@ -8,7 +8,7 @@ from tests.support import DATA, EVERYWHERE, UNDER_POSTED, UNDER_TRAP, RawGuest, 
 
 pytestmark = pytest.mark.parametrize("where", EVERYWHERE + UNDER_POSTED + UNDER_TRAP)
 
-# Both 8259s at 0x20 and 0x28, everything masked but what `mask` says; counter 0 of the 8254 at 1 kHz, square wave.
+# Both 8259s at 0x20 and 0x28, everything masked but what `mask` says; counter 0 of the 8254 at 10 kHz, square wave.
 SETUP = """
     .macro put port, value
         mov $\\value, %al
@@ -17,7 +17,7 @@ SETUP = """
     put 0x20, 0x11; put 0x21, 0x20; put 0x21, 4; put 0x21, 1; put 0x21, {master}
     put 0xA0, 0x11; put 0xA1, 0x28; put 0xA1, 2; put 0xA1, 1; put 0xA1, {slave}
 """
-TIMER = "put 0x43, 0x36; put 0x40, 0xA9; put 0x40, 0x04;"
+TIMER = "put 0x43, 0x36; put 0x40, 0x77; put 0x40, 0;"
 HANDLERS = """
     timer: push %rax; incq DATA; put 0x20, 0x20; pop %rax; iretq
     clock:
