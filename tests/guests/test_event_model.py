@@ -118,7 +118,7 @@ cuts = st.lists(st.builds(Cut, st.integers(1, 20_000), st.booleans(), st.boolean
 
 @pytest.mark.parametrize("portable", [False, True], ids=["native", "portable"])
 @pytest.mark.parametrize("technique", [PvDomain, PvOnHvm])
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(main=main, bodies=st.fixed_dictionaries(dict.fromkeys([*RAISES, WAKE], body)), cuts=cuts)
 def test_the_log_is_the_models(
     technique: type[PvDomain | PvOnHvm], portable: bool, main: list[Op], bodies: dict[int, list[Op]], cuts: list[Cut]
