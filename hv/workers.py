@@ -45,7 +45,7 @@ def worthwhile(rows: int, ops: int) -> int:
 
 def expected_time(row: Row) -> int:
     """About how long a row takes, where most take 1: a CPU in software and a disk behind the network are dear."""
-    return 4 if row.cells["cpu"] == "VS" else 2 if row.modes["remote"] == "commodity" else 1
+    return 4 if row.cells.get("cpu") == "VS" else 2 if row.modes.get("remote") == "commodity" else 1
 
 
 def _cpus() -> int:
