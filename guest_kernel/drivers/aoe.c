@@ -76,12 +76,12 @@ static volatile bool found;
 static struct disk_request asking; /* for IDENTIFY */
 static u16 identity[256];
 
-static bool send(const u8 *to, enum command command, u32 tag, u64 length)
+static bool send(const u8 *to, enum command command, u32 tag, u64 length, bool more)
 {
     struct aoe *aoe = (struct aoe *)(net_frame + sizeof(struct ethernet));
     bool everybody = command == CONFIGURE;
     *aoe = (struct aoe){VERSION, 0, swap16(everybody ? EVERY_SHELF : shelf), everybody ? EVERY_SLOT : slot, (u8)command, tag};
-    return ethernet_send(to, TYPE_AOE, sizeof *aoe + length, false);
+    return ethernet_send(to, TYPE_AOE, sizeof *aoe + length, more);
 }
 
 /* --- requests --- */
@@ -105,7 +105,9 @@ static u8 *part_data(const struct disk_request *request, u32 part)
     return request == &asking ? (u8 *)identity : (u8 *)phys_to_virt(request->memory) + part * PART_SECTORS * SECTOR;
 }
 
-static void send_part(struct transfer *transfer, u32 number)
+/* `more`: others follow at once, and the card is told with the last one. If there is no room for that, it is sent when it
+   is repeated. */
+static void send_part(struct transfer *transfer, u32 number, bool more)
 {
     const struct disk_request *request = transfer->request;
     struct part *part = &transfer->parts[number];
@@ -125,7 +127,7 @@ static void send_part(struct transfer *transfer, u32 number)
         memcpy(ata->data, part_data(request, number), length);
     }
     part->rounds = 0;
-    part->unsent = !send(target, ATA, part->tag, sizeof *ata + length);
+    part->unsent = !send(target, ATA, part->tag, sizeof *ata + length, more);
 }
 
 static void aoe_start(struct disk *unused, struct disk_request *request)
@@ -140,7 +142,7 @@ static void aoe_start(struct disk *unused, struct disk_request *request)
     for (u32 i = 0; i < transfer->open; i++) {
         u32 place = (u32)(transfer - transfers) * PARTS + i;
         transfer->parts[i] = (struct part){.tag = tags++ * DEPTH * PARTS + place, .open = true, .patience = PATIENCE};
-        send_part(transfer, i);
+        send_part(transfer, i, i + 1 < transfer->open);
     }
 }
 
@@ -187,7 +189,7 @@ static void repeat(void)
             if (late)
                 part->patience *= 2;
             if (late || part->unsent)
-                send_part(transfer, i);
+                send_part(transfer, i, false);
         }
 }
 
@@ -239,7 +241,7 @@ static bool discover(void)
     static const u8 everybody[ETHERNET_ADDRESS] = {0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF};
     for (u32 i = 0; i < TRIES && !found; i++) { /* the link may not be up yet */
         *(struct settings *)(net_frame + HEADERS) = (struct settings){0};
-        send(everybody, CONFIGURE, 0, sizeof(struct settings));
+        send(everybody, CONFIGURE, 0, sizeof(struct settings), false);
         for (u64 looks = 0; looks < DISCOVERY && !found; looks++) {
             net_poll();
             arch_pause();

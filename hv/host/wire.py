@@ -106,9 +106,10 @@ class Wire:
     def _carry(self, port: int, frame: bytes, at: int) -> None:
         """From the switch to a port."""
         s = self._state
-        waiting = itertools.takewhile(lambda flight: flight.at > at, reversed(s.in_flight))
-        if sum(flight.port == port for flight in waiting) >= QUEUE:
-            return
+        if len(s.in_flight) >= QUEUE:
+            waiting = itertools.takewhile(lambda flight: flight.at > at, reversed(s.in_flight))
+            if sum(flight.port == port for flight in waiting) >= QUEUE:
+                return
         arrival = max(at, s.line_free[port]) + self.frame_time(frame)
         s.line_free[port] = arrival
         if port in self.stations:

@@ -51,6 +51,13 @@ def _register_table() -> dict[str, tuple[int, int, int]]:
     return table
 
 
+@functools.cache
+def register_name(number: int) -> str:
+    """The name of a register, which Capstone looks up anew each time."""
+    name: str = _decoder(capstone.CS_MODE_64).reg_name(number)
+    return name
+
+
 def read_register(cpu: Cpu, name: str) -> int:
     number, size, shift = _register_table()[name]
     return cpu.regs[number] >> shift & MASKS[size]
@@ -78,9 +85,9 @@ def store_of(cpu: Cpu, instruction: capstone.CsInsn | None) -> Store | None:
     target, source = instruction.operands
     if target.type != x86.X86_OP_MEM:
         return None
-    if source.type == x86.X86_OP_REG and instruction.reg_name(source.reg) not in _register_table():
+    if source.type == x86.X86_OP_REG and register_name(source.reg) not in _register_table():
         return None  # a segment register, for one
-    value = source.imm if source.type == x86.X86_OP_IMM else read_register(cpu, instruction.reg_name(source.reg))
+    value = source.imm if source.type == x86.X86_OP_IMM else read_register(cpu, register_name(source.reg))
     size = target.size
     return Store(instruction.size, size, address_of(cpu, instruction, target), value & MASKS[size])
 
@@ -90,10 +97,10 @@ def address_of(cpu: Cpu, instruction: capstone.CsInsn, operand: x86.X86Op) -> in
     mem = operand.mem
     address: int = mem.disp
     if mem.base:
-        name = instruction.reg_name(mem.base)
+        name = register_name(mem.base)
         address += cpu.state.eip + instruction.size if name in ("rip", "eip") else read_register(cpu, name)
     if mem.index not in (0, x86.X86_REG_RIZ, x86.X86_REG_EIZ):  # the last two are "none", spelled out
-        address += read_register(cpu, instruction.reg_name(mem.index)) * mem.scale
+        address += read_register(cpu, register_name(mem.index)) * mem.scale
     if mem.segment in (x86.X86_REG_FS, x86.X86_REG_GS):
         address += cpu.state.segs[4 if mem.segment == x86.X86_REG_FS else 5].base
     return address & MASKS[8 if cpu.state.hflags & HF_CS64 else 4]

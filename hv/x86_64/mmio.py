@@ -17,7 +17,7 @@ from capstone import x86
 from hv.silicon.memory import BusError
 from hv.silicon.x86_64.cpu import Cpu
 from hv.silicon.x86_64.pc import Pc
-from hv.x86_64.decode import MASKS, address_of, read_register, write_register
+from hv.x86_64.decode import MASKS, address_of, read_register, register_name, write_register
 
 CF, PF, AF, ZF, SF, OF, DF = 1, 4, 0x10, 0x40, 0x80, 0x800, 0x400
 ARITHMETIC = CF | PF | AF | ZF | SF | OF
@@ -105,7 +105,7 @@ class Emulation:
 
     def _known(self) -> bool:
         i = self.i
-        names = [i.reg_name(operand.reg) for operand in i.operands if operand.type == x86.X86_OP_REG]
+        names = [register_name(operand.reg) for operand in i.operands if operand.type == x86.X86_OP_REG]
         try:
             for name in names:
                 read_register(self.cpu, name)
@@ -135,8 +135,7 @@ class Emulation:
         return value & MASKS[size]
 
     def _name(self, operand: x86.X86Op) -> str:
-        name: str = self.i.reg_name(operand.reg)
-        return name
+        return register_name(operand.reg)
 
     def _set_flags(self, flags: int, mask: int = ARITHMETIC) -> None:
         self.cpu.rflags = self.cpu.rflags & ~mask | flags

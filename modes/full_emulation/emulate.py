@@ -15,7 +15,7 @@ from capstone import x86
 from hv.silicon.x86_64.msr import EFER, BadMsr, read_msr, write_msr
 from hv.silicon.x86_64.state import RAX, RCX, RDX
 from hv.x86_64.board import Board
-from hv.x86_64.decode import MASKS, address_of, read_register, write_register
+from hv.x86_64.decode import MASKS, address_of, read_register, register_name, write_register
 from hv.x86_64.guest_cpuid import answer_cpuid
 from hv.x86_64.ports import string_transfer
 from modes.full_emulation.core import Core
@@ -78,14 +78,14 @@ class Emulator:
     def get(self, i: capstone.CsInsn, operand: x86.X86Op, size: int) -> int:
         if operand.type == x86.X86_OP_MEM:
             return self.core.read_int(self.address(i, operand), size)
-        return read_register(self.cpu, i.reg_name(operand.reg)) & MASKS[size]
+        return read_register(self.cpu, register_name(operand.reg)) & MASKS[size]
 
     def put_word(self, i: capstone.CsInsn, operand: x86.X86Op, value: int) -> None:
         """A 16-bit value: memory takes two bytes, a register is filled up with zeros."""
         if operand.type == x86.X86_OP_MEM:
             self.core.write(self.address(i, operand), struct.pack("<H", value & 0xFFFF))
         else:
-            write_register(self.cpu, i.reg_name(operand.reg), value)
+            write_register(self.cpu, register_name(operand.reg), value)
 
     # --- flags and waiting ------------------------------------------------------------------------------------
 
@@ -144,7 +144,7 @@ class Emulator:
             return self.done(i, "segment")
         if target.type != x86.X86_OP_REG or source.type != x86.X86_OP_REG:
             return None
-        to, of = i.reg_name(target.reg), i.reg_name(source.reg)
+        to, of = register_name(target.reg), register_name(source.reg)
         if to[:2] in ("cr", "dr"):
             self.privileged()
             value = read_register(self.cpu, of)
@@ -400,7 +400,7 @@ class Emulator:
         if good and len(i.operands) > 1:
             assert descriptor is not None
             value = _limit(descriptor) if i.id == x86.X86_INS_LSL else descriptor >> 32 & 0x00F0_FF00
-            name = i.reg_name(i.operands[0].reg)
+            name = register_name(i.operands[0].reg)
             write_register(self.cpu, name, value)
         core.flags = core.flags | FLAG_ZF if good else core.flags & ~FLAG_ZF
         return self.done(i, "segment")
@@ -513,7 +513,7 @@ class Emulator:
         port = number.imm & 0xFF if number.type == x86.X86_OP_IMM else self.cpu.regs[RDX] & 0xFFFF
         size = data.size
         self.check_port(port, size)
-        name = i.reg_name(data.reg)
+        name = register_name(data.reg)
         if is_in:
             write_register(self.cpu, name, self.board.ports.read(port, size))
         else:

@@ -27,7 +27,7 @@ from hv.silicon.memory import Memory
 from hv.silicon.x86_64.machine import HOLE, HOLE_END, Machine
 from hv.silicon.x86_64.paging import ADDRESS, LARGE, NX, PRESENT, USER, WRITABLE
 from hv.x86_64.pool import HypervisorMemory
-from modes.shadow.registers import CR0_WP, EFER_NXE, GENERAL_PROTECTION, GuestFault, PagingRegisters
+from modes.shadow.registers import CR0_PG, CR0_WP, EFER_NXE, GENERAL_PROTECTION, GuestFault, PagingRegisters
 
 ACCESSED, DIRTY = 1 << 5, 1 << 6
 MOST_TABLES = 4096
@@ -150,7 +150,7 @@ class Pager(abc.ABC):
             self.forget_code(frame)
 
     def _set_bits(self, table: int, entry: int, slot: int, bits: int) -> int:
-        if entry & bits != bits and self.is_ram(table):
+        if self.is_ram(table):
             entry |= bits
             self.memory.write_u64(self.ram_base + table + 8 * slot, entry)
         return entry
@@ -195,7 +195,7 @@ class Pager(abc.ABC):
             if large or level == 1:
                 break
             # As the CPU does it: also when the walk ends in a fault further down.
-            if touch:
+            if touch and not entry & ACCESSED:
                 leaf.entry = self._set_bits(table, entry, slot, ACCESSED)
             table = entry & ADDRESS
         if (
@@ -204,8 +204,9 @@ class Pager(abc.ABC):
             or (fetch and no_execute)
         ):
             raise GuestFault(PAGE_FAULT, code | PF_PRESENT, address)
-        if touch:
-            leaf.entry = self._set_bits(leaf.table, leaf.entry, slot, ACCESSED | DIRTY if write else ACCESSED)
+        bits = ACCESSED | DIRTY if write else ACCESSED
+        if touch and leaf.entry & bits != bits:
+            leaf.entry = self._set_bits(leaf.table, leaf.entry, slot, bits)
         mask = (1 << 3 + 9 * leaf.level) - 1
         return Walk(leaf.entry & ADDRESS & ~mask | address & mask, steps)
 
@@ -234,9 +235,12 @@ class Pager(abc.ABC):
 
     def root(self) -> int:
         """Host-physical address of the shadow root for the guest's CPU as it is now."""
-        if self.v.paging:
-            return self._table((self.v.cr3 & ADDRESS, 4, self.view(), 0, False))
-        return self._table((0, self.top_without_paging, self.view(), 0, True))
+        v = self.v
+        if v.cr0 & CR0_PG:
+            key: Key = v.cr3 & ADDRESS, 4, self.view(), 0, False
+        else:
+            key = 0, self.top_without_paging, self.view(), 0, True
+        return self.s.tables.get(key) or self._table(key)
 
     def _table(self, key: Key) -> int:
         s = self.s

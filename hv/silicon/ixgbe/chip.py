@@ -62,8 +62,8 @@ class Chip:
     # --- registers --------------------------------------------------------------------------------------------
 
     def __getitem__(self, offset: int) -> int:
-        value = self.state.registers.get(offset)
-        return reg.AT[offset].reset if value is None else value
+        registers = self.state.registers
+        return registers[offset] if offset in registers else reg.AT[offset].reset
 
     def __setitem__(self, offset: int, value: int) -> None:
         self.state.registers[offset] = value & 0xFFFF_FFFF

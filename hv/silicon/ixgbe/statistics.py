@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 from hv.silicon.ethernet.frames import BROADCAST, FCS
 from hv.silicon.ethernet.register import ALL
 from hv.silicon.ixgbe import registers as reg
@@ -66,7 +68,7 @@ class Statistics:
         length = len(frame) + FCS
         self.count(all)
         self.count(octets, length)
-        self.count(first_size + 4 * sum(length > size for size in SIZES))
+        self.count(first_size + 4 * bisect_left(SIZES, length))
         if frame[:6] == BROADCAST:
             self.count(broadcast)
         elif frame[0] & 1:

@@ -35,6 +35,8 @@ class Breakpoints:
         if known is None and len(self.marked) >= MOST:
             return False
         new = frozenset(offsets)
+        if known is not None and new <= known:
+            return True
         self.marked[page] = new if known is None else known | new
         slot = page % BREAKPOINT_PAGES
         while self._pages[slot] not in (EMPTY, page):

@@ -497,6 +497,8 @@ class Machine:
             return
         lapic = board.lapics[cpu.index]
         board.receive(cpu.index, cpu.now)
+        if cpu.index == 0:
+            board.advance(cpu.now)  # a frame that has come to a card is the card's to store, at this very moment
         if lapic.signalled:
             self._signal_on_metal(cpu, lapic)
         if cpu.waits:
