@@ -32,7 +32,7 @@ pytestmark, pytest_addoption, pytest_configure
 
 # Textual calls or reads these of an application, a screen, a widget or a driver.
 TITLE, CSS_PATH, AUTO_FOCUS, BINDINGS, compose, render_line, get_system_commands
-_.border_title, _.border_subtitle, _.virtual_size, _.driver_class, is_headless, post_display_hook
+_.caption, _.border_title, _.border_subtitle, _.virtual_size, _.driver_class, is_headless, post_display_hook
 
 # pytest reads these in a test module.
 pytestmark, file_extension, _write_mode

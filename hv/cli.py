@@ -249,7 +249,10 @@ def table(
     if html is not None:
         write_document(html, report.as_html(chosen, wanted, result, unbuilt))
     if "-" not in documents:
-        drawn = report.grid(chosen, result, unbuilt, out.width) if ops is None else report.operations(wanted, result)
+        grid = ops is None
+        drawn = (
+            report.grid(chosen, result, unbuilt, out.width) if grid else report.operations(wanted, result, out.width)
+        )
         out.print(drawn)
 
 

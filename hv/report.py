@@ -7,16 +7,17 @@ import html
 import io
 
 from rich import box
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from hv.measure import Measured, NotThere, OpResult, TableResult
+from hv.measure import Measured, NotThere, OpResult, RowResult, TableResult
 from hv.ops import OPS, Op
 from hv.silicon.timing import MILLI
 from hv.table import COLUMN_TITLES, COLUMNS, LETTERS, SHORT, Row
 
 WITH_DRIVERS = 132  # columns from which there is room for the drivers and long titles
+OPERATION_WIDTH, ROW_WIDTH = 26, 22  # columns that an operation's name takes, and a row's exits and cycles
 STYLES = {"VS": "bold red", "P": "bold yellow", "VH": "bold green", "H": "bold cyan"}
 
 
@@ -69,19 +70,25 @@ def _legend(headlines: dict[str, Op], unbuilt: dict[str, str], *, blank: bool) -
     return Text("\n".join(lines), style="dim")
 
 
-def operations(ops: list[Op], table: TableResult) -> RenderableType:
-    """One line an operation, one column a row: exits, and cycles below the row's name."""
-    drawn = Table(
-        box=box.SIMPLE_HEAD, title="exits per operation, and virtual cycles per operation", title_justify="left",
-        caption=f"cost model {table.cost_model}, seed {table.seed}", caption_justify="left",
-    )  # fmt: skip
+def operations(ops: list[Op], table: TableResult, width: int = 1000) -> RenderableType:
+    """One line an operation, two columns a row: exits and cycles. As many rows side by side as `width` has room for."""
+    room = max(1, (width - OPERATION_WIDTH) // ROW_WIDTH)
+    parts = [table.rows[at : at + room] for at in range(0, len(table.rows), room)]
+    drawn = [_operations(ops, rows) for rows in parts]
+    drawn[0].title = "exits per operation, and virtual cycles per operation"
+    drawn[-1].caption = f"cost model {table.cost_model}, seed {table.seed}"
+    return Group(*drawn)
+
+
+def _operations(ops: list[Op], rows: list[RowResult]) -> Table:
+    drawn = Table(box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
     drawn.add_column("operation")
-    for row in table.rows:
+    for row in rows:
         drawn.add_column(f"{row.id}\nexits", justify="right")
         drawn.add_column("\ncycles", justify="right")
     for op in ops:
         cells = [op.id]
-        for row in table.rows:
+        for row in rows:
             result = row.ops.get(op.id)
             if result is None:
                 cells += ["", ""]
