@@ -88,7 +88,9 @@ A letter with a dot is not built yet.
     def compose(self) -> ComposeResult:
         grid = Grid(id="grid", header_height=2, cell_padding=1, zebra_stripes=True)
         grid.border_title = "AWS EC2 Virtualization Types (B. Gregg, 2017)"
-        grid.border_subtitle = "VS software  P paravirt  VH hardware-assist  H hardware  · not built yet"
+        unbuilt = any(self.missing(row, column) for row in ROWS.values() for column in COLUMNS)
+        legend = "VS software  P paravirt  VH hardware-assist  H hardware"
+        grid.border_subtitle = legend + ("  · not built yet" if unbuilt else "")
         yield grid
         with Horizontal(id="below"):
             ops = OpList(id="ops", cursor_type="row", cell_padding=1)

@@ -47,6 +47,16 @@ def test_the_silicon_does_what_the_hypervisor_did() -> None:
     assert measured(EMULATED, "timer_tick").assists.get("apic_access", 0) == 0
 
 
+@pytest.mark.parametrize("posting", ["posted-interrupts", "avic"])
+def test_beside_split_devices_an_upcall_is_the_platform_device_s_line(posting: str) -> None:
+    """Level-triggered: its end exits. All else is the hardware's, and Xen is called for kicks only."""
+    row = f"nitro+net=P+interrupts={posting}"
+    assert measured(row, "device_irq").exits == {"external_interrupt": 4, "virtual_eoi": 4}
+    assert measured(row, "timer_tick").exits == {"apic_write": 4, "external_interrupt": 4}
+    assert measured(row, "ipi").exits_per_op == (0 if posting == "avic" else 1)
+    assert {op: measured(row, op).result for op in EXITS} == {op: measured(NITRO, op).result for op in EXITS}
+
+
 def test_without_microcode_the_numbers_are_the_same() -> None:
     """Of `avic`, which has all of it; test_drives.py compares `nitro`."""
     native, portable = (
