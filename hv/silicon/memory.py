@@ -59,6 +59,7 @@ class Memory:
 
     def __init__(self) -> None:
         self.regions: list[Region] = []
+        self._ranges: list[tuple[int, int, Region, int]] = []  # first address, end, and what to add for the mapping
         self.on_map: Callable[[Region], None] = lambda region: None
         self.on_write: Callable[[Region, int, int], None] = lambda region, at, size: None
 
@@ -70,14 +71,16 @@ class Memory:
             if region.base < other.base + other.size and other.base < region.base + region.size:
                 raise ValueError(f"{region.name} overlaps {other.name}")
         self.regions.append(region)
+        self._ranges.append((region.base, region.base + region.size, region, region.offset - region.base))
         self.on_map(region)
         return region
 
     def find(self, address: int, size: int) -> tuple[Region, int]:
         """The region that holds [address, address + size) and the offset in its host mapping."""
-        for region in self.regions:
-            if region.base <= address and address + size <= region.base + region.size:
-                return region, address - region.base + region.offset
+        end = address + size
+        for first, last, region, shift in self._ranges:
+            if first <= address and end <= last:
+                return region, address + shift
         raise BusError(f"no RAM at physical {address:#x}")
 
     def read(self, address: int, size: int) -> bytes:
