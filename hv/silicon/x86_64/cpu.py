@@ -368,7 +368,8 @@ class Cpu:
         # keep_deadline() once more, on the hot path. A guest may fault for ever and never begin an instruction, where a
         # slice ends otherwise; so it also ends here.
         retired, last = m.retired, -((m.extra - deadline) // self._cpi)
-        m.stop = retired if m.recognized or m.notified else max(retired, last)
+        posted = self.apic is not None and (m.recognized or m.notified)
+        m.stop = retired if posted else max(retired, last)
         return last > retired
 
     def _vmrun(self, delivering: int | None = None) -> None:
