@@ -24,6 +24,8 @@ def words(signature: bytes) -> tuple[int, int, int]:
 class Platform:
     """Each method answers for one kind of exit. None, or False: the guest finds what a PC has there."""
 
+    watches_exits = False  # wants to hear of each, by exit_begins()
+
     def exit_begins(self) -> None:
         """An exit has come, and is not handled yet."""
 

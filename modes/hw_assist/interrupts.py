@@ -39,6 +39,7 @@ class EmulatedApics:
 
     reasons: ClassVar[frozenset[str]] = frozenset("cr8_write external_interrupt interrupt_window nmi_window".split())
     may_signal = MAY_SIGNAL
+    has_more: ClassVar[bool] = False  # waits() looks at more than the chips
 
     def __init__(self, board: Board, cpus: int) -> None:
         self.board = board
@@ -70,10 +71,11 @@ class EmulatedApics:
 
     def due(self, cpu: Cpu, exit: Exit) -> bool:
         """Is there anything to deliver after this exit, or to wait for? If not, deliver() need not look."""
-        board = self.board
-        lapic = board.lapics[cpu.index].state
-        events = lapic.expiry is not None or board.deadline != NEVER or exit.code in self.may_signal
-        return events or self.waits(cpu) or cpu.halted
+        board, index = self.board, cpu.index
+        lapic = board.lapics[index].state
+        if lapic.expiry is not None or lapic.irr or lapic.extint or board.deadline != NEVER or self.waiting[index]:
+            return True
+        return exit.code in self.may_signal or cpu.halted or (self.has_more and self.waits(cpu))
 
     def waits(self, cpu: Cpu) -> bool:
         """Has an interrupt arrived that the guest has not been given?"""

@@ -123,7 +123,9 @@ class HwAssist(Mode):
 
     def handle(self, vcpu: Vcpu, exit: Exit) -> str:
         cpu = vcpu.cpu
-        self.board.platform.exit_begins()
+        platform = self.board.platform
+        if platform.watches_exits:
+            platform.exit_begins()
         handler = self.handlers.get(exit.code)
         if handler is not None:
             reason = handler(self, cpu, exit)

@@ -44,6 +44,7 @@ class PostedDelivery(EmulatedApics):
     reasons = EmulatedApics.reasons - {"cr8_write"} | {"apic_access", "apic_write", "virtual_eoi"}
     may_signal = MAY_SIGNAL | {svm.APIC_WRITE}
     controls = VIRTUAL_APIC
+    has_more = True
 
     def __init__(self, hw: HwAssist) -> None:
         super().__init__(hw.board, len(hw.vm.machine.cpus))

@@ -168,7 +168,8 @@ class Cpu:
         m = self.m
         last = -((m.extra - m.deadline) // self._cpi)
         retired = m.retired
-        m.stop = retired if m.stepping or m.recognized or m.notified or m.trap else max(retired, last)
+        now = m.stepping or (self.apic is not None and (m.recognized or m.notified or m.trap))
+        m.stop = retired if now or last < retired else last
 
     def stop_soon(self) -> None:
         """End the slice in front of the next instruction; safe inside a chip's register access."""

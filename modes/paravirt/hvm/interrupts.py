@@ -20,6 +20,7 @@ class XenInterrupts(EmulatedApics):
     """Delivery for the vCPUs of `domain`."""
 
     may_signal = MAY_SIGNAL | {svm.VMMCALL}
+    has_more = True
 
     def __init__(self, board: Board, domain: HvmDomain) -> None:
         super().__init__(board, len(domain.vcpus))

@@ -36,6 +36,8 @@ VMMCALL_LENGTH = 3
 class XenPlatform(Platform):
     """Xen for the guest that `domain` is. `costs`: of the hypercalls that one exit does besides the first."""
 
+    watches_exits = True
+
     def __init__(self, domain: HvmDomain, costs: CostModel) -> None:
         self.domain = domain
         for v in domain.vcpus:
