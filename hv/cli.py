@@ -40,7 +40,7 @@ from hv.neighbours import MOST_GUESTS, Neighbours
 from hv.ops import OPS, find_op, select
 from hv.silicon.x86_64.engine import interrupt
 from hv.silicon.x86_64.layout import SiliconError
-from hv.table import COLUMNS, ROWS, SHORT, Row, customize, find_row, machine_modes, missing_mode
+from hv.table import COLUMNS, ROWS, SHORT, Impossible, Row, customize, find_row, machine_modes, missing_mode
 from hv.vm import DEFAULT_MIB, Vm, check_size, count_cpus
 from hv.workers import measure_rows, worthwhile
 
@@ -172,18 +172,24 @@ def _settings(iterations: int, seed: int, cold: bool, cost_model: str, portable:
 
 
 def _choose(names: str | None, changes: list[str], installed: Mapping[str, type[Mode]]) -> list[Row]:
-    """The rows named, each once; all rows when none are, without those that a change makes impossible."""
-    if names is not None:
-        wanted = dict.fromkeys(name.strip() for name in names.split(","))
-        return [customize(find_row(name), changes, installed) for name in wanted]
+    """The rows named, each once; all rows when none are.
+
+    A row that a change makes impossible stays as it is if it was named, to be compared with, and is left out if not.
+    """
+    wanted = list(ROWS) if names is None else list(dict.fromkeys(name.strip() for name in names.split(",")))
     chosen, refused = [], []
-    for row in ROWS.values():
+    for row in map(find_row, wanted):
         try:
             chosen.append(customize(row, changes, installed))
-        except HvError as error:
+        except Impossible as error:
             refused.append(error)
-    if not chosen:
+            if names is not None:
+                chosen.append(row)
+    if len(refused) == len(wanted):
         raise refused[0]
+    if names is not None:
+        for why in refused:
+            sys.stderr.write(f"hv: {why}; it is measured as it is\n")
     return chosen
 
 

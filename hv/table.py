@@ -112,6 +112,10 @@ IMPOSSIBLE: tuple[tuple[Callable[[Mapping[str, str]], bool], str], ...] = (
 )
 
 
+class Impossible(HvError):
+    """A combination that no real machine could have."""
+
+
 def find_row(name: str) -> Row:
     """The row with this id."""
     if name not in ROWS:
@@ -139,7 +143,7 @@ def customize(row: Row, changes: list[str], modes: Mapping[str, type[Mode]]) -> 
             raise HvError(f"{cell!r} is neither a letter nor an installed mode; known are {known}")
     for rule, why in IMPOSSIBLE:
         if rule(cells):
-            raise HvError(f"{row.id} with {' '.join(changes)} is impossible: {why}")
+            raise Impossible(f"{row.id} with {' '.join(changes)} is impossible: {why}")
     suffix = "".join(f"+{change}" for change in changes)
     return Row(row.id + suffix, row.label + suffix, row.type, row.drivers, cells, chosen)
 

@@ -271,6 +271,14 @@ def test_a_custom_row_carries_its_changes_in_its_id_and_cells(call: Call) -> Non
     assert row["cells"] == {**ROWS["nitro"].cells, "net": "VS", "local": "P"}
 
 
+def test_a_row_that_cannot_be_changed_so_is_there_to_be_compared_with(call: Call) -> None:
+    rows = ("table", "--rows", "emulated,metal", "--set", "cpu=trap-and-emulate")
+    said = call(*rows, "--ops", "cpu.in", "--iterations", "1", "--json", "-")
+    assert [row["id"] for row in json.loads(said.out)["rows"]] == ["emulated+cpu=trap-and-emulate", "metal"]
+    assert "hv: metal with cpu=trap-and-emulate is impossible" in said.err
+    check_error(call("table", "--rows", "aws-metal,metal", "--set", "cpu=VS"), 2, "impossible")
+
+
 def test_a_mode_s_id_can_stand_for_its_letter(call: Call) -> None:
     said = call(
         "table", "--rows", "nitro", "--set", "cpu=hw-assist", "--ops", "cpu.in", "--iterations", "1", "--json", "-"
