@@ -47,6 +47,7 @@ class EmulatedApics:
         self.in_nmi = [False] * cpus  # an NMI has been delivered, and its IRET has not been seen
         self.vmcbs: Sequence[Vmcb] = ()
         self.cr_writes = 0
+        self.started: Callable[[Cpu], None] = lambda cpu: None  # a start-up message has written its VMCB
 
     def start(self, vmcbs: Sequence[Vmcb], cr_writes: int) -> None:
         """The VMCBs are there; the guest has not run yet."""
@@ -137,6 +138,7 @@ class EmulatedApics:
             startup_state(self.vmcbs[cpu.index], page)
             cpu.start_over()
             self._end_nmi(cpu)
+            self.started(cpu)
 
         take_startup(cpu, lapic, start)
         if cpu.waits or not lapic.state.nmi or self.in_nmi[cpu.index]:

@@ -1,7 +1,8 @@
 """The modes of the interrupts column in hardware: what they put in the place of hw-assist's emulated local APICs.
 
-The I/O APIC, the 8259s and the 8254 stay emulated, as on every such machine. Simplified: under nested paging only
-(with `hw-shadow` the local APICs stay emulated); the guest is not offered x2APIC, which its board does not have.
+The I/O APIC, the 8259s and the 8254 stay emulated, as on every such machine. Intel's posting does not ask how a guest's
+addresses are translated; AMD's AVIC works under nested paging only (APM vol. 2, 15.29).
+Simplified: the guest is not offered x2APIC, which its board does not have.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class PostedInterrupts(Mode):
             raise HvError(f"{self.id} needs a CPU like hw-assist's, and {cpu.id} has another one")
         if isinstance(cpu.interrupts, XenInterrupts):
             cpu.interrupts = self.delivery_beside_xen(cpu, cpu.interrupts.domain)
-        elif cpu.nested:
+        else:
             cpu.interrupts = self.delivery(cpu)
 
 
@@ -39,3 +40,9 @@ class Avic(PostedInterrupts):
     delivery = AvicDelivery
     delivery_beside_xen = XenAvicDelivery
     reasons = AvicDelivery.reasons
+
+    def equip(self, column: str) -> None:
+        cpu = self.vm.mode
+        if isinstance(cpu, HwAssist) and not cpu.nested:
+            raise HvError(f"avic needs nested paging, which {cpu.id} has not: posted-interrupts does without")
+        super().equip(column)

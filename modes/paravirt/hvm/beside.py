@@ -33,8 +33,8 @@ class XenBeside:
 
     def __init__(self, vm: Vm, split: SplitDevices) -> None:
         mode, board = vm.mode, vm.board
-        if not isinstance(mode, HwAssist) or not mode.nested:
-            raise HvError(f"PV on HVM needs nested paging, which {mode.id} has not: cpu=hw-assist has", 1)
+        if not isinstance(mode, HwAssist):
+            raise HvError(f"PV on HVM needs a CPU like hw-assist's, and {mode.id} has another one")
         assert isinstance(board, Board)
         self.vm, self.split, self.domain = vm, split, HvmDomain(vm)
         self.domain.end = self._end
