@@ -7,7 +7,6 @@ Simplified: the guest is not offered x2APIC, which its board does not have.
 
 from __future__ import annotations
 
-from hv.errors import HvError
 from hv.mode import Mode
 from modes.hw_assist.mode import HwAssist
 from modes.paravirt.hvm.interrupts import XenInterrupts
@@ -24,10 +23,13 @@ class PostedInterrupts(Mode):
     delivery_beside_xen: type[XenPostedDelivery | XenAvicDelivery] = XenPostedDelivery
     reasons = PostedDelivery.reasons
 
+    @classmethod
+    def impossible_beside(cls, cpu: type[Mode]) -> str | None:
+        return None if issubclass(cpu, HwAssist) else f"{cls.id} needs a CPU like hw-assist's (cpu=VH)"
+
     def equip(self, column: str) -> None:
         cpu = self.vm.mode
-        if not isinstance(cpu, HwAssist):
-            raise HvError(f"{self.id} needs a CPU like hw-assist's, and {cpu.id} has another one")
+        assert isinstance(cpu, HwAssist)
         if isinstance(cpu.interrupts, XenInterrupts):
             cpu.interrupts = self.delivery_beside_xen(cpu, cpu.interrupts.domain)
         else:
@@ -41,8 +43,8 @@ class Avic(PostedInterrupts):
     delivery_beside_xen = XenAvicDelivery
     reasons = AvicDelivery.reasons
 
-    def equip(self, column: str) -> None:
-        cpu = self.vm.mode
-        if isinstance(cpu, HwAssist) and not cpu.nested:
-            raise HvError(f"avic needs nested paging, which {cpu.id} has not: posted-interrupts does without")
-        super().equip(column)
+    @classmethod
+    def impossible_beside(cls, cpu: type[Mode]) -> str | None:
+        if issubclass(cpu, HwAssist) and not cpu.nested:
+            return f"AVIC needs nested paging, which {cpu.id} has not (posted-interrupts does without)"
+        return super().impossible_beside(cpu)
