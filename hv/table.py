@@ -75,8 +75,8 @@ ROWS: dict[str, Row] = {
     )
 }
 
-# Combinations that no real machine could have, and why. Each rule looks at the letters; a mode may have more to say
-# (Mode.impossible_beside).
+# Combinations that no real machine had, or that are not built, and why. Each rule looks at the letters; a mode may
+# have more to say (Mode.impossible_beside).
 IMPOSSIBLE: tuple[tuple[Callable[[Mapping[str, str]], bool], str], ...] = (
     (
         lambda c: c["cpu"] == "H" and any(cell != "H" for cell in c.values()),
@@ -91,8 +91,12 @@ IMPOSSIBLE: tuple[tuple[Callable[[Mapping[str, str]], bool], str], ...] = (
         "posted interrupts need a hardware-assisted CPU (cpu=VH)",
     ),
     (
-        lambda c: c["cpu"] != "VH" and "VH" in (c["net"], c["local"], c["remote"]),
-        "a card's function is mapped by the second-level translation of a hardware-assisted CPU (cpu=VH)",
+        lambda c: c["cpu"] == "P" and "VH" in (c["net"], c["local"], c["remote"]),
+        "a PV domain gets a card by pcifront, which is not built: cards are for a hardware-assisted CPU (cpu=VH)",
+    ),
+    (
+        lambda c: c["cpu"] == "VS" and "VH" in (c["net"], c["local"], c["remote"]),
+        "cards were first given to guests of a hardware-assisted CPU (cpu=VH)",
     ),
     (
         lambda c: c["cpu"] == "P" and c["interrupts"] != "P",
@@ -108,7 +112,7 @@ IMPOSSIBLE: tuple[tuple[Callable[[Mapping[str, str]], bool], str], ...] = (
     ),
     (
         lambda c: c["boot"] == "P" and c["cpu"] != "P",
-        "a paravirtualized boot starts the kernel at ring 3 (cpu=P)",
+        "a paravirtualized boot starts the kernel at ring 3 (cpu=P); PVH, which has it with cpu=VH, is not built",
     ),
 )
 

@@ -13,25 +13,23 @@ from __future__ import annotations
 
 from typing import Any
 
-import capstone
 import msgspec
-from capstone import x86
 
 from hv.silicon.x86_64 import svm
 from hv.silicon.x86_64.cpu import DF, PF, Cpu, Exit, Shutdown
 from hv.silicon.x86_64.msr import EFER
-from hv.silicon.x86_64.state import HF_CS64, RAX, RCX, RDX, TF
+from hv.silicon.x86_64.state import RAX, RCX, RDX, TF
 from hv.silicon.x86_64.svm import Vmcb
 from hv.vcpu import Vcpu
-from hv.x86_64.decode import address_of, decode_here, read_register, write_register
+from hv.x86_64.decode import address_of, decode_here
 from hv.x86_64.ports import port_access
+from modes.hw_assist.control_registers import CR0, CR3, CR4, access
 from modes.hw_assist.guest_rights import GuestRightsPager
 from modes.hw_assist.mode import HANDLERS, Handler, HwAssist, HwAssistState
 from modes.shadow.faults import FaultHandler, Opened
 from modes.shadow.pager import PF_USER, PagerState
 from modes.shadow.registers import (
     CR0_PG,
-    CR0_TS,
     CR0_WP,
     CR4_PAE,
     EFER_LMA,
@@ -44,7 +42,6 @@ from modes.shadow.registers import (
 )
 
 DB = 1
-CR0, CR3, CR4 = 0, 3, 4
 CR_WRITES = 1 << CR0 | 1 << CR3 | 1 << CR4
 EVERY_EXCEPTION = 0xFFFF_FFFF
 
@@ -229,22 +226,11 @@ class HwShadow(HwAssist):
         return "invlpg"
 
     def _cr_access(self, cpu: Cpu, exit: Exit) -> str:
-        """MOV with CR0, CR3 or CR4; CLTS, LMSW and SMSW."""
-        r = self.registers
         i = decode_here(cpu)
         assert i is not None
         number, write = exit.code % svm.CR0_WRITE, exit.code >= svm.CR0_WRITE
         try:
-            if i.id == x86.X86_INS_SMSW:
-                self._put_word(cpu, i, r.cr0)
-            elif not write:
-                write_register(cpu, i.reg_name(i.operands[0].reg), (r.cr0, 0, 0, r.cr3, r.cr4)[number])
-            elif number == CR3:
-                r.cr3 = read_register(cpu, i.reg_name(i.operands[1].reg))
-            elif number == CR4:
-                r.write_cr4(read_register(cpu, i.reg_name(i.operands[1].reg)))
-            else:
-                r.write_cr0(self._new_cr0(cpu, i), long_code=bool(cpu.state.hflags & HF_CS64))
+            access(cpu, i, number, self.registers, self.pager, write=write)
         except GuestFault as fault:
             self._reflect(cpu, exit, fault)
             return "cr_access"
@@ -257,32 +243,6 @@ class HwShadow(HwAssist):
         elif write:
             self._load_registers()
         return "cr_access"
-
-    def _new_cr0(self, cpu: Cpu, i: capstone.CsInsn) -> int:
-        """What MOV CR0, LMSW or CLTS writes."""
-        cr0 = self.registers.cr0
-        if i.id == x86.X86_INS_CLTS:
-            return cr0 & ~CR0_TS
-        if i.id == x86.X86_INS_LMSW:
-            return cr0 & ~0xE | self._get_word(cpu, i) & 0xF
-        return read_register(cpu, i.reg_name(i.operands[1].reg))
-
-    def _get_word(self, cpu: Cpu, i: capstone.CsInsn) -> int:
-        """The 16-bit operand of LMSW."""
-        operand = i.operands[0]
-        if operand.type == x86.X86_OP_REG:
-            return read_register(cpu, i.reg_name(operand.reg)) & 0xFFFF
-        raw = self.pager.read_linear(address_of(cpu, i, operand), 2, user=cpu.cpl == 3)
-        return int.from_bytes(raw, "little")
-
-    def _put_word(self, cpu: Cpu, i: capstone.CsInsn, value: int) -> None:
-        """The operand of SMSW: 16 bits of memory, or a register of any size."""
-        operand = i.operands[0]
-        if operand.type == x86.X86_OP_REG:
-            write_register(cpu, i.reg_name(operand.reg), value)
-        else:
-            word = (value & 0xFFFF).to_bytes(2, "little")
-            self.pager.write_linear(address_of(cpu, i, operand), word, user=cpu.cpl == 3)
 
     def _msr(self, cpu: Cpu, exit: Exit) -> str:
         """EFER is the guest's own; the other registers are in the CPU."""
