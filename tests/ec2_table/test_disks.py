@@ -17,7 +17,7 @@ from hv.host import nbd as nbd_client
 from hv.host.nbd import InProcess, Nbd, NbdError
 from hv.host.nbd_server import NbdServer
 from hv.host.outside import Outside
-from hv.host.store import SECTOR, MemoryStore, StoreError
+from hv.host.store import SECTOR, MemoryStore, Store, StoreError
 from hv.loader import default_guest, load_guest
 from hv.measure import PROMPT, Measured, OpResult, RowResult, RowRunner, Settings
 from hv.mode import find_modes
@@ -58,7 +58,7 @@ def operation(row: RowResult, op: str) -> OpResult:
 class Shell:
     """A booted row, with disks of the test's own, at whose prompt one can type."""
 
-    def __init__(self, row: str, local: MemoryStore | None = None, remote: Nbd | None = None) -> None:
+    def __init__(self, row: str, local: Store | None = None, remote: Nbd | None = None) -> None:
         modes = machine_modes(row_named(row), find_modes())
         self.vm = Vm(modes, load_guest(default_guest()), load(), outside=Outside(local=local, remote=remote))
         self.run()
@@ -77,7 +77,7 @@ class Shell:
 
 
 @contextlib.contextmanager
-def shell(row: str, local: MemoryStore | None = None, remote: Nbd | None = None) -> Iterator[Shell]:
+def shell(row: str, local: Store | None = None, remote: Nbd | None = None) -> Iterator[Shell]:
     booted = Shell(row, local, remote)
     try:
         yield booted
@@ -261,7 +261,7 @@ def read_until(process: subprocess.Popen[str], wanted: str) -> None:
     raise AssertionError(f"{wanted} did not come: {process.stderr and process.stderr.read()}")
 
 
-@pytest.mark.parametrize("row", ["emulated", "nitro", "aws-metal"])
+@pytest.mark.parametrize("row", ["emulated", "xen-pv", "xen-hvm-4", "nitro", "aws-metal", "metal"])
 def test_a_write_that_was_flushed_is_in_the_file_after_a_kill(row: str, tmp_path: Path) -> None:
     image, remote = tmp_path / "disk.img", tmp_path / "socket"
     image.write_bytes(bytes(1 << 20))
