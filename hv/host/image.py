@@ -1,8 +1,9 @@
 """Disk images: a raw file as a block store, and the small default ones that `hv run` makes on first use.
 
 A file that is not whole sectors reads as if zeros followed, as under QEMU. A write is in the file when it returns, so
-it survives this process; a flush is fdatasync, so it survives the host. After a flush that has failed every flush fails,
-as in QEMU: the kernel may have dropped what it could not write, and would say so only once. One writer at a time (flock).
+it survives this process; a flush is fdatasync, so it survives the host. After a flush that has failed every flush
+fails, as in QEMU: the kernel may have dropped what it could not write, and would say so only once. One writer at a time
+(flock).
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ class Image:
             os.fsync(self.file) if not hasattr(os, "fdatasync") else os.fdatasync(self.file)
         except OSError as error:
             self.unsure = True
-            self._tell(f"cannot be flushed: {error.strerror}; what the guest has written since it last could may be lost")
+            self._tell(f"cannot be flushed: {error.strerror}; what the guest has written may be lost")
             raise StoreError(str(error)) from None
         if self.unsure:
             raise StoreError("an earlier flush has failed")
