@@ -79,7 +79,8 @@ REGISTERS: tuple[Register, ...] = (
     Register("STATISTICS", STATISTICS, 0, count=STATISTICS_COUNT),
     Register("RXCSUM", RXCSUM, 0x07FF),
     Register("MTA", MTA, count=128, kept=True),
-    Register("RA", RAL0, count=2 * RECEIVE_ADDRESSES),
+    Register("RAL", RAL0, count=RECEIVE_ADDRESSES, step=8),
+    Register("RAH", RAH0, 0x8003_FFFF, count=RECEIVE_ADDRESSES, step=8),
     Register("VFTA", VFTA, count=128, kept=True),
     # Waking up and managing a machine that sleeps: kept, and without effect.
     Register("WUC", 0x5800, 0x000F),
