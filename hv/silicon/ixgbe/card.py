@@ -4,8 +4,8 @@ virtual ones (data sheet, 7.10.2 and 9).
 Windows of the physical function: 0 registers, 4 MSI-X; of a virtual one: 0 registers, 3 MSI-X. The MSI-X table has a
 page of its own, and so have its pending bits.
 Simplified: one port; 4 of 63 virtual functions; 32-bit windows, no window in I/O space; no flash, firmware, wake-up or
-management, no PHY and no SFP+ module behind the serial wires; the link is always up, at 10 Gb/s; no security offload,
-storage over Ethernet, time stamps or data center bridging; accesses of less than a register write nothing.
+management; the link is always up, at 10 Gb/s, through an SFP+ module; no security offload, storage over Ethernet, time
+stamps or data center bridging; accesses of less than a register write nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from hv.silicon.ixgbe.chip import Chip, ChipState
 from hv.silicon.ixgbe.eeprom import contents
 from hv.silicon.ixgbe.interrupts import Interrupts, InterruptState
 from hv.silicon.ixgbe.mailbox import Mailboxes
+from hv.silicon.ixgbe.module import Module
 from hv.silicon.ixgbe.physical import PhysicalRegisters
 from hv.silicon.ixgbe.receive import Receiver, ReceiveState
 from hv.silicon.ixgbe.rings import CONTROL, TAIL, Ring, RxRing, write_ring
@@ -221,7 +222,7 @@ class IxgbePhysical(IxgbeFunction, PhysicalFunction):
 
     def __init__(self, tsc_hz: int, fetch_time: int, mac: bytes) -> None:
         PhysicalFunction.__init__(self, HEADER, VIRTUAL)
-        self.mac, self.eeprom = mac, contents(mac)
+        self.mac, self.eeprom, self.module = mac, contents(mac), Module()
         self.chip = Chip(tsc_hz, fetch_time)
         self.statistics = Statistics(self.chip)
         self.switch = Switch(self.chip, self.statistics)
