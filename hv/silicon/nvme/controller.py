@@ -16,7 +16,7 @@ import msgspec
 
 from hv.silicon.medium import MediumError
 from hv.silicon.memory import BusError
-from hv.silicon.nvme import admin, io
+from hv.silicon.nvme import admin, features, io
 from hv.silicon.nvme.prp import regions
 from hv.silicon.nvme.queues import (
     CQ_ENTRY_BYTES,
@@ -42,20 +42,25 @@ from hv.silicon.nvme.spec import (
     CC_WHILE_ENABLED,
     CC_WRITABLE,
     CSTS,
+    DO_NOT_RETRY,
     DOORBELLS,
+    EVENT_ENABLE,
     EVENT_TYPE,
     FATAL,
     INTMC,
     INTMS,
+    MORE,
     PAGE,
     READY,
     SHUTDOWN,
     SHUTDOWN_BUSY,
     SHUTDOWN_DONE,
+    TRANSIENT,
     VERSION,
     VS,
     CommandError,
     Event,
+    Feature,
     Status,
 )
 from hv.silicon.nvme.subsystem import NAMESPACE_CHANGED_LIMIT, PRIMARY, QUEUES, VECTORS, Subsystem
@@ -359,15 +364,18 @@ class Controller:
         try:
             result = carry_out(self, command)
         except CommandError as error:
-            status = error.status
-            self._log_error(queue, command, status)
-            self.complete(Completion(queue, command.id, status))
+            self._refuse(queue, command, error.status)
         except BusError:
-            self._log_error(queue, command, Status.DATA_TRANSFER_ERROR)
-            self.complete(Completion(queue, command.id, Status.DATA_TRANSFER_ERROR))
+            self._refuse(queue, command, Status.DATA_TRANSFER_ERROR)
         else:
             if result is not None:
                 self.complete(Completion(queue, command.id, Status.SUCCESS, result))
+
+    def _refuse(self, queue: int, command: Command, status: Status) -> None:
+        """It ends with an error, of which the error log has more."""
+        flags = MORE | (0 if status in TRANSIENT else DO_NOT_RETRY)
+        self._log_error(queue, command, status | flags)
+        self.complete(Completion(queue, command.id, status | flags))
 
     def complete(self, completion: Completion) -> None:
         """Put an entry into the completion queue, or keep it until there is room."""
@@ -453,9 +461,12 @@ class Controller:
 
     # --- events and errors ------------------------------------------------------------------------------------
 
-    def event(self, event: int) -> None:
-        """Something happened that no command asked for (5.2)."""
+    def event(self, event: Event) -> None:
+        """Something happened that no command asked for (5.2). Many kinds are reported only where the host wants it."""
         s = self.state
+        enable = EVENT_ENABLE.get(event)
+        if enable is not None and not features.current(self, Feature.EVENTS) & enable:
+            return
         if event in (Event.INVALID_DOORBELL, Event.INVALID_DOORBELL_VALUE):
             self._log(ErrorEntry(0, 0xFFFF, 0xFFFF, 0))
         if s.quiet >> (event & EVENT_TYPE) & 1 or event in s.events or len(s.events) >= MOST_EVENTS:
