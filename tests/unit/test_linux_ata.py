@@ -130,7 +130,8 @@ class Port:
 
     def dma(self, code: int, sector: int, count: int, *, write: bool = False) -> Result:
         """A transfer by DMA from or to BUFFER, in pieces of 64 KiB at most. The command comes before the start."""
-        size, pieces = count * SECTOR, []
+        size = count * SECTOR
+        pieces: list[tuple[int, int]] = []
         while size:
             part = min(size, 0x1_0000)
             pieces.append((BUFFER + len(pieces) * 0x1_0000, part))
