@@ -182,7 +182,7 @@ class PciSlot:
         self.outside.write(address, data)
 
     def _master(self, address: int) -> None:
-        if not self.function.command & COMMAND_MASTER:
+        if not self.function.config[COMMAND] & COMMAND_MASTER:
             raise BusError(f"a card that is no bus master wants {address:#x}")
 
     def interrupt(self, level: bool) -> None:

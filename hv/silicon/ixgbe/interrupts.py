@@ -154,7 +154,10 @@ class Interrupts:
         if self.state.pin:
             self.state.pin = False
             self.function.slot.interrupt(False)
-        for vector, told in sorted(self._by_vector(self.ready).items()):
+        ready = self.ready
+        if not ready:
+            return
+        for vector, told in sorted(self._by_vector(ready).items()):
             if self.state.quiet.get(vector, 0) <= now:
                 self._send(vector, told, now)
             else:
@@ -184,8 +187,9 @@ class Interrupts:
     def deadline(self) -> int | None:
         """When the first interval is over that something waits for."""
         s = self.state
+        if not s.causes & s.mask:
+            return None
         if not self.function.msix.enabled:
             waits = self.cause_register() & self.mask_register() and not s.pin
             return s.quiet.get(0, 0) if waits else None
-        ready = self.ready
-        return min((s.quiet.get(vector, 0) for vector in self._by_vector(ready)), default=None) if ready else None
+        return min((s.quiet.get(vector, 0) for vector in self._by_vector(self.ready)), default=None)
