@@ -236,6 +236,8 @@ class PciBus:
 
     def pin(self, source: int, wire: int, level: bool) -> None:
         """A card drives its pin; a wire is high while any of its cards pulls it."""
+        if self._state.levels[source] == level << wire:
+            return
         before = self.level(wire)
         self._state.levels[source] = level << wire
         if self.level(wire) != before:

@@ -141,24 +141,20 @@ class Interrupts:
             found[misc] = found.get(misc, 0) | causes & ~ALL_VECTORS
         return found
 
-    @property
-    def ready(self) -> int:
-        s = self.state
-        return s.armed & s.causes & s.mask
-
     def update(self, now: int) -> None:
         """Send what may be sent."""
         if not self.function.msix.enabled:
             self._drive_pin(now)
             return
-        if self.state.pin:
-            self.state.pin = False
+        s = self.state
+        if s.pin:
+            s.pin = False
             self.function.slot.interrupt(False)
-        ready = self.ready
+        ready = s.armed & s.causes & s.mask
         if not ready:
             return
         for vector, told in sorted(self._by_vector(ready).items()):
-            if self.state.quiet.get(vector, 0) <= now:
+            if s.quiet.get(vector, 0) <= now:
                 self._send(vector, told, now)
             else:
                 self.function.slot.reschedule()
@@ -192,4 +188,5 @@ class Interrupts:
         if not self.function.msix.enabled:
             waits = self.cause_register() & self.mask_register() and not s.pin
             return s.quiet.get(0, 0) if waits else None
-        return min((s.quiet.get(vector, 0) for vector in self._by_vector(self.ready)), default=None)
+        ready = s.armed & s.causes & s.mask
+        return min((s.quiet.get(vector, 0) for vector in self._by_vector(ready)), default=None)

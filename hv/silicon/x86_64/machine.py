@@ -106,7 +106,8 @@ class Machine:
         self.engine = Engine(self.memory)
         self.ram = anonymous(ram_size)
         self.ram_base, self.ram_size = ram_base, ram_size
-        self.memory.add(Region("RAM", ram_base, min(ram_size, HOLE), self.ram, 0))
+        self._low_size = min(ram_size, HOLE)  # of what is below the hole
+        self.memory.add(Region("RAM", ram_base, self._low_size, self.ram, 0))
         if ram_size > HOLE:
             self.memory.add(Region("RAM above 4 GiB", ram_base + HOLE_END, ram_size - HOLE, self.ram, HOLE))
         self.probe = Probe()
@@ -220,11 +221,11 @@ class Machine:
     def ram_ranges(self) -> list[tuple[int, int]]:
         """Where the guest has RAM: bus address and size."""
         high = [(HOLE_END, self.ram_size - HOLE)] if self.ram_size > HOLE else []
-        return [(0, min(self.ram_size, HOLE)), *high]
+        return [(0, self._low_size), *high]
 
     def is_ram(self, address: int, size: int) -> bool:
         """Is all of this bus address range the guest's RAM?"""
-        low = min(self.ram_size, HOLE)
+        low = self._low_size
         return 0 <= address <= low - size or HOLE_END <= address <= HOLE_END + self.ram_size - low - size
 
     def dma_read(self, address: int, size: int) -> bytes:
@@ -276,7 +277,7 @@ class Machine:
         board, cpu = self.board, self._loaded
         assert board is not None
         cpu.assists["mmio"] += 1
-        cpu.charge(cost)
+        cpu.m.extra += cost
         cpu.keep_deadline()
         board.lapics[cpu.index].set_priority_class(cpu.tpr)
         return board
