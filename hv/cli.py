@@ -6,6 +6,7 @@ Exit status: 0 success, 1 a failed run, 2 bad usage.
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import signal
 import sys
@@ -42,7 +43,7 @@ from hv.silicon.x86_64.engine import interrupt
 from hv.silicon.x86_64.layout import SiliconError
 from hv.table import COLUMNS, ROWS, SHORT, Impossible, Row, customize, find_row, machine_modes, missing_mode
 from hv.vm import DEFAULT_MIB, Vm, check_size, count_cpus
-from hv.workers import measure_rows, worthwhile
+from hv.workers import YOUNG, measure_rows, worthwhile
 
 WELCOME = """hv, the teaching hypervisor: one guest kernel under every virtualization technique, its exits counted.
 
@@ -485,6 +486,7 @@ def _broken(point: EntryPoint, error: BaseException) -> Callable[[], None]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command `hv`."""
+    gc.set_threshold(YOUNG)
     _mend_streams()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, lambda *_: interrupt(KeyboardInterrupt()))
