@@ -6,6 +6,7 @@ Exit status: 0 success, 1 a failed run, 2 bad usage.
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import signal
 import sys
@@ -30,6 +31,7 @@ from hv.errors import HvError
 from hv.mode import find_modes
 from hv.silicon.x86_64.engine import interrupt
 from hv.silicon.x86_64.layout import SiliconError
+from hv.workers import YOUNG
 
 WELCOME = """hv, the teaching hypervisor: one guest kernel under every virtualization technique, its exits counted.
 
@@ -131,6 +133,7 @@ def _broken(point: EntryPoint, error: BaseException) -> Callable[[], None]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command `hv`."""
+    gc.set_threshold(YOUNG)
     _mend_streams()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, lambda *_: interrupt(KeyboardInterrupt()))
