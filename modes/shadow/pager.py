@@ -90,6 +90,7 @@ class Pager(abc.ABC):
         self.memory: Memory = machine.memory
         self.v = v
         self.ram_base, self.ram_size = machine.ram_base, machine.ram_size
+        self._low_size = min(machine.ram_size, HOLE)  # of the RAM below the hole
         self._ram = memoryview(machine.ram).cast("Q")
         self.base = pool.alloc(MOST_TABLES)
         start = self.base - pool.region.base
@@ -116,7 +117,7 @@ class Pager(abc.ABC):
     # --- guest-physical memory --------------------------------------------------------------------------------
 
     def is_ram(self, gpa: int) -> bool:
-        return gpa < min(self.ram_size, HOLE) or HOLE_END <= gpa < HOLE_END + self.ram_size - HOLE
+        return gpa < self._low_size or HOLE_END <= gpa < HOLE_END + self.ram_size - HOLE
 
     def page(self, gpa: int) -> int | None:
         """Host-physical page of the memory at a guest-physical address; None: a device's registers, or nobody."""

@@ -87,7 +87,7 @@ class HvmDomain(XenDomain):
             self.vcpus.append(HvmVcpu(self, cpu))
             self.add_state(cpu.index, self.vcpus[-1].s)
         self.write_wallclock()
-        self.upcall = Upcall(board, partial(self.upcall_pending, 0))
+        self.upcall = Upcall(board, self._line_is_wanted)
         self.store, self.store_port = self._ring(STORE_FRAME), self.events.bind_backend(STORE_PORT)
         self.pirqs_taken: list[int] = []
         self.params: dict[int, int] = {
@@ -114,6 +114,10 @@ class HvmDomain(XenDomain):
     def upcall_pending(self, vcpu: int) -> bool:
         """Upcalls are not masked in such a guest: IF is there for that (Xen, hvm/irq.c)."""
         return bool(self.memory.read(self.states[vcpu].info + UPCALL_PENDING, 1)[0])
+
+    def _line_is_wanted(self) -> bool:
+        """An upcall waits on vCPU 0, which has no vector of its own for it."""
+        return self.upcall_pending(0) and not self.vcpus[0].s.own_vector
 
     def _kick(self, index: int) -> None:
         """An upcall waits on a vCPU, or a port that it polls. If it is the one that runs, the exit's end looks."""
