@@ -27,8 +27,7 @@ from modes.full_emulation.translator.window import (
     LDTR,
     REGISTERS,
     SELECTORS,
-    TABLE,
-    TARGET,
+    SIZE,
     TOO_BIG,
     TR,
     VALUE,
@@ -38,9 +37,9 @@ NAMES = {
     **{REGISTERS + 8 * number: f"kept.{name}" for number, name in enumerate(REGISTER_NAMES)},
     **{CR + 8 * number: f"cr{number}" for number in range(5)},
     **{SELECTORS + 8 * number: name for number, name in enumerate(("es", "cs", "ss", "ds", "fs", "gs"))},
-    TARGET: "target", VALUE: "value", VALUE + 1: "value+1", IF: "IF", CR8: "CR8", GDTR: "gdtr", GDTR + 2: "gdtr+2",
+    VALUE: "value", VALUE + 1: "value+1", IF: "IF", CR8: "CR8", GDTR: "gdtr", GDTR + 2: "gdtr+2",
     IDTR: "idtr", IDTR + 2: "idtr+2", LDTR: "ldtr", TR: "tr", TOO_BIG: "too_big", FLAGS_BYTE: "flags_byte",
-    TABLE: "table",
+    SIZE: "targets",
 }  # fmt: skip
 OUTS = {STUB: "not linked yet", MISS: "not in the table", STEP: "run it at its own address", CALL_OUT: "call-out"}
 NUMBER = re.compile(r"(- )?0x[0-9a-f]+")
