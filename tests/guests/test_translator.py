@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
+from hv.mode import Mode
+from hv.recursion_bench import guest as recursion_guest
 from hv.silicon.timing import MILLI
 from hv.silicon.x86_64.machine import Ended, Idle
+from hv.silicon.x86_64.state import RAX
+from hv.vm import Vm
+from modes.full_emulation.mode import TrapAndEmulate
 from modes.full_emulation.translator.mode import FullEmulation
 from modes.full_emulation.translator.targets import AREAS, PAGES_A_CODE_PAGE
 from modes.full_emulation.translator.translate import MOST_BYTES
 from modes.full_emulation.translator.window import CODE as CODE_OFFSET
-from modes.full_emulation.translator.window import CR8, IF, PLACES, REGISTERS, SIZE
+from modes.full_emulation.translator.window import CR, CR8, IF, PLACES, REGISTERS, SIZE
 from tests.guests.sequences import Stand, code_of, stand
 from tests.guests.test_ipi import two
 from tests.support import (
@@ -30,6 +37,7 @@ from tests.support import (
     UNDER_TRAP,
     RawGuest,
     Where,
+    costs,
 )
 
 translated = pytest.mark.parametrize(
@@ -80,7 +88,7 @@ def test_no_exit(where: Where, name: str) -> None:
 
 
 @translated
-@pytest.mark.parametrize("offset", [CODE_OFFSET, SIZE + 8 * CODE, 0x2000], ids=["code", "targets", "facts"])
+@pytest.mark.parametrize("offset", [CODE_OFFSET, SIZE + 8 * CODE, CR], ids=["code", "targets", "facts"])
 def test_a_store_to_the_hypervisor_s_part_of_the_window_faults_as_on_hardware(offset: int, where: Where) -> None:
     """The guest has nothing there, so it gets the #PF of an address that is not mapped."""
     code = f"call 2f; mov ${WINDOW + offset:#x}, %rbx; lea 1f(%rip), %r15; movq $-1, (%rbx); 1: finish; 2: ret"
@@ -116,8 +124,8 @@ NOWHERE = {
     "a slot in data that leads to data": with_slot_at(DATA + 16),
     "a slot in data that is no address": with_slot_at(DATA + 24),
     "a slot in the guest's code": with_slot_at(CODE + 8),
-    "a slot in the hypervisor's scratch": with_slot_at(WINDOW),
-    "a slot in the hypervisor's facts": with_slot_at(WINDOW + 0x2000),
+    "a slot in the hypervisor's scratch": with_slot_at(WINDOW + REGISTERS),
+    "a slot in the hypervisor's facts": with_slot_at(WINDOW + CR),
     "a slot in the table itself": with_slot_at(TABLE + 8 * CODE + 0x80),
     "a slot in the cache": with_slot_at(WINDOW + CODE_OFFSET + 8),
 } | {f"a return point, but for its top bits: {bits}": bits << 61 for bits in range(1, 8)}  # fmt: skip
@@ -324,6 +332,15 @@ def test_instructions_that_do_not_fit_a_page_or_cannot_be_decoded(where: Where) 
     assert guest.word(DATA) == 0x1122_3344
     record = guest.log[0]
     assert (record.vector, record.rip, record.cr2) == (PF, at, SPARE + 0x1000)
+
+
+@pytest.mark.parametrize("mode", [TrapAndEmulate, FullEmulation])
+def test_the_benchmark_s_recursive_function_makes_no_exit(mode: type[Mode]) -> None:
+    with contextlib.closing(Vm({"cpu": mode}, recursion_guest(), costs(), smp=1)) as vm:
+        assert isinstance(vm.run(), Idle)
+        assert vm.machine.engine.state.regs[RAX] == 46368
+        assert vm.ledger.totals()["shadow_page_fault"] <= 4
+        assert sum(vm.ledger.totals().values()) < 15
 
 
 def test_translating_takes_virtual_time() -> None:

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import msgspec
 
-from modes.full_emulation.translator.window import CODE_PAGE, SIZE, TARGETS_PAGE, Window
+from modes.full_emulation.translator.window import SCRATCH_PAGE, SIZE, Window
 
-AREAS = 8  # page tables; each maps an area
-PAGES_OF_SLOTS = CODE_PAGE - TARGETS_PAGE - AREAS
+AREAS = 8  # page tables; each maps an area. The rest of the memory is pages of slots
+PAGES_OF_SLOTS = SCRATCH_PAGE - AREAS
 AREA_SHIFT, PAGE_SHIFT = 18, 9  # of the code that an area, a page is for
 PAGES_A_CODE_PAGE = 0x1000 >> PAGE_SHIFT
 REACH = 1 << 43  # so far from address 0 the slots' addresses are canonical, wherever the window is
@@ -66,7 +66,7 @@ class Targets:
 
     def cover(self, address: int) -> None:
         """A new area, which the caller hangs in."""
-        self.s.areas[address >> AREA_SHIFT] = TARGETS_PAGE + len(self.s.areas)
+        self.s.areas[address >> AREA_SHIFT] = len(self.s.areas)
 
     # --- slots ------------------------------------------------------------------------------------------------
 
@@ -85,7 +85,7 @@ class Targets:
 
     def _add_page(self, address: int) -> int:
         s = self.s
-        page = s.pages[address >> PAGE_SHIFT] = TARGETS_PAGE + AREAS + len(s.pages)
+        page = s.pages[address >> PAGE_SHIFT] = AREAS + len(s.pages)
         words = self._words(page)
         for slot in range(512):
             words[slot] = s.miss

@@ -5,15 +5,18 @@ when the guest maps something there. It lies in the first or last 2 GiB, so that
 operands of a kernel in the last 2 GiB reach the guest's data.
 
     page       what                                                     translated code may
-    0          scratch: places for registers                            read, write
-    1          the virtual IF and CR8, which translated code changes    read, write (read: while an interrupt waits)
-    2          facts: control registers, selectors, tables to look up   read
-    8..255     memory for the table of targets, which lies elsewhere    (targets.py)
+    0..252     memory for the table of targets, which lies elsewhere    (targets.py)
+    253        scratch: places for registers                            read, write
+    254        the virtual IF and CR8, which translated code changes    read, write (read: while an interrupt waits)
+    255        facts: control registers, selectors, tables to look up   read
     256..511   the translation cache                                    read, execute
+
+The window begins at a multiple of 2 MiB, and Unicorn's TLB finds a page by the low bits of its number. So the busiest
+pages are not the first ones: those bits are zero at the start of many a kernel's code, and so in its targets' slots.
 
 A 32-bit kernel of 1998 could not even reach such a window: the hypervisor cut it off its segments' limits. 64-bit mode
 ignores limits, and user and kernel share ring 3 here. So a store of the guest to an address that it has not mapped
-faults as on hardware everywhere but in pages 0 and 1, and a load in the whole window finds bytes instead of a fault;
+faults as on hardware everywhere but in pages 253 and 254, and a load finds bytes from page 253 on instead of a fault;
 so does a jump into it of a kernel that runs untranslated.
 What the guest could change there is its own state and nothing else; the hypervisor believes none of it.
 """
@@ -29,14 +32,15 @@ from modes.full_emulation.state import VirtualCpu
 
 SIZE = 2 << 20
 PAGES = SIZE >> 12
-SCRATCH_PAGE, INTERRUPT_PAGE, FACTS_PAGE, TARGETS_PAGE, CODE_PAGE = 0, 1, 2, 8, 256
+SCRATCH_PAGE, INTERRUPT_PAGE, FACTS_PAGE, CODE_PAGE = 253, 254, 255, 256
+SCRATCH, INTERRUPTS, FACTS, CODE = SCRATCH_PAGE << 12, INTERRUPT_PAGE << 12, FACTS_PAGE << 12, CODE_PAGE << 12
 # Offsets in the window. A register r is kept at REGISTERS + 8 * r.
-REGISTERS, VALUE = 0x00, 0x88  # VALUE is 8 bytes, and 8 zero bytes behind them
-IF, CR8 = 0x1000, 0x1008
-CR, SELECTORS, GDTR, IDTR, LDTR, TR = 0x2000, 0x2050, 0x2080, 0x2090, 0x20A0, 0x20A8
-TOO_BIG, FLAGS_BYTE = 0x2100, 0x2200  # by byte: is it above 15; by IF and byte: bits 15:8 of RFLAGS with that IF
-CODE = CODE_PAGE << 12
-FACTS = struct.Struct("<9Q 8x 6Q HQ6x HQ6x 2Q")
+REGISTERS, VALUE = SCRATCH, SCRATCH + 0x80  # VALUE is 8 bytes, and 8 zero bytes behind them
+IF, CR8 = INTERRUPTS, INTERRUPTS + 8
+CR, SELECTORS, GDTR, IDTR, LDTR, TR = (FACTS + offset for offset in (0, 0x50, 0x80, 0x90, 0xA0, 0xA8))
+TOO_BIG = FACTS + 0x100  # by byte: is it above 15?
+FLAGS_BYTE = FACTS + 0x200  # by IF and byte: bits 15:8 of RFLAGS with that IF
+REGISTERS_NOW = struct.Struct("<9Q 8x 6Q HQ6x HQ6x 2Q")
 ALWAYS = PRESENT | USER | 0x60  # accessed and dirty, so that the CPU need not write
 
 # Where it may lie: downwards from the end of the last 2 GiB, where kernels have the least, then of the first. Between
@@ -100,12 +104,12 @@ class Window:
 
     def tell(self, v: VirtualCpu) -> None:
         """Bring the facts up to date."""
-        facts = FACTS.pack(
+        facts = REGISTERS_NOW.pack(
             v.cr0, 0, v.cr2, v.cr3, v.cr4, 0, 0, 0, 0, *v.selectors, v.gdt[1], v.gdt[0], v.idt[1], v.idt[0],
             v.ldt[0], v.tr[0],
         )  # fmt: skip
-        if self.bytes[CR : CR + FACTS.size] != facts:
-            self.bytes[CR : CR + FACTS.size] = facts
+        if self.bytes[CR : CR + len(facts)] != facts:
+            self.bytes[CR : CR + len(facts)] = facts
 
     # --- translated code --------------------------------------------------------------------------------------
 
