@@ -15,7 +15,7 @@ from hv.vm import Vm
 from modes.full_emulation.mode import TrapAndEmulate
 from modes.full_emulation.translator.mode import FullEmulation
 from modes.full_emulation.translator.targets import AREAS, PAGES_A_CODE_PAGE
-from modes.full_emulation.translator.translate import MOST_BYTES
+from modes.full_emulation.translator.translate import AFTER_STI, AT_TARGET, CALL_OUT, MOST_BYTES
 from modes.full_emulation.translator.window import CODE as CODE_OFFSET
 from modes.full_emulation.translator.window import CR, CR8, IF, PLACES, REGISTERS, SIZE
 from tests.guests.sequences import Stand, code_of, stand
@@ -341,6 +341,17 @@ def test_the_benchmark_s_recursive_function_makes_no_exit(mode: type[Mode]) -> N
         assert vm.machine.engine.state.regs[RAX] == 46368
         assert vm.ledger.totals()["shadow_page_fault"] <= 4
         assert sum(vm.ledger.totals().values()) < 15
+
+
+@pytest.mark.parametrize("instruction", ["ret", "call *%rbx", "pushf", "mov %rax, %cr8", "mov %ss, (%rsp)"])
+def test_no_interrupt_comes_between_sti_and_all_that_the_next_instruction_has_become(instruction: str) -> None:
+    guest = RawGuest(
+        f"lea 3f(%rip), %rbx; xor %eax, %eax; push %rbx; sti; behind: {instruction}; 3: finish", NATIVE_TRANSLATED
+    )
+    places = mode_of(guest.finish()).desk.cache.s.places.values()
+    fixes = [place.fix for place in places if place.rip == guest["behind"]]
+    assert len(fixes) > 2
+    assert all(fix & (AFTER_STI | AT_TARGET | CALL_OUT) for fix in fixes)
 
 
 def test_translating_takes_virtual_time() -> None:

@@ -101,7 +101,7 @@ class Builder:
         self._outs: list[tuple[int, Place]] = []  # jumps to a call-out
         self._literals: list[tuple[int, int]] = []  # where the distance to a value is, and the value
         self.rip = self.next = start  # the guest's instruction that is translated, and the one behind it
-        self.after_sti = False
+        self.after_sti: int | None = None  # the guest's instruction behind an STI
 
     @property
     def here(self) -> int:
@@ -109,9 +109,10 @@ class Builder:
 
     def put(self, code: bytes, fix: int = 0, rip: int | None = None) -> None:
         """One instruction, with its place."""
-        if self.after_sti:
-            self.after_sti, fix = False, fix | AFTER_STI
-        self.places[self.here] = Place(self.rip if rip is None else rip, fix)
+        rip = self.rip if rip is None else rip
+        if rip == self.after_sti and not fix & AT_TARGET:
+            fix |= AFTER_STI
+        self.places[self.here] = Place(rip, fix)
         self.code += code
 
     def at(self, offset: int) -> int:
@@ -166,6 +167,7 @@ class Builder:
 
     def close(self) -> None:
         """What lies behind the code: stubs of jumps, call-outs that are rarely taken, literals."""
+        self.after_sti = None
         for site, place in self._outs:
             self.patch(site, self.here)
             self.put(emit.CALL_OUT, place.fix, place.rip)
@@ -337,7 +339,7 @@ class Builder:
 
     def sti(self, i: capstone.CsInsn) -> bool:
         self.put(emit.store_constant_byte(self.at(IF), 1))
-        self.after_sti = True
+        self.after_sti = self.next
         return True
 
     def pushf(self, i: capstone.CsInsn) -> bool:
