@@ -80,6 +80,23 @@ def test_a_guest_that_forges_an_address_of_the_cache_harms_nobody_but_itself() -
         guest.close()
 
 
+def test_nor_one_that_forges_an_address_of_what_was_dropped_from_it() -> None:
+    """A call-out whose instruction the guest has overwritten since."""
+    code = (
+        f"movl $0xC3090F, {SPARE:#x}; mov ${SPARE:#x}, %ebx; call *%rbx; movl $-1, {SPARE:#x}; lea 1f(%rip), %r15;"
+        f"call *%rbx; 1: lea 2f(%rip), %r15; mov ${with_slot_at(DATA):#x}, %ebx; orq $0, DATA; jmp *%rbx; 2: finish"
+    )
+    first = RawGuest(code, NATIVE_TRANSLATED)
+    cache = mode_of(first).desk.cache.s
+    while SPARE not in cache.where:
+        first.run(100)
+    for at in range(cache.where[SPARE] - 16, cache.where[SPARE] + 16):
+        guest = RawGuest(code, NATIVE_TRANSLATED, memory={DATA: at.to_bytes(8, "little")})
+        outcome = guest.run(1_000_000)
+        assert not isinstance(outcome, Ended) or "\n" not in (outcome.report or "")
+        guest.close()
+
+
 @translated
 def test_the_table_moves_when_the_guest_wants_its_addresses(where: Where) -> None:
     """2 MiB above the window the slots of this code begin, where the guest maps a large page of its own."""

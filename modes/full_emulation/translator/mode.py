@@ -262,7 +262,7 @@ class FullEmulation(TrapAndEmulate, EmulatedDevices):
             cpu.tpr = window.bytes[CR8] & 0xF
         place = self.desk.cache.s.places.get(at)
         if place is None and window.holds(at):
-            raise Shutdown(f"the translation cache has no instruction at {at:#x}")
+            raise Shutdown(f"the guest has jumped into the translation cache, to {at:#x}")
         if place is None:
             place = ASTRAY
         fix = place.fix

@@ -75,10 +75,9 @@ class Jump(NamedTuple):
 class Block(msgspec.Struct):
     """What a run of the guest's instructions has become."""
 
-    start: int
-    pages: list[int]  # linear pages of the guest from which it was made
-    rips: list[int]  # its instructions
-    size: int  # bytes in the cache
+    at: int  # in the cache
+    size: int  # bytes there
+    rips: list[int]  # the guest's instructions
 
 
 class Builder:
