@@ -5,6 +5,7 @@ Exit status: 0 success, 1 a failed run, 2 bad usage.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
 import signal
@@ -20,6 +21,7 @@ from typing import Annotated, TextIO
 import cyclopts
 import msgspec
 from cyclopts import App, Parameter
+from cyclopts.exceptions import RepeatArgumentError
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -29,11 +31,11 @@ from rich.table import Table
 
 from hv import __version__
 from hv.costs import DEFAULT, load
-from hv.documents import write_document
+from hv.documents import check_target, write_document
 from hv.errors import HvError
 from hv.exits import REASONS
 from hv.host.outside import Outside
-from hv.loader import default_guest, load_guest
+from hv.loader import Guest, default_guest, load_guest
 from hv.measure import NotThere, Progress, RowRunner, Settings, run_table, table_of
 from hv.mode import Mode, find_modes
 from hv.neighbours import MOST_GUESTS, Neighbours
@@ -76,7 +78,10 @@ err = _console(sys.stderr, stderr=True)
 
 def _whole(_: type[int], tokens: Sequence[cyclopts.Token]) -> int:
     """A whole number; 1.5 and 1e3 are none."""
-    return int(tokens[0].value, 10)
+    try:
+        return int(tokens[0].value, 10)
+    except ValueError:
+        raise ValueError(f"it takes a whole number, not {tokens[0].value!r}") from None
 
 
 Whole = Annotated[int, Parameter(converter=_whole)]
@@ -234,6 +239,8 @@ def table(
     documents = [target for target in (json, csv, html) if target is not None]
     if documents.count("-") > 1:
         raise HvError("only one of --json, --csv and --html can go to stdout")
+    for target in documents:
+        check_target(target)  # now, and not after all that measuring
     chosen = _choose(rows, set or [], installed)
     unbuilt = {row.id: mode for row in chosen if (mode := missing_mode(row, installed)) is not None}
     if rows is not None and unbuilt:
@@ -352,6 +359,7 @@ def run(
     guest = load_guest(kernel or default_guest())
     check_size(guest, m)  # before anything is said of disks
     count_cpus(chosen["cpu"], smp)
+    function = None if show_translation is None else _find_function(guest, show_translation)
     if pcap is not None and "net" not in chosen:
         raise HvError(f"--pcap: row {row} has no network card yet", 1)
     for option, given, column in (("-drive", drive, "local"), ("-nbd", nbd, "remote")):
@@ -373,8 +381,8 @@ def run(
     vm = Vm(chosen, guest, load(cost_model), mib=m, smp=smp, portable=portable, outside=outside)
     with closing(vm):
         status = Session(vm, keyboard, commands[0] if commands else None).run()
-        if show_translation is not None:
-            _show_translation(vm, show_translation)
+        if show_translation is not None and function is not None:
+            _show_translation(vm, show_translation, *function)
         return status
 
 
@@ -391,13 +399,18 @@ def _several(guests: int, commands: list[str], build: Callable[..., Vm], outside
         return run_commands(neighbours, commands if len(commands) == guests else commands * guests)
 
 
-def _show_translation(vm: Vm, function: str) -> None:
+def _find_function(guest: Guest, name: str) -> tuple[int, int]:
+    """Where a function of the guest's kernel begins and ends."""
     from hv.crash import Symbols
 
-    extent = Symbols(vm.guest).extent(function)
+    extent = Symbols(guest).extent(name)
     if extent is None:
-        raise HvError(f"--show-translation: the guest has no function {function!r}")
-    lines = vm.mode.translation(*extent)
+        raise HvError(f"--show-translation: the guest has no function {name!r}")
+    return extent
+
+
+def _show_translation(vm: Vm, function: str, start: int, end: int) -> None:
+    lines = vm.mode.translation(start, end)
     if lines is None:
         raise HvError(f"--show-translation: mode {vm.mode.id} translates nothing; full-emulation does", 1)
     if not lines:
@@ -406,7 +419,7 @@ def _show_translation(vm: Vm, function: str) -> None:
 
 
 @app.command
-def tui(*, cost_model: str = DEFAULT, portable: Annotated[bool, Parameter(negative="")] = False) -> None:
+def tui(*, cost_model: str = DEFAULT, portable: Annotated[bool, Parameter(negative="")] = False) -> int:
     """Open the table on the screen: run rows, look at their exits, watch a guest live. F1 helps.
 
     Parameters
@@ -418,9 +431,12 @@ def tui(*, cost_model: str = DEFAULT, portable: Annotated[bool, Parameter(negati
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise HvError("hv tui needs a terminal; hv table prints the same table anywhere")
+    if out.is_dumb_terminal:
+        raise HvError(f"hv tui needs a terminal that draws, not TERM={os.environ['TERM']}; hv table prints the table")
     from tui.app import HvApp
 
-    HvApp(find_modes(), _settings(100, 0, False, cost_model, portable, None)).run()
+    settings = _settings(100, 0, False, cost_model, portable, None)
+    return asyncio.run(HvApp(find_modes(), settings).run_on_terminal())
 
 
 @app.command
@@ -435,6 +451,8 @@ def bench(*, json: Dash = None) -> int:
     from hv.benchmark import Bench
     from tui.bench import screen_ratios
 
+    if json is not None:
+        check_target(json)
     settings, modes = _settings(100, 0, False, DEFAULT, False, None), find_modes()
     with _progress() as progress:
         ratios = Bench(modes, settings).run(lambda what: progress("bench", what))
@@ -454,12 +472,20 @@ def bench(*, json: Dash = None) -> int:
 
 def _one_line(error: cyclopts.CycloptsError) -> str:
     """A message of the command-line parser as one plain line."""
-    if isinstance(error, cyclopts.UnusedCliTokensError):
-        extra = " ".join(error.unused_tokens or [])
-        where = " ".join(("hv", *(error.command_chain or ())))
-        return f"no command is called {extra!r}" if where == "hv" else f"{where} has no use for {extra!r}"
-    text = " ".join(str(error).split()).rstrip(".?")
-    return text[:1].lower() + text[1:]
+    command = " ".join(error.command_chain or ())
+    match error:
+        case cyclopts.UnusedCliTokensError(unused_tokens=tokens):
+            extra = " ".join(tokens or [])
+            text = f"{command} has no use for {extra!r}" if command else f"no command is called {extra!r}"
+        case cyclopts.MissingArgumentError(argument=argument, root_input_tokens=tokens) if argument is not None:
+            given = not set(tokens or []).isdisjoint(argument.names)
+            text = f"{command} needs {'a value for ' if given else ''}{argument.name}"
+        case RepeatArgumentError(token=token):
+            text = f"{command} takes {token.keyword} once"
+        case _:
+            text = " ".join(str(error).split()).rstrip(".?").replace(". Did you mean", ", did you mean")
+            text = text[:1].lower() + text[1:]
+    return f"{text}; {' '.join(['hv', *(error.command_chain or ())])} --help lists what there is"
 
 
 @functools.cache
@@ -484,12 +510,12 @@ def _broken(point: EntryPoint, error: BaseException) -> Callable[[], None]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of the command `hv`."""
+    """Run a command, and end the process with its status. All errors become one line."""
     _mend_streams()
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, lambda *_: interrupt(KeyboardInterrupt()))
-    _join_commands()
     try:
+        if threading.current_thread() is threading.main_thread():
+            _heed_signals()
+        _join_commands()
         status = app(
             arguments, exit_on_error=False, print_error=False, result_action="return_value",
             console=out, error_console=err,
@@ -497,7 +523,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.flush()
         sys.exit(status if isinstance(status, int) else 0)
     except cyclopts.CycloptsError as error:
-        _fail(f"{_one_line(error)}; hv --help lists what there is", 2)
+        _fail(_one_line(error), 2)
     except HvError as error:
         _fail(str(error), error.status)
     except SiliconError as error:
@@ -510,6 +536,14 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         _drop_output()
         _fail(f"cannot write the output: {error.strerror}", 1)
+
+
+def _heed_signals() -> None:
+    """A signal that ends hv does so by an exception, also out of a running guest, so that the terminal is put right."""
+    signal.signal(signal.SIGINT, lambda *_: interrupt(KeyboardInterrupt()))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
+            signal.signal(number, lambda number, _: interrupt(SystemExit(128 + number)))
 
 
 def _drop_output() -> None:
