@@ -11,16 +11,16 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import TextIO
 
 import cyclopts
 import msgspec
-from cyclopts import App, Parameter
+from cyclopts import App
 from cyclopts.exceptions import RepeatArgumentError
 from rich import box
 from rich.console import Console
@@ -40,6 +40,23 @@ from hv.measure import NotThere, Progress, RowRunner, Settings, run_table, table
 from hv.mode import Mode, find_modes
 from hv.neighbours import MOST_GUESTS, Neighbours
 from hv.ops import OPS, find_op, select
+from hv.options import (
+    Changes,
+    Cpus,
+    Document,
+    File,
+    Flag,
+    Function,
+    Globs,
+    Image,
+    Lines,
+    Mib,
+    Model,
+    Operation,
+    Rows,
+    Url,
+    Whole,
+)
 from hv.silicon.x86_64.engine import interrupt
 from hv.silicon.x86_64.layout import SiliconError
 from hv.table import COLUMNS, ROWS, SHORT, Impossible, Row, customize, find_row, machine_modes, missing_mode
@@ -76,19 +93,6 @@ out = _console(sys.stdout)
 err = _console(sys.stderr, stderr=True)
 
 
-def _whole(_: type[int], tokens: Sequence[cyclopts.Token]) -> int:
-    """A whole number; 1.5 and 1e3 are none."""
-    try:
-        return int(tokens[0].value, 10)
-    except ValueError:
-        raise ValueError(f"it takes a whole number, not {tokens[0].value!r}") from None
-
-
-Whole = Annotated[int, Parameter(converter=_whole)]
-Set = Annotated[list[str] | None, Parameter(name="--set", negative="", help="COLUMN=CELL: a letter or a mode's id")]
-Dash = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
-
-
 @app.default
 def welcome() -> None:
     """Say what hv is, and what to try."""
@@ -96,7 +100,7 @@ def welcome() -> None:
 
 
 def _list(heading: list[str], lines: list[list[str]]) -> None:
-    drawn = Table(box=box.SIMPLE_HEAD)
+    drawn = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     for index, title in enumerate(heading):
         drawn.add_column(title, no_wrap=index == 0, overflow="fold")
     for line in lines:
@@ -104,9 +108,17 @@ def _list(heading: list[str], lines: list[list[str]]) -> None:
     out.print(drawn)
 
 
-@app.command
+def _show(drawn: Table) -> None:
+    """Print a table of numbers. One that needs more columns than the terminal has is not cut off."""
+    from hv.report import needed_width
+
+    out.width = max(out.width, needed_width(drawn))
+    out.print(drawn)
+
+
+@app.command(sort_key=5)
 def rows() -> None:
-    """List the rows of the table, with the mode that each needs and does not have yet."""
+    """List the rows of the table, and the technique in each cell."""
     modes = find_modes()
     lines = []
     for row in ROWS.values():
@@ -116,13 +128,13 @@ def rows() -> None:
     _list(["row", "tech", *(SHORT[column] for column in COLUMNS), "with"], lines)
 
 
-@app.command
+@app.command(sort_key=6)
 def ops() -> None:
     """List the operations."""
     _list(["operation", "meaning"], [[op.id, op.meaning] for op in OPS.values()])
 
 
-@app.command
+@app.command(sort_key=7)
 def modes() -> None:
     """List the installed modes."""
     lines = [
@@ -132,13 +144,17 @@ def modes() -> None:
     _list(["mode", "provides", "technique"], lines)
 
 
-@app.command
+@app.command(sort_key=8)
 def exits() -> None:
     """List the reasons for which a guest exits to its hypervisor."""
-    _list(["reason", "AMD", "Intel", "meaning"], [[r.id, r.amd, r.intel, r.meaning] for r in REASONS.values()])
+    if out.width >= WIDE:
+        _list(["reason", "AMD", "Intel", "meaning"], [[r.id, r.amd, r.intel, r.meaning] for r in REASONS.values()])
+    else:
+        names = {r.id: r.amd if r.amd == r.intel else f"{r.amd}; {r.intel}" for r in REASONS.values()}
+        _list(["reason", "meaning (AMD; Intel)"], [[r.id, f"{r.meaning} ({names[r.id]})"] for r in REASONS.values()])
 
 
-@app.command
+@app.command(sort_key=9)
 def doctor() -> int:
     """Check that hv can run here: Unicorn, both paths, the guest, the terminal, optional tools."""
     from hv.doctor import examine
@@ -153,7 +169,7 @@ def _progress() -> Iterator[Progress]:
     """A line on stderr that says what runs, of each row that does; only on a terminal."""
     running: dict[str, str] = {}
     with ProgressBar(
-        SpinnerColumn(), TextColumn("{task.description}"), console=err, transient=True, disable=not err.is_terminal
+        SpinnerColumn(), TextColumn("{task.description}"), console=err, transient=True, disable=not err.file.isatty()
     ) as bar:
         task = bar.add_task("")
 
@@ -198,19 +214,18 @@ def _choose(names: str | None, changes: list[str], installed: Mapping[str, type[
     return chosen
 
 
-@app.command
+@app.command(sort_key=0)
 def table(
-    *, rows: str | None = None, ops: str | None = None, set: Set = None, iterations: Whole = 100, seed: Whole = 0,
-    cold: Annotated[bool, Parameter(negative="")] = False, cost_model: str = DEFAULT,
-    portable: Annotated[bool, Parameter(negative="")] = False, kernel: Path | None = None,
-    json: Dash = None, csv: Dash = None, html: Dash = None,
+    *, rows: Rows = None, ops: Globs = None, set: Changes = None, iterations: Whole = 100, seed: Whole = 0,
+    cold: Flag = False, cost_model: Model = DEFAULT, portable: Flag = False, kernel: File = None,
+    json: Document = None, csv: Document = None, html: Document = None,
 ) -> None:  # fmt: skip
     """Run operations on rows and print exits per operation.
 
     Parameters
     ----------
     rows
-        Row ids, comma-separated. Without it: all that are built.
+        Row ids, comma-separated. Without it: all.
     ops
         Operations, comma-separated globs, e.g. 'cpu.*'. Without it: the article's grid.
     iterations
@@ -262,18 +277,16 @@ def table(
     if html is not None:
         write_document(html, report.as_html(chosen, wanted, result, unbuilt))
     if "-" not in documents:
-        grid = ops is None
-        drawn = (
-            report.grid(chosen, result, unbuilt, out.width) if grid else report.operations(wanted, result, out.width)
-        )
-        out.print(drawn)
+        if ops is None:
+            _show(report.grid(chosen, result, unbuilt, out.width))
+        else:
+            out.print(report.operations(wanted, result, out.width))
 
 
-@app.command
+@app.command(sort_key=2)
 def stat(
-    row: str, /, *, op: str, set: Set = None, iterations: Whole = 100, seed: Whole = 0,
-    cold: Annotated[bool, Parameter(negative="")] = False, cost_model: str = DEFAULT,
-    portable: Annotated[bool, Parameter(negative="")] = False, kernel: Path | None = None,
+    row: str, /, *, op: Operation, set: Changes = None, iterations: Whole = 100, seed: Whole = 0,
+    cold: Flag = False, cost_model: Model = DEFAULT, portable: Flag = False, kernel: File = None,
 ) -> None:  # fmt: skip
     """Show one operation's exits by reason, as perf kvm stat does.
 
@@ -306,18 +319,14 @@ def stat(
         measured = runner.run(operation)
     if isinstance(measured, NotThere):
         raise HvError(f"row {chosen.id} has no {op}: {measured.na}", 1)
-    out.print(report.stat(chosen.id, operation, measured, cold))
+    _show(report.stat(chosen.id, operation, measured, cold))
 
 
-@app.command
+@app.command(sort_key=1)
 def run(
-    row: str, /, *, set: Set = None, m: Annotated[int, Parameter(name="-m", converter=_whole)] = DEFAULT_MIB,
-    smp: Annotated[int | None, Parameter(name="-smp", converter=_whole)] = None,
-    guests: Annotated[int, Parameter(converter=_whole)] = 1,
-    commands: Annotated[list[str] | None, Parameter(name="-c", negative="")] = None, pcap: Path | None = None,
-    drive: Annotated[Path | None, Parameter(name="-drive")] = None,
-    nbd: Annotated[str | None, Parameter(name="-nbd")] = None, show_translation: str | None = None,
-    cost_model: str = DEFAULT, portable: Annotated[bool, Parameter(negative="")] = False, kernel: Path | None = None,
+    row: str, /, *, set: Changes = None, m: Mib = DEFAULT_MIB, smp: Cpus = None, guests: Whole = 1,
+    commands: Lines = None, pcap: File = None, drive: Image = None, nbd: Url = None,
+    show_translation: Function = None, cost_model: Model = DEFAULT, portable: Flag = False, kernel: File = None,
 ) -> int:  # fmt: skip
     """Boot a row and give the guest's console. Ctrl-] leaves; the end of piped input powers the guest off.
 
@@ -418,8 +427,8 @@ def _show_translation(vm: Vm, function: str, start: int, end: int) -> None:
     _list([f"guest: {function}", "translation"], [[escape(guest), escape("\n".join(code))] for guest, code in lines])
 
 
-@app.command
-def tui(*, cost_model: str = DEFAULT, portable: Annotated[bool, Parameter(negative="")] = False) -> int:
+@app.command(sort_key=3)
+def tui(*, cost_model: Model = DEFAULT, portable: Flag = False) -> int:
     """Open the table on the screen: run rows, look at their exits, watch a guest live. F1 helps.
 
     Parameters
@@ -439,8 +448,8 @@ def tui(*, cost_model: str = DEFAULT, portable: Annotated[bool, Parameter(negati
     return asyncio.run(HvApp(find_modes(), settings).run_on_terminal())
 
 
-@app.command
-def bench(*, json: Dash = None) -> int:
+@app.command(sort_key=10)
+def bench(*, json: Document = None) -> int:
     """Measure how fast hv is, as ratios within this run.
 
     Parameters
