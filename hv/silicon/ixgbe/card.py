@@ -194,7 +194,10 @@ class IxgbeVirtual(IxgbeFunction, VirtualFunction):
         return self.allocated(entries >> 8 * (2 * (number & 1) + sent) & 0xFF)
 
     def software_reset(self) -> None:
-        """VTCTRL.RST: its queues and interrupts; the owner lets it send and receive again (4.2.2.3)."""
+        """VTCTRL.RST: its queues and interrupts; the owner lets it send and receive again (4.2.2.3).
+
+        Heads, tails and SRRCTL too, which the chip keeps (specification update 331521, software clarification 5).
+        """
         self.forget_work()
         self.state.registers = {}
         for queue in self.queues():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hv.silicon.ixgbe import registers as reg
 from hv.silicon.ixgbe.eeprom import ERASED
-from hv.silicon.ixgbe.interrupts import cause_bits
+from hv.silicon.ixgbe.interrupts import QUEUE_BITS, cause_bits
 from hv.silicon.ixgbe.mailbox import WORDS
 from hv.silicon.ixgbe.rings import DCA, SPLIT, STRIDE, Ring, read_ring
 from hv.silicon.ixgbe.statistics import COUNTERS, POOL_COUNTERS, QPTC_ALIAS
@@ -187,7 +187,7 @@ class PhysicalRegisters:
 
     def _write_eiac(self, value: int) -> None:
         self.chip.store(reg.EIAC, value)
-        self.card.state.interrupts.auto_clear = cause_bits(value)
+        self.card.state.interrupts.auto_clear = self.chip[reg.EIAC] & QUEUE_BITS
 
     def _write_eiam(self, value: int) -> None:
         self.chip.store(reg.EIAM, value)
