@@ -72,8 +72,7 @@ class PhysicalRegisters:
             reg.EEC: self._write_eec,
             reg.EERD: self._write_eerd,
             reg.I2CCTL: lambda value: card.module.write(chip.state.module, value),
-            reg.MSCA: lambda value: chip.store(reg.MSCA, value & ~MDI_COMMAND),
-            reg.MSRWD: lambda value: chip.store(reg.MSRWD, value & 0xFFFF | 0xFFFF_0000),
+            reg.MSCA: self._write_msca,
             reg.AUTOC: self._write_autoc,
             reg.EICR: interrupts.clear,
             reg.EICS: lambda value: interrupts.set(cause_bits(value)),
@@ -170,6 +169,12 @@ class PhysicalRegisters:
             data = words[word] if word < len(words) else ERASED
             value = data << 16 | word << 2 | reg.EERD_DONE
         self.chip[reg.EERD] = value
+
+    def _write_msca(self, value: int) -> None:
+        """The management wires of a PHY. There is none: what is read is ones."""
+        self.chip.store(reg.MSCA, value & ~MDI_COMMAND)
+        if value & MDI_COMMAND:
+            self.chip[reg.MSRWD] |= 0xFFFF_0000
 
     def _write_autoc(self, value: int) -> None:
         """The link is up again at once."""

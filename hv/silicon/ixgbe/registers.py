@@ -89,7 +89,7 @@ REGISTERS: tuple[Register, ...] = (
     Register("HLREG0", HLREG0, reset=0x0801_2C0B),
     Register("MAXFRS", MAXFRS, 0xFFFF_0000, 1518 << 16),
     Register("MSCA", MSCA),
-    Register("MSRWD", MSRWD),
+    Register("MSRWD", MSRWD, 0xFFFF),
     Register("MFLCN", 0x04294, 0xF),
     Register("AUTOC", AUTOC, reset=0xC09C_6004 & ~0x1000),
     Register("LINKS", LINKS, 0),
@@ -149,7 +149,7 @@ REGISTERS: tuple[Register, ...] = (
     Register("VLVFB", VLVFB, count=2 * VLANS, kept=True),
     Register("UTA", UTA, count=128, kept=True),
     Register("MRCTL", 0x0F600, count=4),
-    Register("EEC", EEC, 0x77, eeprom.SIZE << 11 | 0x0000_0710),  # an EEPROM, which has been read; no writes to flash
+    Register("EEC", EEC, 0x77, eeprom.SIZE << 11 | 0x003F_8710),  # an EEPROM, all of which has been read; no flash
     Register("EERD", EERD),
     Register("FLA", 0x1001C, 0x3F),
     Register("SWSM", SWSM, 0x7),
