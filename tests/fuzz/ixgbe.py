@@ -90,7 +90,8 @@ EXPECTED = frozenset(
         *EFFECTS,
         "blocked", "looped inside", "segmented", "head written back", "frame waits for descriptors", "throttled",
         "masked", "pending in MSI-X", "function reset in flight", "software reset in flight", "taken away in flight",
-        "card reset", "mailbox locked", "mailbox flood", "functions switched", "snapshot", "healthy",
+        "card reset", "card reset in flight", "mailbox locked", "mailbox flood", "functions switched", "snapshot",
+        "healthy",
     ]
 )  # fmt: skip
 
@@ -527,6 +528,7 @@ class Hostile:
 
     def software_reset(self) -> None:
         driver = self.drivers[0]
+        self.host.receive(frame_to(mac(0)))
         self.reached["software reset in flight"] += self.in_flight(driver)
         driver.set(0, 1 << 26)
         self.host.written.clear()
@@ -562,6 +564,7 @@ class Hostile:
             self.host.set(0, self.random.choice((1 << 26, 1 << 3)))
             self.reached["card reset"] += 1
             return
+        self.host.receive(frame_to(mac(0)))
         self.reached["card reset in flight"] += self.in_flight(self.drivers[0])
         self.owner.reset()
         self.vlans.clear()
