@@ -262,6 +262,14 @@ def test_the_module_ignores_what_is_written_to_it(ixgbe: Ixgbe) -> None:
     assert ixgbe.module(3) == b"\x10"
 
 
+def test_a_reset_lets_go_of_the_modules_wires(ixgbe: Ixgbe) -> None:
+    ixgbe.start()
+    ixgbe.tell(0xA0)
+    ixgbe.reset()
+    assert ixgbe.get(I2CCTL) & (SCL_IN | SCL | SDA) == SCL_IN | SCL | SDA
+    assert ixgbe.module(3) == b"\x10"
+
+
 def test_the_eeprom_knows_how_to_set_the_module_up(ixgbe: Ixgbe) -> None:
     at = ixgbe.word(0x2B) + 1
     modules = {}

@@ -21,7 +21,7 @@ from hv.silicon.ixgbe.chip import Chip, ChipState
 from hv.silicon.ixgbe.eeprom import contents
 from hv.silicon.ixgbe.interrupts import Interrupts, InterruptState
 from hv.silicon.ixgbe.mailbox import Mailboxes
-from hv.silicon.ixgbe.module import Module
+from hv.silicon.ixgbe.module import RELEASED, Module
 from hv.silicon.ixgbe.physical import PhysicalRegisters
 from hv.silicon.ixgbe.receive import Receiver, ReceiveState
 from hv.silicon.ixgbe.rings import CONTROL, TAIL, Ring, RxRing, write_ring
@@ -268,6 +268,7 @@ class IxgbePhysical(IxgbeFunction, PhysicalFunction):
             function.receiver.forget()
             function.transmitter.forget()
         self.chip.forget()
+        self.module.write(self.chip.state.module, RELEASED)
         self._load_address()
         self.forget_work()
         self.mailboxes.reset_begins()
