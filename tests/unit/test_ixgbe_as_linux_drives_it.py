@@ -262,6 +262,14 @@ def test_the_module_ignores_what_is_written_to_it(ixgbe: Ixgbe) -> None:
     assert ixgbe.module(3) == b"\x10"
 
 
+def test_a_reset_lets_go_of_the_modules_wires(ixgbe: Ixgbe) -> None:
+    ixgbe.start()
+    ixgbe.tell(0xA0)
+    ixgbe.reset()
+    assert ixgbe.get(I2CCTL) & (SCL_IN | SCL | SDA) == SCL_IN | SCL | SDA
+    assert ixgbe.module(3) == b"\x10"
+
+
 def test_the_eeprom_knows_how_to_set_the_module_up(ixgbe: Ixgbe) -> None:
     at = ixgbe.word(0x2B) + 1
     modules = {}
@@ -277,6 +285,15 @@ def test_the_eeprom_knows_how_to_set_the_module_up(ixgbe: Ixgbe) -> None:
     ixgbe.give_back(8)
     ixgbe.restart_link()
     assert ixgbe.get(AUTOC) >> 13 & 7 == 3  # a serial line at 10 Gb/s, as before
+
+
+def test_there_is_no_phy_at_any_address(ixgbe: Ixgbe) -> None:
+    """Its identification reads as ones; an address cycle comes first."""
+    for address in range(32):
+        for command in (0, 3 << 26):
+            ixgbe.set(0x425C, 2 | 1 << 16 | address << 21 | command | 1 << 30)
+            ixgbe.wait(0x425C, 1 << 30, 0)
+        assert ixgbe.get(0x4260) >> 16 == 0xFFFF
 
 
 def test_resources_are_taken_and_given_back(ixgbe: Ixgbe) -> None:
