@@ -12,7 +12,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterable
 
-from hv.devices.ata_drive import CHUNK, COMMANDS
+from hv.devices.ata_drive import COMMANDS
 from hv.devices.ata_state import (
     DATA_IN,
     DATA_OUT,
@@ -27,6 +27,7 @@ from hv.devices.ata_state import (
     WORKING,
     WRITES,
 )
+from hv.devices.ata_transfer import CHUNK
 from hv.devices.ide import IDETIM, Ide
 from hv.host.store import SECTOR, MemoryStore, StoreError
 from tests.fuzz._coverage import Coverage
