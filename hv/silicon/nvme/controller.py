@@ -245,8 +245,12 @@ class Controller(Registers):
         s.sqs.pop(queue, None)
 
     def abort(self, queue: int, id: int) -> bool:
-        """Take a command out of flight. False: it is not there (any more)."""
+        """Take a command out of flight, or a request for an event back. False: it is not there (any more)."""
         s = self.state
+        if queue == 0 and id in s.asked:
+            s.asked.remove(id)
+            self.complete(Completion(0, id, Status.ABORT_REQUESTED))
+            return True
         for flight in s.flight:
             if flight.queue == queue and parse(flight.entry).id == id:
                 s.flight.remove(flight)
