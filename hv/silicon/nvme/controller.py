@@ -26,7 +26,6 @@ from hv.silicon.nvme.queues import (
 from hv.silicon.nvme.registers import Registers
 from hv.silicon.nvme.spec import (
     DO_NOT_RETRY,
-    EVENT_ENABLE,
     EVENT_TYPE,
     FATAL,
     MORE,
@@ -34,7 +33,6 @@ from hv.silicon.nvme.spec import (
     TRANSIENT,
     CommandError,
     Event,
-    Feature,
     Status,
 )
 from hv.silicon.nvme.state import ErrorEntry, InFlight
@@ -264,8 +262,7 @@ class Controller(Registers):
     def event(self, event: Event) -> None:
         """Something happened that no command asked for (5.2). Many kinds are reported only where the host wants it."""
         s = self.state
-        enable = EVENT_ENABLE.get(event)
-        if enable is not None and not features.current(self, Feature.EVENTS) & enable:
+        if not features.event_wanted(self, event):
             return
         if event in (Event.INVALID_DOORBELL, Event.INVALID_DOORBELL_VALUE):
             self._log(ErrorEntry(0, 0xFFFF, 0xFFFF, 0))
