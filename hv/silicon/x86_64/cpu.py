@@ -322,11 +322,9 @@ class Cpu:
 
     def run_slice(self) -> None:
         """Run until the deadline, a mark, or an exit after which the guest cannot simply go on."""
-        m = self.m
         if self.entered and self._commanded():
             self.leave()
-        m.exit_valid = 0
-        m.mark_hit = 0
+        self.m.mark_hit = 0
         if not self.entered:
             self._enter()
             self._vmrun()
@@ -347,7 +345,7 @@ class Cpu:
         """Nothing: the native hooks have done everything. PortableCpu has more to do."""
 
     def take_exit(self) -> bool:
-        """A #VMEXIT: an assist, or the hypervisor's handler. True when the guest can go on in this slice."""
+        """A #VMEXIT: an assist, or the hypervisor's handler. True when the guest can go on, until its slice is over."""
         m = self.m
         code = m.exit_code
         if code in _PLAIN and self._want >> (code - svm.INTR) & 1:
@@ -358,20 +356,12 @@ class Cpu:
             if exit is not None:
                 m.extra += self.switch
                 self.on_exit(exit)
-        m.exit_valid = 0
         if self.halted or self.host_interrupt or not self.entered:
             return False
-        timer, deadline = self.host_timer, m.deadline
-        if timer is not None and timer < deadline:
-            m.deadline = deadline = timer
-        if m.stepping:
-            return True
-        # keep_deadline() once more, on the hot path. A guest may fault for ever and never begin an instruction, where a
-        # slice ends otherwise; so it also ends here.
-        retired, last = m.retired, -((m.extra - deadline) // self._cpi)
-        posted = self.apic is not None and (m.recognized or m.notified)
-        m.stop = retired if posted else max(retired, last)
-        return last > retired
+        timer = self.host_timer
+        if timer is not None and timer < m.deadline:
+            m.deadline = timer
+        return True
 
     def _vmrun(self, delivering: int | None = None) -> None:
         """Execute VMRUN, the first time VMLOAD before it, and stop in front of the guest's next instruction.

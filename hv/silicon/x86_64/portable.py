@@ -428,6 +428,8 @@ class PortableCpu(Cpu):
             self._deliver(event)
         if self.m.exit_valid:
             self.take_exit()
+            self.m.exit_valid = 0
+            self.keep_deadline()
 
     def _deliver_virtual(self) -> None:
         """deliver_virtual of virtual_apic.h, by an injected interrupt."""
