@@ -131,7 +131,6 @@ class Cpu:
         self._control_view = memoryview(b"")  # the control area of the hypervisor's VMCB
         self._want = 0
         self.switch = 0  # time from the guest to its hypervisor and back
-        self._cpi = timing.cpi
         self.on_exit: Callable[[Exit], None] = lambda exit: None  # the hypervisor's handler
         self.send: Callable[[int, int], None] = lambda destination, vector: None  # an interrupt to another CPU
         self.on_wake: Callable[[], None] = lambda: None  # and what it does when a waiting CPU is interrupted
@@ -164,12 +163,8 @@ class Cpu:
         self.keep_deadline()
 
     def keep_deadline(self) -> None:
-        """Time has passed inside a slice: move the instruction at which it ends."""
-        m = self.m
-        last = -((m.extra - m.deadline) // self._cpi)
-        retired = m.retired
-        now = m.stepping or (self.apic is not None and (m.recognized or m.notified or m.trap))
-        m.stop = retired if now or last < retired else last
+        """Time has passed, or something else has changed: move the instruction at which the slice ends."""
+        self.engine.pass_time(0)
 
     def stop_soon(self) -> None:
         """End the slice in front of the next instruction; safe inside a chip's register access."""

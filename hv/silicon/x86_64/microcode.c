@@ -114,6 +114,16 @@ static void set_stop(struct microcode *m)
     m->stop = left > m->retired && !(m->recognized | m->trap | m->notified) ? left : m->retired;
 }
 
+/* Time passes that the hooks do not see, or a reason to stop has come or gone. */
+void pass_time(struct microcode *m, u64 millicycles)
+{
+    m->extra += millicycles;
+    if (m->stepping)
+        m->stop = m->retired;
+    else
+        set_stop(m);
+}
+
 static void charge(struct microcode *m, enum event e)
 {
     m->count[e]++;
