@@ -16,7 +16,8 @@ from hv.host.image import Image
 from hv.host.nbd import InProcess, Nbd, NbdError
 from hv.host.nbd_server import NbdServer
 from hv.host.store import MemoryStore, StoreError
-from tests.ec2_table.test_disks import BLOCK, Shell, shell
+from tests.ec2_table.shell import Shell, shell
+from tests.ec2_table.test_disks import BLOCK
 
 ROWS = ("emulated", "xen-pv", "xen-hvm-4", "nitro", "aws-metal", "metal")
 EACH = pytest.mark.parametrize("row", ROWS)

@@ -12,7 +12,7 @@ from hv.silicon.timing import MILLI
 from modes.bare_metal import BareMetal
 from modes.hw_assist.shadow import HwShadow
 from tests.ec2_table.measuring import CPU_OPERATIONS, check_snapshot, console, measure, measure_table
-from tests.ec2_table.test_disks import shell
+from tests.ec2_table.shell import shell
 
 ROW = "nitro+cpu=hw-shadow"
 XEN = "xen-hvm-3+cpu=hw-shadow"
