@@ -14,7 +14,8 @@ from hv.ops import OPS
 from modes.sriov.mode import Sriov
 from tests.conftest import RunHv
 from tests.ec2_table.measuring import measure_table
-from tests.ec2_table.test_disks import operation, shell
+from tests.ec2_table.shell import check_continued, shell
+from tests.ec2_table.test_disks import operation
 from tests.ec2_table.test_drives import OUTSIDE
 from tests.ec2_table.test_where_code_runs import watching
 
@@ -93,13 +94,7 @@ def test_hypervisor_code_runs_only_inside_counted_exits(row: str, op: str) -> No
 def test_a_run_continued_from_a_snapshot_is_the_run_that_never_stopped(row: str, cut: int) -> None:
     with shell(row) as one, shell(row) as other:
         one.vm.console.feed(b"bench net.tx_burst 10\nbench net.rx 20\nbench net.rr 20\n")
-        one.vm.run(one.vm.now + cut * 1000)
-        saved = one.vm.snapshot()
-        straight = one.run(), one.vm.ledger.totals(), one.vm.now
-        other.vm.restore(saved)
-        again = other.run(), other.vm.ledger.totals(), other.vm.now
-        assert straight[1:] == again[1:]
-        assert straight[0].endswith(again[0])
+        check_continued(one, other, cut * 1000)
 
 
 # --- the console ----------------------------------------------------------------------------------------------------

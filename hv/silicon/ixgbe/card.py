@@ -62,6 +62,7 @@ class IxgbeFunction(ExpressFunction):
     """What both kinds of function are: registers, rings and interrupts."""
 
     msix: Msix
+    card: IxgbePhysical
     chip: Chip
     statistics: Statistics
     switch: Switch
@@ -84,8 +85,7 @@ class IxgbeFunction(ExpressFunction):
     def state(self, state: FunctionState) -> None:
         self._state = state
         if state.chip is not None:
-            self.chip.state = state.chip
-            self.chip.tables_changed()
+            self.chip.restore(state.chip)
 
     # --- windows ----------------------------------------------------------------------------------------------
 
@@ -145,8 +145,11 @@ class IxgbeFunction(ExpressFunction):
 
     @property
     def deadline(self) -> int | None:
-        times = (self.state.transmit.fetch, self.state.receive.look, self.interrupts.deadline)
-        return min((time for time in times if time is not None), default=None)
+        state = self._state
+        first, look, over = state.transmit.fetch, state.receive.look, self.interrupts.deadline
+        if first is None or (look is not None and look < first):
+            first = look
+        return over if first is None or (over is not None and over < first) else first
 
     def advance(self, now: int) -> None:
         """Do what is due by now, first things first, each at its own time."""
@@ -179,7 +182,7 @@ class IxgbeVirtual(IxgbeFunction, VirtualFunction):
         self.registers = virtual.VirtualRegisters(self)
 
     def queues(self) -> Sequence[int]:
-        each = self.chip.virtual_queues()
+        each = self.chip.virtual_queues
         return range(each * self.index, each * (self.index + 1))
 
     def misc_vector(self) -> int | None:
@@ -225,7 +228,7 @@ class IxgbePhysical(IxgbeFunction, PhysicalFunction):
 
     def __init__(self, tsc_hz: int, fetch_time: int, mac: bytes) -> None:
         PhysicalFunction.__init__(self, HEADER, VIRTUAL)
-        self.mac, self.eeprom, self.module = mac, contents(mac), Module()
+        self.card, self.mac, self.eeprom, self.module = self, mac, contents(mac), Module()
         self.chip = Chip(tsc_hz, fetch_time)
         self.statistics = Statistics(self.chip)
         self.switch = Switch(self.chip, self.statistics)

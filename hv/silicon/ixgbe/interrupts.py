@@ -142,21 +142,20 @@ class Interrupts:
             found[misc] = found.get(misc, 0) | causes & ~ALL_VECTORS
         return found
 
-    @property
-    def ready(self) -> int:
-        s = self.state
-        return s.armed & s.causes & s.mask
-
     def update(self, now: int) -> None:
         """Send what may be sent."""
         if not self.function.msix.enabled:
             self._drive_pin(now)
             return
-        if self.state.pin:
-            self.state.pin = False
+        s = self.state
+        if s.pin:
+            s.pin = False
             self.function.slot.interrupt(False)
-        for vector, told in sorted(self._by_vector(self.ready).items()):
-            if self.state.quiet.get(vector, 0) <= now:
+        ready = s.armed & s.causes & s.mask
+        if not ready:
+            return
+        for vector, told in sorted(self._by_vector(ready).items()):
+            if s.quiet.get(vector, 0) <= now:
                 self._send(vector, told, now)
             else:
                 self.function.slot.reschedule()
@@ -185,8 +184,10 @@ class Interrupts:
     def deadline(self) -> int | None:
         """When the first interval is over that something waits for."""
         s = self.state
+        if not s.causes & s.mask:
+            return None
         if not self.function.msix.enabled:
             waits = self.cause_register() & self.mask_register() and not s.pin
             return s.quiet.get(0, 0) if waits else None
-        ready = self.ready
-        return min((s.quiet.get(vector, 0) for vector in self._by_vector(ready)), default=None) if ready else None
+        ready = s.armed & s.causes & s.mask
+        return min((s.quiet.get(vector, 0) for vector in self._by_vector(ready)), default=None)

@@ -39,7 +39,8 @@ class Ring(msgspec.Struct):
     @property
     def available(self) -> int:
         """Descriptors that the card may use. A head or tail outside the ring: none."""
-        return (self.tail - self.head) % self.size if max(self.head, self.tail) < self.size else 0
+        size = self.size
+        return (self.tail - self.head) % size if self.head < size and self.tail < size else 0
 
     @property
     def at(self) -> int:

@@ -19,6 +19,7 @@ PTC64, MPTC, BPTC, SSVPC = 0x040D8, 0x040F0, 0x040F4, 0x08780
 QPRC, QBRC, QPRDC, QPTC, QBTC = 0x01030, 0x01034, 0x01430, 0x08680, 0x08700  # by counter: 16 of each
 STRIDE = 0x40
 WIDE = {GORC, GOTC, TOR} | {QBRC + STRIDE * i for i in range(16)} | {QBTC + 8 * i for i in range(16)}  # 36 bits
+HIGHEST = 0xF  # what the upper half of one holds
 COUNTERS = frozenset(
     {0x04000, 0x04004, 0x04008, 0x04010, 0x04034, 0x04038, 0x04040, 0x03F60, 0x03F68, 0x041A4, 0x041A8, 0x04120}
     | {*range(MPC, MPC + 32, 4), *range(PRC64, GPTC + 4, 4), RUC, 0x040A8, ROC, 0x040B0, 0x040B4, 0x040B8, 0x0CF90}
@@ -56,11 +57,13 @@ class Statistics:
 
     def count(self, offset: int, amount: int = 1) -> None:
         counters = self.chip.state.counters
-        if offset not in WIDE:
-            counters[offset] = min(counters.get(offset, 0) + amount, ALL)
-            return
-        total = min((counters.get(offset, 0) | counters.get(offset + 4, 0) << 32) + amount, 0xF << 32 | ALL)
-        counters[offset], counters[offset + 4] = total & ALL, total >> 32
+        total = counters.get(offset, 0) + amount
+        if total <= ALL:
+            counters[offset] = total
+        elif offset in WIDE and counters.get(offset + 4, 0) < HIGHEST:
+            counters[offset], counters[offset + 4] = total & ALL, counters.get(offset + 4, 0) + 1
+        else:
+            counters[offset] = ALL
 
     def read(self, offset: int) -> int:
         """Of the wide ones reading the upper half clears both."""
