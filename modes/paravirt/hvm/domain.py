@@ -1,6 +1,8 @@
-"""A guest under nested paging as Xen knows it: its physmap, its parameters, and pages of Xen's that it may place."""
+"""A guest beside a PC as Xen knows it: its physmap, its parameters, and pages of Xen's that it may place."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import msgspec
 
@@ -9,6 +11,7 @@ from hv.silicon.x86_64.ioapic import PINS
 from hv.vm import Vm
 from hv.x86_64.board import Board
 from hv.x86_64.pool import SHARED_POOL_BASE, SHARED_POOL_SIZE, HypervisorMemory
+from modes.hw_assist.mode import HwAssist
 from modes.paravirt.abi import (
     EINVAL,
     GUEST_DOMID,
@@ -47,7 +50,7 @@ class HvmVcpu(XenVcpu):
     def __init__(self, domain: HvmDomain, cpu: Cpu) -> None:
         super().__init__(cpu.index, cpu)
         self.domain, self.s = domain, HvmVcpuState(up=True)
-        self.memory = HvmMemory(domain.memory, cpu, domain.physmap)
+        self.memory = HvmMemory(domain.physmap, partial(domain.mode.paging, cpu))
 
 
 class HvmState(msgspec.Struct):
@@ -67,12 +70,13 @@ class HvmDomain(XenDomain):
     vcpus: list[HvmVcpu]
 
     def __init__(self, vm: Vm) -> None:
-        machine, memory, board = vm.machine, vm.machine.memory, vm.board
+        machine, memory, mode, board = vm.machine, vm.machine.memory, vm.mode, vm.board
+        assert isinstance(mode, HwAssist)
         assert isinstance(board, Board)
         super().__init__(GUEST_DOMID, memory, machine.timing, lambda: vm.now, self._kick)
-        self.vm, self.board = vm, board
+        self.vm, self.mode, self.board = vm, mode, board
         self.pool = HypervisorMemory(memory, SHARED_POOL_BASE, SHARED_POOL_SIZE)
-        self.physmap = Physmap(machine, vm.mode.forget_mapping)
+        self.physmap = Physmap(machine, mode.forget_mapping)
         board.ram = self.physmap
         self.features = XENFEAT_WRITABLE_PAGE_TABLES | XENFEAT_AUTO_TRANSLATED_PHYSMAP | XENFEAT_NOT_DIRECT_MAPPED
         self.console_output = self._print
