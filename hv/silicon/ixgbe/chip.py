@@ -11,6 +11,7 @@ from hv.silicon.device import Slot
 from hv.silicon.ethernet.frames import LINE_OVERHEAD
 from hv.silicon.ixgbe import registers as reg
 from hv.silicon.ixgbe.mailbox import Mailbox
+from hv.silicon.ixgbe.module import ModuleState
 from hv.silicon.ixgbe.rings import RxRing, TxRing
 from hv.silicon.memory import BusError
 
@@ -45,6 +46,7 @@ class ChipState(msgspec.Struct):
     rx: dict[int, RxRing] = {}
     tx: dict[int, TxRing] = {}
     mailboxes: dict[int, Mailbox] = {}
+    module: ModuleState = msgspec.field(default_factory=ModuleState)
     resets: int = 0  # virtual functions that were reset (VFLRE), a bit each
     line_free: int = 0  # when the last frame has left
     buffered: int = 0  # bytes of the receive buffer that are used

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 OTHER = 64  # EICR's bit n is cause OTHER + n, for n from 16 on
 ALL_VECTORS = (1 << OTHER) - 1
 QUEUE_BITS, OTHER_BITS = 0xFFFF, 0xFFFF_0000  # of EICR
+ALWAYS_CLEARED = ALL_VECTORS & ~QUEUE_BITS  # vectors that no bit of EICR shows: their message clears the cause
 UNIT_NS = 2000  # of the interval, in steps of 8: bits 11:3
 
 
@@ -162,7 +163,7 @@ class Interrupts:
     def _send(self, vector: int, told: int, now: int) -> None:
         s = self.state
         s.armed &= ~told
-        s.causes &= ~(s.auto_clear & told)
+        s.causes &= ~((s.auto_clear | ALWAYS_CLEARED) & told)
         if self.function.chip[reg.GPIE] & reg.GPIE_AUTO_MASK:
             s.mask &= ~(s.auto_mask & told)
         s.quiet[vector] = now + self._span(s.interval.get(vector, 0) >> 3)

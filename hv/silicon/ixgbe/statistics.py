@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable
+
+import msgspec
 
 from hv.silicon.ethernet.frames import BROADCAST, FCS
 from hv.silicon.ethernet.register import ALL
@@ -25,6 +28,27 @@ COUNTERS = frozenset(
     | WIDE | {at + 4 for at in WIDE}
 )  # fmt: skip
 QPTC_ALIAS = {0x06030 + STRIDE * i: QPTC + 4 * i for i in range(16)}
+
+
+class PoolCounter(msgspec.Struct, frozen=True):
+    """A register of a virtual function's, and where the physical one has it: that of pool 0, and so many bytes on."""
+
+    virtual: int
+    physical: int
+    step: int
+    value: Callable[[PoolCounters], int]
+
+
+# The 36 bits of the bytes are in two registers.
+POOL_COUNTERS = (
+    PoolCounter(0x101C, 0x0101C, 0x40, lambda pool: pool.received),
+    PoolCounter(0x1020, 0x01020, 0x40, lambda pool: pool.received_bytes),
+    PoolCounter(0x1024, 0x0D020, 0x40, lambda pool: pool.received_bytes >> 32 & 0xF),
+    PoolCounter(0x1034, 0x0D01C, 0x40, lambda pool: pool.received_multicast),
+    PoolCounter(0x201C, 0x08300, 4, lambda pool: pool.sent),
+    PoolCounter(0x2020, 0x08400, 8, lambda pool: pool.sent_bytes),
+    PoolCounter(0x2024, 0x08404, 8, lambda pool: pool.sent_bytes >> 32 & 0xF),
+)
 
 
 class Statistics:
@@ -85,6 +109,9 @@ class Statistics:
 
     def pool(self, number: int) -> PoolCounters:
         return self.chip.state.pools.setdefault(number, PoolCounters())
+
+    def read_pool(self, number: int, counter: PoolCounter) -> int:
+        return counter.value(self.pool(number)) & ALL
 
     def queue_received(self, queue: int, pool: int, frame: bytes) -> None:
         number, length, mine = self._counter(reg.RQSMR, queue), len(frame) + FCS, self.pool(pool)
