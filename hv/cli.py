@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import os
 import signal
 import sys
@@ -32,6 +33,7 @@ from hv.errors import HvError
 from hv.mode import find_modes
 from hv.silicon.x86_64.engine import interrupt
 from hv.silicon.x86_64.layout import SiliconError
+from hv.workers import YOUNG
 
 WELCOME = """hv, the teaching hypervisor: one guest kernel under every virtualization technique, its exits counted.
 
@@ -153,6 +155,7 @@ def _broken(point: EntryPoint, error: BaseException) -> Callable[[], None]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command, and end the process with its status. All errors become one line."""
+    gc.set_threshold(YOUNG)
     _mend_streams()
     try:
         if threading.current_thread() is threading.main_thread():

@@ -31,7 +31,9 @@ class Completion(tuple[int, int, int, int, int]):
     result = property(lambda self: self[0])
     head = property(lambda self: self[1])
     id = property(lambda self: self[3])
-    status = property(lambda self: self[4])
+    status = property(lambda self: self[4] & 0x7FF)
+    more = property(lambda self: bool(self[4] >> 13 & 1))  # in the error log
+    final = property(lambda self: bool(self[4] >> 14 & 1))  # it would end so again
 
 
 class Place(CardPlace["Host"]):
@@ -54,7 +56,7 @@ class Host(CardHost):
         self.interrupts: list[tuple[int, int]] = []  # function, message
         self.completions: list[tuple[int, bytes]] = []
         self.stores = list(stores) or [MemoryStore(SECTORS), MemoryStore(SECTORS)]
-        self.subsystem = Subsystem("test drive", 0x1D0F, dict(enumerate(self.stores, 1)), TIMES, 0)
+        self.subsystem = Subsystem("test drive", 0x1D0F, "S1", dict(enumerate(self.stores, 1)), TIMES, 0)
         self.card = NvmePhysical(0x8061, self.subsystem)
         self.bus.plug(self.card, PF, Place(self, PF))
         for distance, vf in self.card.followers:

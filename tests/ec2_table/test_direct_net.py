@@ -134,6 +134,16 @@ def test_guests_ping_each_other_inside_the_card(run_hv: RunHv, tmp_path: Path) -
     assert sum(frame[:6] == b"\xff" * 6 for frame in frames) == 3
 
 
+def test_a_guest_starts_again_after_its_owner_has_reset_the_card() -> None:
+    """It looks for that when an answer does not come."""
+    with shell("nitro") as guest:
+        assert "answer after" in guest.type("ping 10.0.2.2 1")
+        guest.vm.neighbours.owners["net"].reset()
+        assert "answer after" not in guest.type("ping 10.0.2.2 1")
+        assert guest.type("ping 10.0.2.2 2").count("answer after") == 2
+        assert "result=" in guest.type("bench net.tx_burst 10")
+
+
 def test_a_guest_whose_function_is_taken_away_in_the_middle_of_a_burst_goes_on() -> None:
     """It waits for what does not come, as long as it has patience; Ctrl-C ends that."""
     with shell("nitro") as guest:

@@ -208,7 +208,7 @@ def test_the_default_disks_are_made_on_first_use_and_kept(run_hv: RunHv, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "status", "wrong"),
     [
-        (("emulated", "--set", "local=P", "-drive", "x"), 1, "has no local disk yet"),
+        (("emulated", "--set", "local=P", "-drive", "x"), 2, "need cpu=P or cpu=VH"),
         (("emulated", "-drive", "/nowhere/x"), 1, "No such file or directory"),
         (("emulated", "-nbd", "ftp://x"), 2, "-nbd takes nbd://"),
         (("emulated", "-nbd", "nbd+unix:///?socket=/nowhere/x"), 1, "No such file or directory"),
