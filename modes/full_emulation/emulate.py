@@ -6,7 +6,6 @@ hardware would refuse it refuses with GuestFault, before it has changed anything
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 
 import capstone
@@ -14,78 +13,28 @@ from capstone import x86
 
 from hv.silicon.x86_64.msr import EFER, BadMsr, read_msr, write_msr
 from hv.silicon.x86_64.state import RAX, RCX, RDX
-from hv.x86_64.board import Board
-from hv.x86_64.decode import MASKS, address_of, read_register, register_name, write_register
+from hv.x86_64.decode import MASKS, read_register, register_name, write_register
 from hv.x86_64.guest_cpuid import answer_cpuid
-from hv.x86_64.ports import string_transfer
-from modes.full_emulation.core import Core
-from modes.full_emulation.reflect import (
-    CODE,
-    CONFORMING,
-    GP,
-    NP,
-    PRESENT,
-    SS_VECTOR,
-    UD,
-    interrupt_return,
-    system_return,
-)
-from modes.full_emulation.state import (
-    FLAG_IF,
-    FLAG_IOPL,
-    FLAG_RF,
-    FLAG_VM,
-    FS,
-    GS,
-    SS,
-)
+from modes.full_emulation.instructions.far import FarTransfers
+from modes.full_emulation.instructions.ports import STRING_SIZES, Ports
+from modes.full_emulation.instructions.segments import Segments
+from modes.full_emulation.reflect import GP, UD
+from modes.full_emulation.state import FLAG_IF, FLAG_IOPL, FLAG_RF, FLAG_VM, GS
 from modes.shadow.registers import CR0_PE, CR0_TS, GuestFault
 
-RDI = 7
-FLAG_ZF, FLAG_DF = 1 << 6, 1 << 10
 USER_CHANGEABLE = 0x24_4DD5  # ID AC NT OF DF TF SF ZF AF PF CF
 SEGMENT_REGISTERS = {
     x86.X86_REG_ES: 0, x86.X86_REG_CS: 1, x86.X86_REG_SS: 2, x86.X86_REG_DS: 3, x86.X86_REG_FS: 4, x86.X86_REG_GS: 5,
 }  # fmt: skip
-WRITABLE_DATA, DESCRIPTOR_ACCESSED, NOT_SYSTEM = 1 << 41, 1 << 40, 1 << 44
 
 
-class Emulator:
+class Emulator(Segments, FarTransfers, Ports):
     """One instruction at a time."""
-
-    def __init__(self, core: Core, board: Board) -> None:
-        self.core, self.board = core, board
-        self.cpu = core.cpu
 
     def run(self, instruction: capstone.CsInsn) -> str | None:
         """Execute it. None when it is none that the hypervisor executes."""
         handler = HANDLERS.get(instruction.id)
         return None if handler is None else handler(self, instruction)
-
-    # --- helpers ----------------------------------------------------------------------------------------------
-
-    def privileged(self) -> None:
-        if self.core.v.cpl:
-            raise GuestFault(GP)
-
-    def done(self, i: capstone.CsInsn, reason: str) -> str:
-        self.cpu.skip(i.size)
-        return reason
-
-    def address(self, i: capstone.CsInsn, operand: x86.X86Op) -> int:
-        return address_of(self.cpu, i, operand) & self.core.mask
-
-    def get(self, i: capstone.CsInsn, operand: x86.X86Op, size: int) -> int:
-        if operand.type == x86.X86_OP_MEM:
-            return self.core.read_int(self.address(i, operand), size)
-        return read_register(self.cpu, register_name(operand.reg)) & MASKS[size]
-
-    def put_word(self, i: capstone.CsInsn, operand: x86.X86Op, value: int) -> None:
-        """A 16-bit value: memory takes two bytes, a register is filled up with zeros."""
-        if operand.type == x86.X86_OP_MEM:
-            self.core.write(self.address(i, operand), struct.pack("<H", value & 0xFFFF))
-        else:
-            write_register(self.cpu, register_name(operand.reg), value)
 
     # --- flags and waiting ------------------------------------------------------------------------------------
 
@@ -274,93 +223,7 @@ class Emulator:
             regs[RCX] = read_msr(self.cpu, 0xC000_0103) & 0xFFFF_FFFF
         return "rdtsc"
 
-    # --- descriptor tables and segments -----------------------------------------------------------------------
-
-    def load_table(self, i: capstone.CsInsn) -> str:
-        """LGDT, LIDT."""
-        self.privileged()
-        core = self.core
-        size = 8 if core.v.long_code else 4
-        raw = core.read(self.address(i, i.operands[0]), 2 + size)
-        value = int.from_bytes(raw[2:], "little"), int.from_bytes(raw[:2], "little")
-        if i.id == x86.X86_INS_LGDT:
-            core.v.gdt = value
-        else:
-            core.v.idt = value
-        return self.done(i, "descriptor_table")
-
-    def store_table(self, i: capstone.CsInsn) -> str:
-        """SGDT, SIDT."""
-        core = self.core
-        base, limit = core.v.gdt if i.id == x86.X86_INS_SGDT else core.v.idt
-        size = 8 if core.v.long_code else 4
-        core.write(self.address(i, i.operands[0]), struct.pack("<H", limit) + base.to_bytes(8, "little")[:size])
-        return self.done(i, "descriptor_table")
-
-    def load_system(self, i: capstone.CsInsn) -> str:
-        """LLDT, LTR."""
-        self.privileged()
-        core, v = self.core, self.core.v
-        selector = self.get(i, i.operands[0], 2)
-        ltr = i.id == x86.X86_INS_LTR
-        if not selector & 0xFFFC and not ltr:
-            v.ldt = selector, 0, 0
-            return self.done(i, "descriptor_table")
-        if not selector & 0xFFFC or selector & 4:
-            raise GuestFault(GP, selector & 0xFFFC)
-        low = core.descriptor(selector)
-        if (selector | 15) > v.gdt[1]:
-            raise GuestFault(GP, selector & 0xFFFC)
-        kind = low >> 40 & 0x1F
-        if kind not in ((1, 9) if ltr else (2,)):
-            raise GuestFault(GP, selector & 0xFFFC)
-        if not low & PRESENT:
-            raise GuestFault(NP, selector & 0xFFFC)
-        place = v.gdt[0] + (selector & ~7)
-        high = core.read_int(place + 8, 8, system=True) & 0xFFFF_FFFF if v.long_mode else 0
-        base = low >> 16 & 0xFF_FFFF | low >> 32 & 0xFF00_0000 | high << 32
-        if ltr:
-            core.write(place + 5, bytes((low >> 40 & 0xFF | 2,)), system=True)  # busy
-            v.tr = selector, base, _limit(low)
-        else:
-            v.ldt = selector, base, _limit(low)
-        return self.done(i, "descriptor_table")
-
-    def store_system(self, i: capstone.CsInsn) -> str:
-        """SLDT, STR."""
-        v = self.core.v
-        self.put_word(i, i.operands[0], (v.ldt if i.id == x86.X86_INS_SLDT else v.tr)[0])
-        return self.done(i, "descriptor_table")
-
-    def load_segment(self, index: int, selector: int) -> None:
-        """A data segment register gets a selector (APM vol. 2, 4.10)."""
-        core, v = self.core, self.core.v
-        rpl, named = selector & 3, selector & 0xFFFC
-        if not named:
-            if index == SS and (v.cpl == 3 or not v.long_code):
-                raise GuestFault(GP)
-            base = 0
-        else:
-            descriptor = core.descriptor(selector)
-            dpl, code = descriptor >> 45 & 3, bool(descriptor & CODE)
-            if not descriptor & NOT_SYSTEM:
-                raise GuestFault(GP, named)
-            if index == SS:
-                if code or not descriptor & WRITABLE_DATA or dpl != v.cpl or rpl != v.cpl:
-                    raise GuestFault(GP, named)
-            elif (code and not descriptor & WRITABLE_DATA) or (
-                not (code and descriptor & CONFORMING) and dpl < max(v.cpl, rpl)
-            ):
-                raise GuestFault(GP, named)
-            if not descriptor & PRESENT:
-                raise GuestFault(SS_VECTOR if index == SS else NP, named)
-            if not descriptor & DESCRIPTOR_ACCESSED:
-                table = v.ldt[1] if selector & 4 else v.gdt[0]
-                core.write(table + (selector & ~7) + 5, bytes((descriptor >> 40 & 0xFF | 1,)), system=True)
-            base = descriptor >> 16 & 0xFF_FFFF | descriptor >> 32 & 0xFF00_0000
-        v.selectors[index] = selector
-        if index in (FS, GS):
-            self.cpu.state.segs[index].base = base
+    # --- segment registers on the stack ------------------------------------------------------------------------
 
     def push(self, i: capstone.CsInsn) -> str | None:
         index = SEGMENT_REGISTERS.get(i.operands[0].reg)
@@ -386,167 +249,10 @@ class Emulator:
             return 2
         return 8 if self.core.v.long_code else 4
 
-    def look_at_segment(self, i: capstone.CsInsn) -> str:
-        """LAR, LSL, VERR, VERW: answers in ZF, no fault for a bad selector."""
-        core = self.core
-        selector = self.get(i, i.operands[-1], 2)
-        try:
-            descriptor = core.descriptor(selector) if selector & 0xFFFC else None
-        except GuestFault as fault:
-            if fault.address is not None:
-                raise
-            descriptor = None
-        good = descriptor is not None and self.visible(i.id, selector, descriptor)
-        if good and len(i.operands) > 1:
-            assert descriptor is not None
-            value = _limit(descriptor) if i.id == x86.X86_INS_LSL else descriptor >> 32 & 0x00F0_FF00
-            name = register_name(i.operands[0].reg)
-            write_register(self.cpu, name, value)
-        core.flags = core.flags | FLAG_ZF if good else core.flags & ~FLAG_ZF
-        return self.done(i, "segment")
-
-    def visible(self, what: int, selector: int, descriptor: int) -> bool:
-        kind, dpl = descriptor >> 40 & 0xF, descriptor >> 45 & 3
-        code, conforming = bool(descriptor & CODE), bool(descriptor & CONFORMING)
-        allowed = dpl >= max(self.core.v.cpl, selector & 3)
-        if what in (x86.X86_INS_LAR, x86.X86_INS_LSL):
-            if descriptor & NOT_SYSTEM:
-                return (code and conforming) or allowed
-            return allowed and kind in ((1, 2, 3, 9, 11) if what == x86.X86_INS_LSL else (1, 2, 3, 4, 5, 9, 11, 12))
-        if not descriptor & NOT_SYSTEM:
-            return False
-        if what == x86.X86_INS_VERR:
-            return (not code or bool(descriptor & WRITABLE_DATA)) and ((code and conforming) or allowed)
-        return not code and bool(descriptor & WRITABLE_DATA) and allowed
-
-    # --- far transfers ----------------------------------------------------------------------------------------
-
-    def far(self, selector: int, rip: int, *, returning: bool = False) -> None:
-        """CS:RIP get new values. Simplified: no call gates and no task switches."""
-        core, v = self.core, self.core.v
-        named, rpl = selector & 0xFFFC, selector & 3
-        if not named:
-            raise GuestFault(GP)
-        descriptor = core.descriptor(selector)
-        dpl = descriptor >> 45 & 3
-        if not (descriptor & NOT_SYSTEM and descriptor & CODE):
-            raise GuestFault(GP, named)
-        if returning:
-            wrong = rpl < v.cpl or (dpl > rpl if descriptor & CONFORMING else dpl != rpl)
-        else:
-            wrong = dpl > v.cpl if descriptor & CONFORMING else rpl > v.cpl or dpl != v.cpl
-        if wrong:
-            raise GuestFault(GP, named)
-        if not descriptor & PRESENT:
-            raise GuestFault(NP, named)
-        if descriptor >> 53 & 1 and rip >> 47 not in (0, 0x1FFFF):
-            raise GuestFault(GP)
-        core.enter_code(selector, descriptor, rpl if returning else v.cpl)
-        self.cpu.rip = rip
-        self.cpu.m.retired += 1
-
-    def far_pointer(self, i: capstone.CsInsn) -> tuple[int, int, int]:
-        """Selector, offset and operand size of a far JMP or CALL."""
-        if i.operands[0].type == x86.X86_OP_IMM:
-            immediates = [operand.imm for operand in i.operands]
-            return immediates[0] & 0xFFFF, immediates[1] & 0xFFFF_FFFF, 4
-        size = 8 if i.rex & 8 else 2 if i.prefix[2] == 0x66 else 4
-        raw = self.core.read(self.address(i, i.operands[0]), size + 2)
-        return int.from_bytes(raw[size:], "little"), int.from_bytes(raw[:size], "little"), size
-
-    def far_jump(self, i: capstone.CsInsn) -> str:
-        selector, rip, _ = self.far_pointer(i)
-        self.far(selector, rip)
-        return "segment"
-
-    def far_call(self, i: capstone.CsInsn) -> str:
-        core = self.core
-        selector, rip, size = self.far_pointer(i)
-        back, cs, stack = self.cpu.rip + i.size, core.v.selectors[1], self.cpu.rsp
-        core.push(stack - size & core.mask, size, cs)
-        core.push(stack - 2 * size & core.mask, size, back)
-        self.far(selector, rip)
-        self.cpu.rsp = stack - 2 * size & core.mask
-        return "segment"
-
-    def far_return(self, i: capstone.CsInsn) -> str:
-        core, v, cpu = self.core, self.core.v, self.cpu
-        size = 8 if i.rex & 8 else 2 if i.prefix[2] == 0x66 else 4
-        extra = i.operands[0].imm if i.operands else 0
-        stack, old = cpu.rsp, v.cpl
-        rip, selector = core.read_stack(stack, size), core.read_stack(stack + size, size) & 0xFFFF
-        after, ss = stack + 2 * size + extra, v.selectors[SS]
-        if selector & 3 > old:
-            inner = after
-            after, ss = core.read_stack(inner, size) + extra, core.read_stack(inner + size, size) & 0xFFFF
-        self.far(selector, rip, returning=True)
-        v.selectors[SS] = ss
-        cpu.rsp = after & core.mask
-        return "segment"
-
-    def iret(self, i: capstone.CsInsn) -> str:
-        interrupt_return(self.core, {x86.X86_INS_IRET: 2, x86.X86_INS_IRETD: 4, x86.X86_INS_IRETQ: 8}[i.id])
-        return "iret"
-
-    def sysret(self, i: capstone.CsInsn) -> str:
-        system_return(self.core, wide=bool(i.rex & 8))
-        return "sysret"
-
-    # --- ports ------------------------------------------------------------------------------------------------
-
-    def check_port(self, port: int, size: int) -> None:
-        """The I/O permission bitmap of the guest's TSS (APM vol. 2, 12.2.4)."""
-        core, v = self.core, self.core.v
-        if v.cpl <= v.iopl:
-            return
-        _, base, limit = v.tr
-        if limit < 103:
-            raise GuestFault(GP)
-        at = core.read_int(base + 0x66, 2, system=True) + port // 8
-        if at + 1 > limit or core.read_int(base + at, 2, system=True) >> port % 8 & (1 << size) - 1:
-            raise GuestFault(GP)
-
-    def port(self, i: capstone.CsInsn) -> str:
-        """IN, OUT."""
-        is_in = i.id == x86.X86_INS_IN
-        data, number = i.operands if is_in else i.operands[::-1]
-        port = number.imm & 0xFF if number.type == x86.X86_OP_IMM else self.cpu.regs[RDX] & 0xFFFF
-        size = data.size
-        self.check_port(port, size)
-        name = register_name(data.reg)
-        if is_in:
-            write_register(self.cpu, name, self.board.ports.read(port, size))
-        else:
-            self.board.ports.write(port, size, read_register(self.cpu, name))
-        return self.done(i, "ioio")
-
-    def string_port(self, i: capstone.CsInsn) -> str:
-        """INS, OUTS; with REP as far as the page goes."""
-        core, regs = self.core, self.cpu.regs
-        is_in = i.id in (x86.X86_INS_INSB, x86.X86_INS_INSW, x86.X86_INS_INSD)
-        size = STRING_SIZES[i.id]
-        repeated = i.prefix[0] in (0xF2, 0xF3)
-        port = regs[RDX] & 0xFFFF
-        self.check_port(port, size)
-        step = -size if core.flags & FLAG_DF else size
-        string_transfer(self.cpu, core.mask, self.board.ports, port, step, is_in, repeated, core.read, core.write)
-        if not repeated or not regs[RCX]:
-            self.cpu.skip(i.size)
-        return "ioio"
-
-
-def _limit(descriptor: int) -> int:
-    limit = descriptor & 0xFFFF | descriptor >> 32 & 0xF_0000
-    return limit << 12 | 0xFFF if descriptor >> 55 & 1 else limit
-
 
 FLAG_SIZES = {
     x86.X86_INS_PUSHF: 2, x86.X86_INS_PUSHFD: 4, x86.X86_INS_PUSHFQ: 8,
     x86.X86_INS_POPF: 2, x86.X86_INS_POPFD: 4, x86.X86_INS_POPFQ: 8,
-}  # fmt: skip
-STRING_SIZES = {
-    x86.X86_INS_INSB: 1, x86.X86_INS_INSW: 2, x86.X86_INS_INSD: 4,
-    x86.X86_INS_OUTSB: 1, x86.X86_INS_OUTSW: 2, x86.X86_INS_OUTSD: 4,
 }  # fmt: skip
 HANDLERS: dict[int, Callable[[Emulator, capstone.CsInsn], str | None]] = {
     x86.X86_INS_CLI: Emulator.cli,

@@ -24,10 +24,9 @@ from hv.silicon.x86_64.cpu import Cpu, Exit
 from hv.silicon.x86_64.engine import APIC_ACCESS_PAGE
 from hv.silicon.x86_64.lapic import FIXED, Lapic
 from hv.silicon.x86_64.pc import LAPIC_BASE
-from hv.silicon.x86_64.state import HF_CS64
 from hv.silicon.x86_64.svm import Vmcb
 from hv.silicon.x86_64.virtual_apic import VIRTUAL_APIC, Page
-from hv.x86_64.decode import address_of, decode
+from hv.x86_64.decode import address_of, decode_here
 from modes.hw_assist.interrupts import MAY_SIGNAL, EmulatedApics
 from modes.posted_interrupts.lapic import PagedLapic
 
@@ -44,7 +43,6 @@ class PostedDelivery(EmulatedApics):
     reasons = EmulatedApics.reasons - {"cr8_write"} | {"apic_access", "apic_write", "virtual_eoi"}
     may_signal = MAY_SIGNAL | {svm.APIC_WRITE}
     controls = VIRTUAL_APIC
-    has_more = True
 
     def __init__(self, hw: HwAssist) -> None:
         super().__init__(hw.board, len(hw.vm.machine.cpus))
@@ -64,7 +62,7 @@ class PostedDelivery(EmulatedApics):
             page = Page(memory, vmcb.avic_backing_page)
             chip = self.board.lapics[index]
             self.board.lapics[index] = PagedLapic(chip, page, vmcb, partial(self.post, index), self._status_changed)
-        self.hw.npt.map(LAPIC_BASE, APIC_ACCESS_PAGE)
+        self.hw.map_chip(LAPIC_BASE, APIC_ACCESS_PAGE)
 
     def handlers(self) -> Mapping[int, Callable[[Cpu, Exit], str]]:
         return {
@@ -93,8 +91,8 @@ class PostedDelivery(EmulatedApics):
 
     # --- delivery ---------------------------------------------------------------------------------------------
 
-    def waits(self, cpu: Cpu) -> bool:
-        return self.descriptors[cpu.index].outstanding or super().waits(cpu)
+    def more_waits(self, cpu: Cpu) -> bool:
+        return self.descriptors[cpu.index].outstanding
 
     def inject(self, cpu: Cpu, lapic: Lapic) -> None:
         """Take over what is posted. The CPU delivers it by itself; only what the 8259s send is injected."""
@@ -132,7 +130,7 @@ class PostedDelivery(EmulatedApics):
     def _apic_access(self, cpu: Cpu, exit: Exit) -> str:
         """The instruction has done nothing: emulate it, as any access to a device."""
         gpa = LAPIC_BASE + (exit.info1 & OFFSET)
-        instruction = decode(cpu.instruction_bytes(), bool(cpu.state.hflags & HF_CS64))
+        instruction = decode_here(cpu)
         for operand in [] if instruction is None else instruction.operands:
             if operand.type == X86_OP_MEM and cpu.linear(address_of(cpu, instruction, operand)) == gpa - 4:
                 gpa -= 4  # the CPU has let the first half of 8 bytes through

@@ -19,6 +19,7 @@ import pytest
 from rich.console import Console
 
 from hv import __version__, cli
+from hv.commands import lists, run, table, terminal
 from hv.costs import HERE
 from hv.exits import REASONS
 from hv.mode import Mode, find_modes
@@ -49,8 +50,8 @@ def call(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     def run(*arguments: str) -> Said:
         capfd.readouterr()
         # What the module made when it was imported may hold another test's streams and width.
-        monkeypatch.setattr(cli, "out", Console(highlight=False))
-        monkeypatch.setattr(cli, "err", Console(stderr=True, highlight=False))
+        monkeypatch.setattr(terminal, "out", Console(highlight=False))
+        monkeypatch.setattr(terminal, "err", Console(stderr=True, highlight=False))
         with pytest.raises(SystemExit) as left:
             cli.main(list(arguments))
         said = capfd.readouterr()
@@ -116,7 +117,7 @@ def test_rows_lists_every_row_with_its_cells(call: Call) -> None:
 def test_a_row_that_is_not_built_yet_is_listed_with_the_mode_that_it_needs(
     call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "find_modes", dict)
+    monkeypatch.setattr(lists, "find_modes", dict)
     monkeypatch.setenv("COLUMNS", "200")
     lines = call("rows").out.splitlines()
     for row in ROWS.values():
@@ -316,14 +317,18 @@ BAD_USAGE: list[tuple[list[str], list[str]]] = [
     (["table", "--iterations", "-5"], ["--iterations"]),
     (["table", "--iterations", "100001"], ["100001"]),
     (["table", "--iterations", "many"], ["--iterations", "many"]),
-    (["table", "--iterations", "1.5"], ["1.5"]),
+    (["table", "--iterations", "1.5"], ["whole number, not '1.5'"]),
+    (["table", "--iterations"], ["table needs a value for --iterations", "hv table --help"]),
+    (["table", "--rows", "metal", "--rows", "nitro"], ["table takes --rows once"]),
     (["table", "--seed", "-1"], ["--seed", "-1"]),
     (["table", "--seed", str(1 << 63)], ["--seed"]),
     (["table", "--cost-model", "pentium"], ["pentium", "skylake-sp"]),
     (["table", "--json", "-", "--csv", "-"], ["stdout"]),
     (["table", "--csv", "-", "--html", "-"], ["stdout"]),
     (["table", "--json"], ["--json"]),
-    (["run"], ["ROW"]),
+    (["stat"], ["stat needs ROW", "hv stat --help"]),
+    (["stat", "nitro"], ["stat needs --op"]),
+    (["run"], ["run needs ROW"]),
     (["run", "nowhere"], ["nowhere", "nitro"]),
     (["run", "nitro", "-m", "15"], ["-m", "15"]),
     (["run", "nitro", "-m", "17"], ["17"]),
@@ -381,7 +386,8 @@ def test_a_set_that_no_machine_could_have_is_refused_with_the_reason(
 def test_a_row_that_is_not_built_yet_is_refused_by_name(
     row: str, mode: str, call: Call, modes: Mapping[str, type[Mode]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "find_modes", lambda: {id: found for id, found in modes.items() if id != mode})
+    for command in (table, run):
+        monkeypatch.setattr(command, "find_modes", lambda: {id: found for id, found in modes.items() if id != mode})
     check_error(call("table", "--rows", f"nitro,{row}"), 1, row, "not built yet", mode)
     check_error(call("run", row), 1, row, "not built yet", mode)
 
@@ -391,6 +397,14 @@ def test_a_document_that_cannot_be_written_is_a_failed_run(call: Call, tmp_path:
     for kind in ("json", "csv", "html"):
         check_error(call(*common, f"--{kind}", str(tmp_path)), 1, "cannot write", "Is a directory")
         check_error(call(*common, f"--{kind}", str(tmp_path / "no" / "where")), 1, "No such file or directory")
+
+
+def test_a_document_that_cannot_be_written_is_refused_before_anything_is_measured(
+    call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(table, "measure_rows", None)
+    check_error(call("table", "--json", "-", "--csv", str(tmp_path / "no" / "where")), 1, "No such file or directory")
+    check_error(call("bench", "--json", str(tmp_path)), 1, "Is a directory")
 
 
 @pytest.mark.parametrize("command", [["table"], ["run", "nitro", "-c", "help"]], ids=["table", "run"])
@@ -425,7 +439,7 @@ def test_an_interrupt_from_the_keyboard_is_one_line(call: Call, monkeypatch: pyt
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "run_table", interrupted)
+    monkeypatch.setattr(table, "run_table", interrupted)
     check_error(call("table", "--rows", "metal"), 130, "interrupted")
 
 
@@ -446,7 +460,7 @@ def test_an_error_in_a_process_of_its_own_has_status_and_one_line(run_hv: RunHv)
 
 
 def test_a_reader_that_goes_away_is_no_traceback() -> None:
-    script = f"{sys.executable} -c 'from hv.cli import main; main()' table --rows metal --json - --iterations 1 | true"
+    script = f"{sys.executable} -m hv table --rows metal --json - --iterations 1 | true"
     done = subprocess.run(
         ["bash", "-c", script], cwd=ROOT, env=hv_environment(), capture_output=True, text=True, timeout=60, check=False
     )
@@ -457,7 +471,7 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
 @pytest.mark.parametrize("arguments", ["run nitro", "table --rows metal --ops cpu.in", "run metal -c help", "rows"])
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
 def test_a_closed_stream_is_no_traceback(arguments: str, closed: str) -> None:
-    script = f"{sys.executable} -c 'from hv.cli import main; main()' {arguments} {closed}"
+    script = f"{sys.executable} -m hv {arguments} {closed}"
     done = subprocess.run(
         ["bash", "-c", script], cwd=ROOT, env=hv_environment(), capture_output=True, text=True, timeout=60, check=False,
         stdin=subprocess.DEVNULL,
@@ -486,7 +500,7 @@ def test_json_on_stdout_is_utf_8_whatever_the_locale(run_hv: RunHv) -> None:
     "arguments", ["rows", "table --rows metal --ops cpu.in --json -", "run metal -c help", "--help", "--version"]
 )
 def test_a_full_disk_behind_stdout_is_one_line(arguments: str) -> None:
-    script = f"{sys.executable} -c 'from hv.cli import main; main()' {arguments} > /dev/full"
+    script = f"{sys.executable} -m hv {arguments} > /dev/full"
     done = subprocess.run(
         ["bash", "-c", script], cwd=ROOT, env=hv_environment(), capture_output=True, text=True, timeout=60, check=False,
         stdin=subprocess.DEVNULL,
@@ -503,7 +517,7 @@ def test_no_width_of_the_terminal_upsets_it(width: str, run_hv: RunHv) -> None:
 
 def test_an_empty_environment_is_enough() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "from hv.cli import main; main()", "table", "--rows", "metal", "--iterations", "1"],
+        [sys.executable, "-m", "hv", "table", "--rows", "metal", "--iterations", "1"],
         cwd=ROOT, env={}, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")

@@ -25,7 +25,7 @@ class Ring(msgspec.Struct):
     head: int = 0
     tail: int = 0
     control: int = 0
-    dca: int = 0  # direct cache access: kept, and without effect
+    dca: int = 0  # direct cache access and order on the bus: kept, and without effect
 
     @property
     def enabled(self) -> bool:
@@ -39,7 +39,8 @@ class Ring(msgspec.Struct):
     @property
     def available(self) -> int:
         """Descriptors that the card may use. A head or tail outside the ring: none."""
-        return (self.tail - self.head) % self.size if max(self.head, self.tail) < self.size else 0
+        size = self.size
+        return (self.tail - self.head) % size if self.head < size and self.tail < size else 0
 
     @property
     def at(self) -> int:
@@ -51,6 +52,7 @@ class Ring(msgspec.Struct):
 
 
 class RxRing(Ring):
+    dca: int = 0x3200
     split: int = 0x402  # SRRCTL: buffers of 2 KiB, 256 bytes for headers
     rsc: int = 0
     drop: bool = False  # QDE
@@ -69,6 +71,7 @@ class Segmentation(msgspec.Struct):
 
 
 class TxRing(Ring):
+    dca: int = 0x2A00
     write_back_low: int = 0
     write_back_high: int = 0
     contexts: list[bytes] = msgspec.field(default_factory=lambda: [bytes(16), bytes(16)])
@@ -87,9 +90,9 @@ COMMON: dict[int, tuple[str, int]] = {
     0x10: ("head", 0xFFFF),
     0x18: ("tail", 0xFFFF),
 }
-RX_FIELDS = COMMON | {0x14: ("split", 0x1FC0_3F1F | 0xE00_0000), 0x28: ("control", 0x4600_0000), 0x2C: ("rsc", 0xD)}
+RX_FIELDS = COMMON | {0x14: ("split", 0x1FC0_3F1F | 0xE00_0000), 0x28: ("control", 0x4200_0000), 0x2C: ("rsc", 0xD)}
 TX_FIELDS = COMMON | {
-    0x28: ("control", 0x067F_7F7F),
+    0x28: ("control", 0x027F_7F7F),
     0x38: ("write_back_low", 0xFFFF_FFFD),
     0x3C: ("write_back_high", 0xFFFF_FFFF),
 }

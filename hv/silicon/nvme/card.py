@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
-from hv.silicon.nvme.controller import Controller, ControllerState
+from hv.silicon.nvme.controller import Controller
+from hv.silicon.nvme.state import ControllerState
 from hv.silicon.nvme.subsystem import MOST_FLEXIBLE, PRIMARY, PRIVATE_VECTORS, Secondary, Subsystem, SubsystemState
 from hv.silicon.pci import Bar, Header
 from hv.silicon.pcie import ExpressFunction, Msix, MsixState, msix_state

@@ -1,4 +1,4 @@
-"""One NVMe controller: registers, doorbells, and the life of a command (NVM Express 1.4, 3.1, 4.1 and 7.2).
+"""One NVMe controller: its doorbells, and the life of a command (NVM Express 1.4, 3.1.16, 4.1 and 7.2).
 
 A doorbell makes the controller fetch, one command from each queue in turn. An admin command is carried out at once, an
 I/O command when the medium has had the time for it; until then it is in flight, and its data have not moved. A queue,
@@ -12,11 +12,8 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from hv.silicon.medium import MediumError
 from hv.silicon.memory import BusError
-from hv.silicon.nvme import admin, io
+from hv.silicon.nvme import admin, features, io
 from hv.silicon.nvme.prp import regions
 from hv.silicon.nvme.queues import (
     CQ_ENTRY_BYTES,
@@ -24,44 +21,24 @@ from hv.silicon.nvme.queues import (
     Command,
     Completion,
     CompletionQueue,
-    SubmissionQueue,
     parse,
 )
+from hv.silicon.nvme.registers import Registers
 from hv.silicon.nvme.spec import (
-    ACQ,
-    AQA,
-    ASQ,
-    CAP,
-    CAPABILITIES,
-    CC,
-    CC_AMS,
-    CC_CSS,
-    CC_ENABLE,
-    CC_MPS,
-    CC_SHN,
-    CC_WHILE_ENABLED,
-    CC_WRITABLE,
-    CSTS,
-    DOORBELLS,
+    DO_NOT_RETRY,
     EVENT_TYPE,
     FATAL,
-    INTMC,
-    INTMS,
-    PAGE,
+    MORE,
     READY,
-    SHUTDOWN,
-    SHUTDOWN_BUSY,
-    SHUTDOWN_DONE,
-    VERSION,
-    VS,
+    TRANSIENT,
     CommandError,
     Event,
     Status,
 )
-from hv.silicon.nvme.subsystem import NAMESPACE_CHANGED_LIMIT, PRIMARY, QUEUES, VECTORS, Subsystem
+from hv.silicon.nvme.state import ErrorEntry, InFlight
+from hv.silicon.nvme.subsystem import NAMESPACE_CHANGED_LIMIT, QUEUES, VECTORS, Subsystem
 
 if TYPE_CHECKING:
-    from hv.silicon.device import Slot
     from hv.silicon.nvme.card import NvmeFunction
 
 MOST_IN_FLIGHT = 256
@@ -69,73 +46,12 @@ MOST_EVENTS = 16  # that wait for somebody to ask
 ERROR_ENTRIES = 64
 
 
-class InFlight(msgspec.Struct, order=True):
-    """An I/O command that the medium works on until `due`."""
-
-    due: int
-    order: int
-    queue: int
-    entry: bytes
-
-
-class ErrorEntry(msgspec.Struct):
-    """What the error log says of one error (5.14.1.1)."""
-
-    count: int
-    queue: int
-    command: int
-    status: int
-    lba: int = 0
-    namespace: int = 0
-
-
-class ControllerState(msgspec.Struct):
-    """Everything that one controller remembers; times are in millicycles."""
-
-    cc: int = 0
-    csts: int = 0
-    masked: int = 0  # INTMS
-    aqa: int = 0
-    asq: int = 0
-    acq: int = 0
-    sqs: dict[int, SubmissionQueue] = {}
-    cqs: dict[int, CompletionQueue] = {}
-    last_queue: int = -1  # whose turn it was
-    flight: list[InFlight] = []  # a heap
-    order: int = 0
-    fetch: int | None = None  # when it will look at its queues
-    settle: int | None = None  # when a reset or a shutdown is over
-    asked: list[int] = []  # commands that wait for an event
-    events: list[int] = []  # events that nobody has asked for yet
-    quiet: int = 0  # types of events that are not reported before their log page has been read (a bit each)
-    features: dict[int, int] = {}
-    changed: list[int] = []  # namespaces
-    errors: list[ErrorEntry] = []
-    error_count: int = 0
-    read_units: int = 0  # sectors
-    written_units: int = 0
-    reads: int = 0
-    writes: int = 0
-
-
-class Controller:
-    """Controller `id` of a subsystem, behind a function of the card, which keeps its state."""
+class Controller(Registers):
+    """Controller `id` of a subsystem, behind a function of the card."""
 
     def __init__(self, function: NvmeFunction, id: int, subsystem: Subsystem) -> None:
-        self.function, self.id, self.subsystem = function, id, subsystem
+        super().__init__(function, id, subsystem)
         subsystem.controllers.append(self)
-
-    @property
-    def state(self) -> ControllerState:
-        return self.function.state.controller
-
-    @property
-    def slot(self) -> Slot:
-        return self.function.slot
-
-    def _pin(self, level: bool) -> None:
-        """The interrupt pin, as long as MSI-X is off."""
-        self.slot.interrupt(level and not self.function.msix.enabled)
 
     @property
     def queue_limit(self) -> int:
@@ -146,118 +62,6 @@ class Controller:
     def vector_limit(self) -> int:
         """So many interrupt vectors it has."""
         return self.subsystem.resources(self.id, VECTORS)
-
-    @property
-    def online(self) -> bool:
-        return self.subsystem.online(self.id)
-
-    # --- registers --------------------------------------------------------------------------------------------
-
-    def read(self, offset: int, size: int) -> int:
-        """A register, or a part of one. Doorbells and what is reserved read as zero."""
-        low = self._register(offset & ~3)
-        high = self._register((offset & ~3) + 4) if offset % 4 + size > 4 else 0
-        return (high << 32 | low) >> 8 * (offset % 4) & (1 << 8 * size) - 1
-
-    def _register(self, offset: int) -> int:
-        s = self.state
-        if not self.online:
-            return FATAL if offset == CSTS else 0
-        values = {
-            CAP: CAPABILITIES & 0xFFFF_FFFF, CAP + 4: CAPABILITIES >> 32, VS: VERSION, INTMS: s.masked, INTMC: s.masked,
-            CC: s.cc, CSTS: s.csts, AQA: s.aqa, ASQ: s.asq & 0xFFFF_FFFF, ASQ + 4: s.asq >> 32,
-            ACQ: s.acq & 0xFFFF_FFFF, ACQ + 4: s.acq >> 32,
-        }  # fmt: skip
-        return values.get(offset, 0)
-
-    def write(self, offset: int, size: int, value: int) -> None:
-        """Only aligned words of 32 and 64 bits reach registers (3.1)."""
-        if size < 4 or offset % size:
-            return
-        if offset >= DOORBELLS:
-            self._doorbell(offset - DOORBELLS >> 2, value & 0xFFFF)
-        elif self.online:
-            self._write_words(offset, size, value)
-
-    def _write_words(self, offset: int, size: int, value: int) -> None:
-        for at in range(0, size, 4):
-            self._write_word(offset + at, value >> 8 * at & 0xFFFF_FFFF)
-
-    def _write_word(self, offset: int, value: int) -> None:
-        s = self.state
-        if offset == CC:
-            self._configure(value)
-        elif offset == INTMS:
-            s.masked |= value
-            self._drive_pin()
-        elif offset == INTMC:
-            s.masked &= ~value
-            self._drive_pin()
-        elif s.cc & CC_ENABLE:
-            return  # the admin queues stay where they are
-        elif offset == AQA:
-            s.aqa = value & 0x0FFF_0FFF
-        elif offset in (ASQ, ASQ + 4):
-            s.asq = _half(s.asq, offset - ASQ, value) & ~(PAGE - 1)
-        elif offset in (ACQ, ACQ + 4):
-            s.acq = _half(s.acq, offset - ACQ, value) & ~(PAGE - 1)
-
-    def _configure(self, value: int) -> None:
-        """CC: enable, disable, shut down (7.3.2, 7.6.1 and 7.6.2)."""
-        s, now = self.state, self.slot.now
-        before = s.cc
-        writable = CC_WHILE_ENABLED if before & value & CC_ENABLE else CC_WRITABLE
-        s.cc = before & ~writable | value & writable
-        if before & CC_ENABLE and not s.cc & CC_ENABLE:
-            cc = s.cc
-            self.reset()
-            s = self.state
-            s.cc = cc
-        elif s.cc & CC_ENABLE and not before & CC_ENABLE:
-            s.settle = now + self.subsystem.times.reset
-        if s.cc & CC_SHN and not before & CC_SHN:
-            s.csts = s.csts & ~SHUTDOWN | SHUTDOWN_BUSY
-            s.settle = now + self.subsystem.times.flush
-        self.slot.reschedule()
-
-    def reset(self) -> None:
-        """A controller reset: queues and everything in flight are gone, the admin queues' registers stay (7.3.2).
-
-        With the primary controller its secondary ones go offline (8.5.3).
-        """
-        s = self.state
-        fresh = ControllerState(
-            aqa=s.aqa, asq=s.asq, acq=s.acq, errors=s.errors, error_count=s.error_count, read_units=s.read_units,
-            written_units=s.written_units, reads=s.reads, writes=s.writes,
-        )  # fmt: skip
-        for field in ControllerState.__struct_fields__:
-            setattr(s, field, getattr(fresh, field))
-        self._pin(False)
-        if self.id == PRIMARY:
-            self.subsystem.all_offline()
-
-    def _settle(self) -> None:
-        """The time of an enabling or a shutdown is over."""
-        s = self.state
-        s.settle = None
-        if s.csts & SHUTDOWN == SHUTDOWN_BUSY:
-            for namespace in self.subsystem.attached(self.id):
-                self._flush(namespace)
-            s.csts = s.csts & ~SHUTDOWN | SHUTDOWN_DONE
-        elif s.cc & CC_ENABLE and not s.csts & READY:
-            submissions, completions = (s.aqa & 0xFFF) + 1, (s.aqa >> 16) + 1
-            if s.cc & (CC_CSS | CC_MPS | CC_AMS) or submissions < 2 or completions < 2:
-                s.csts |= FATAL
-                return
-            s.sqs[0] = SubmissionQueue(s.asq, submissions, 0)
-            s.cqs[0] = CompletionQueue(s.acq, completions, 0, True)
-            s.csts |= READY
-
-    def _flush(self, namespace: int) -> None:
-        try:
-            self.subsystem.namespaces[namespace].flush()
-        except MediumError:
-            self.state.csts |= FATAL
 
     # --- doorbells --------------------------------------------------------------------------------------------
 
@@ -359,15 +163,18 @@ class Controller:
         try:
             result = carry_out(self, command)
         except CommandError as error:
-            status = error.status
-            self._log_error(queue, command, status)
-            self.complete(Completion(queue, command.id, status))
+            self._refuse(queue, command, error.status)
         except BusError:
-            self._log_error(queue, command, Status.DATA_TRANSFER_ERROR)
-            self.complete(Completion(queue, command.id, Status.DATA_TRANSFER_ERROR))
+            self._refuse(queue, command, Status.DATA_TRANSFER_ERROR)
         else:
             if result is not None:
                 self.complete(Completion(queue, command.id, Status.SUCCESS, result))
+
+    def _refuse(self, queue: int, command: Command, status: Status) -> None:
+        """It ends with an error, of which the error log has more."""
+        flags = MORE | (0 if status in TRANSIENT else DO_NOT_RETRY)
+        self._log_error(queue, command, status | flags)
+        self.complete(Completion(queue, command.id, status | flags))
 
     def complete(self, completion: Completion) -> None:
         """Put an entry into the completion queue, or keep it until there is room."""
@@ -401,11 +208,6 @@ class Controller:
     def _post_held(self, cq: CompletionQueue) -> None:
         while cq.held and not cq.full() and self.working:
             self._post(cq, cq.held.pop(0))
-
-    def _drive_pin(self) -> None:
-        """The pin is up while a queue has entries that the host has not seen, and vector 0 is not masked (7.5.1)."""
-        s = self.state
-        self._pin(not s.masked & 1 and any(cq.interrupts and cq.used() for cq in s.cqs.values()))
 
     def fail(self) -> None:
         """It cannot even talk to the host: until a reset nothing happens any more (9.5)."""
@@ -441,8 +243,12 @@ class Controller:
         s.sqs.pop(queue, None)
 
     def abort(self, queue: int, id: int) -> bool:
-        """Take a command out of flight. False: it is not there (any more)."""
+        """Take a command out of flight, or a request for an event back. False: it is not there (any more)."""
         s = self.state
+        if queue == 0 and id in s.asked:
+            s.asked.remove(id)
+            self.complete(Completion(0, id, Status.ABORT_REQUESTED))
+            return True
         for flight in s.flight:
             if flight.queue == queue and parse(flight.entry).id == id:
                 s.flight.remove(flight)
@@ -453,9 +259,11 @@ class Controller:
 
     # --- events and errors ------------------------------------------------------------------------------------
 
-    def event(self, event: int) -> None:
-        """Something happened that no command asked for (5.2)."""
+    def event(self, event: Event) -> None:
+        """Something happened that no command asked for (5.2). Many kinds are reported only where the host wants it."""
         s = self.state
+        if not features.event_wanted(self, event):
+            return
         if event in (Event.INVALID_DOORBELL, Event.INVALID_DOORBELL_VALUE):
             self._log(ErrorEntry(0, 0xFFFF, 0xFFFF, 0))
         if s.quiet >> (event & EVENT_TYPE) & 1 or event in s.events or len(s.events) >= MOST_EVENTS:
@@ -488,8 +296,3 @@ class Controller:
         entry.count = s.error_count
         s.errors.insert(0, entry)
         del s.errors[ERROR_ENTRIES:]
-
-
-def _half(value: int, at: int, word: int) -> int:
-    """A 64-bit register with one of its halves replaced."""
-    return value & ~(0xFFFF_FFFF << 8 * at) | word << 8 * at

@@ -9,7 +9,6 @@ of 64-bit x86; grants are not kept mapped (feature-persistent).
 from __future__ import annotations
 
 import bisect
-from collections import Counter
 from collections.abc import Mapping
 
 import msgspec
@@ -17,6 +16,7 @@ import msgspec
 from hv.host.store import SECTOR, Store, StoreError
 from hv.silicon.timing import DiskTimes
 from modes.paravirt.abi import EINVAL, Refused
+from modes.paravirt.backends.backend import BackendState, RingBackend
 from modes.paravirt.backends.blkif import (
     ERROR,
     MOST_SEGMENTS,
@@ -52,34 +52,32 @@ class InFlight(msgspec.Struct, frozen=True):
     handles: list[int]
 
 
-class BlkbackState(msgspec.Struct):
-    connected: bool = False
-    broken: bool = False  # connected to a front end that is not listened to any more
+class BlkbackState(BackendState):
     ring: RingState = msgspec.field(default_factory=RingState)
-    wake: int | None = None  # when the thread looks at the ring
     flight: list[InFlight] = []  # by time
     taken: int = 0  # requests
     link_free: int = 0  # when the disk has moved everything that was asked of it
 
 
-class Blkback:
+class Blkback(RingBackend[BlkbackState]):
     """A worker of domain 0, and a device of xenbus. `number`: 51712 for the first disk, xvda; 51728 for xvdb."""
 
     kind = "vbd"
 
     def __init__(self, cpu: BackendCpu, store: Store, times: DiskTimes, number: int) -> None:
-        self.cpu, self.store, self.times, self.number = cpu, store, times, number
+        super().__init__(cpu)
+        self.store, self.times, self.number = store, times, number
         self.front_nodes: Mapping[str, str] = {"virtual-device": str(number), "device-type": "disk"}
-        self.front: FrontEnd  # this and the ring while connected
-        self.ring: Ring
+        self.ring: Ring  # while connected
         self.s = BlkbackState()
-        self.refused: Counter[str] = Counter()
-        cpu.workers.append(self)
 
     # --- xenbus -----------------------------------------------------------------------------------------------
 
     def offer(self) -> Mapping[str, str]:
-        return {**FEATURES, "mode": "r" if self.store.read_only else "w"}
+        return {
+            **FEATURES, "mode": "r" if self.store.read_only else "w", "device-type": "disk", "removable": "0",
+            "hotplug-status": "connected",
+        }  # fmt: skip
 
     def connect(self, front: FrontEnd) -> Mapping[str, str]:
         if front.text("protocol") not in (None, PROTOCOL):
@@ -89,7 +87,10 @@ class Blkback:
         self.s = BlkbackState(True, ring=self.ring.state, link_free=self.s.link_free)
         self.kicked()  # it may have put something into the ring before it said that it is there
         info = READ_ONLY_INFO if self.store.read_only else 0
-        return {"sectors": str(self.store.sectors), "sector-size": str(SECTOR), "info": str(info)}
+        return {
+            "sectors": str(self.store.sectors), "sector-size": str(SECTOR), "physical-sector-size": str(SECTOR),
+            "info": str(info),
+        }  # fmt: skip
 
     def disconnect(self) -> None:
         """What the disk has not done yet it will not do; the front end was not told that it was done."""
@@ -99,15 +100,6 @@ class Blkback:
         self.s = BlkbackState(link_free=self.s.link_free)
         self.cpu.reschedule()
 
-    def kicked(self) -> None:
-        s = self.s
-        if s.wake is None and not s.broken:
-            s.wake = self.cpu.now + self.cpu.delay
-            self.cpu.reschedule()
-
-    def state(self) -> BlkbackState:
-        return self.s
-
     def set_state(self, state: BlkbackState, front: FrontEnd | None) -> None:
         self.s = state
         if front is not None:
@@ -116,11 +108,8 @@ class Blkback:
 
     # --- a worker of domain 0 ---------------------------------------------------------------------------------
 
-    @property
-    def deadline(self) -> int | None:
-        s = self.s
-        times = [s.wake, s.flight[0].due if s.flight else None]
-        return min((time for time in times if time is not None), default=None)
+    def next_done(self) -> int | None:
+        return self.s.flight[0].due if self.s.flight else None
 
     def advance(self, now: int) -> None:
         s = self.s

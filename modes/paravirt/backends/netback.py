@@ -9,14 +9,14 @@ segmentation (GSO), multicast control. Simplified: one queue, one event channel 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 
 import msgspec
 
 from hv.host.wire import Wire
-from modes.paravirt.abi import EINVAL, Refused
+from modes.paravirt.abi import EINVAL, EOPNOTSUPP, Refused
 from modes.paravirt.backends import netif
+from modes.paravirt.backends.backend import BackendState, RingBackend
 from modes.paravirt.backends.checksum import complete
 from modes.paravirt.backends.cpu import BackendCpu
 from modes.paravirt.backends.netif import (
@@ -56,41 +56,38 @@ class Sent(msgspec.Struct, frozen=True):
     extras: int
 
 
-class NetbackState(msgspec.Struct):
-    connected: bool = False
-    broken: bool = False  # connected to a front end that is not listened to any more
+class NetbackState(BackendState):
     tx: RingState = msgspec.field(default_factory=RingState)
     rx: RingState = msgspec.field(default_factory=RingState)
-    wake: int | None = None  # when the thread looks at the rings
     sent: list[Sent] = []
     arrived: list[bytes] = []  # frames for the front end
     line_free: int = 0
 
 
-class Netback:
+class Netback(RingBackend[NetbackState]):
     """A worker of domain 0, and a device of xenbus. `mac`: the front end's address, 6 bytes."""
 
     kind, number = "vif", 0
 
     def __init__(self, cpu: BackendCpu, wire: Wire, mac: bytes) -> None:
-        self.cpu, self.wire = cpu, wire
+        super().__init__(cpu)
+        self.wire = wire
         self.front_nodes: Mapping[str, str] = {"mac": mac.hex(":")}
         self.send = wire.plug_card(self._receive)
-        self.front: FrontEnd  # this and the rings while connected
-        self.tx: Ring
+        self.tx: Ring  # this and rx while connected
         self.rx: Ring
         self.s = NetbackState()
-        self.refused: Counter[str] = Counter()
-        cpu.workers.append(self)
 
     # --- xenbus -----------------------------------------------------------------------------------------------
 
     def offer(self) -> Mapping[str, str]:
-        return FEATURES
+        return {**FEATURES, **self.front_nodes, "hotplug-status": "connected"}
 
     def connect(self, front: FrontEnd) -> Mapping[str, str]:
         if not front.number("request-rx-copy", 0):
-            raise Refused(EINVAL)  # to flip pages is what no back end does any more
+            raise Refused(EOPNOTSUPP)  # to flip pages is what no back end does any more
+        if front.number("multi-queue-num-queues", 1) != 1:
+            raise Refused(EINVAL)
         grants = front.grants
         tx = grants.map(front.number("tx-ring-ref"), write=True)
         try:
@@ -110,15 +107,6 @@ class Netback:
         self.s = NetbackState(line_free=self.s.line_free)
         self.cpu.reschedule()
 
-    def kicked(self) -> None:
-        s = self.s
-        if s.wake is None and not s.broken:
-            s.wake = self.cpu.now + self.cpu.delay
-            self.cpu.reschedule()
-
-    def state(self) -> NetbackState:
-        return self.s
-
     def set_state(self, state: NetbackState, front: FrontEnd | None) -> None:
         self.s = state
         if front is not None:
@@ -128,11 +116,8 @@ class Netback:
 
     # --- a worker of domain 0 ---------------------------------------------------------------------------------
 
-    @property
-    def deadline(self) -> int | None:
-        s = self.s
-        times = [s.wake, s.sent[0].at if s.sent else None]
-        return min((time for time in times if time is not None), default=None)
+    def next_done(self) -> int | None:
+        return self.s.sent[0].at if self.s.sent else None
 
     def advance(self, now: int) -> None:
         s = self.s

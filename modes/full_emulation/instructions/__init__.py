@@ -1,0 +1,1 @@
+"""What emulate.py executes, by kind: segments and descriptor tables, far transfers, ports."""
