@@ -21,22 +21,23 @@ if TYPE_CHECKING:
 
 
 class Drive(msgspec.Struct, frozen=True):
-    """An NVMe card: its PCI vendor and device identifiers, what it calls itself, its PCI slot."""
+    """An NVMe card: its PCI vendor and device identifiers, model and serial number, its PCI slot."""
 
     vendor: int
     device: int
     model: str
+    serial: str
     slot: int
 
 
 AMAZON, INTEL = 0x1D0F, 0x8086
 # The two that EC2's instances have: drivers know them by these names.
 DRIVES = {
-    "local": Drive(AMAZON, 0xCD01, "Amazon EC2 NVMe Instance Storage", 4),
-    "remote": Drive(AMAZON, 0x8061, "Amazon Elastic Block Store", 5),
+    "local": Drive(AMAZON, 0xCD01, "Amazon EC2 NVMe Instance Storage", "AWS00000000000000001", 4),
+    "remote": Drive(AMAZON, 0x8061, "Amazon Elastic Block Store", "vol00000000000000001", 5),
 }
 # And one that anybody can buy: the drive that the cost model's `local` speaks of.
-COMMODITY_DRIVE = Drive(INTEL, 0x2701, "INTEL SSDPED1K375GA", 4)
+COMMODITY_DRIVE = Drive(INTEL, 0x2701, "INTEL SSDPED1K375GA", "PHKS00000000001AGN", 4)
 
 
 def build_drive(vm: Vm, column: str, drive: Drive) -> NvmePhysical:
@@ -45,7 +46,8 @@ def build_drive(vm: Vm, column: str, drive: Drive) -> NvmePhysical:
     media = [outside.local if column == "local" else outside.remote for outside in vm.neighbours.outsides]
     times = costs.local if column == "local" else costs.remote
     namespaces = dict(enumerate(media, 1))
-    return NvmePhysical(drive.device, Subsystem(drive.model, drive.vendor, namespaces, times, costs.timing.card_read))
+    subsystem = Subsystem(drive.model, drive.vendor, drive.serial, namespaces, times, costs.timing.card_read)
+    return NvmePhysical(drive.device, subsystem)
 
 
 NIC_SLOT = 3

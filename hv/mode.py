@@ -42,10 +42,14 @@ class Mode:
     reasons: ClassVar[frozenset[str]] = frozenset()  # every reason that it may count
     ram_base: ClassVar[int] = 0  # host-physical address of the guest's RAM
     most_cpus: ClassVar[int] = 1  # how many CPUs it can start and run
-    beside: ClassVar[tuple[str, ...]] = ()  # its other columns need one of these letters in the cpu column; (): any
 
     def __init__(self, vm: Vm) -> None:
         self.vm = vm
+
+    @classmethod
+    def impossible_beside(cls, cpu: type[Mode]) -> str | None:  # noqa: ARG003 - for those who override it
+        """Why no real machine had this in another column when `cpu` is in the cpu column; None: one could."""
+        return None
 
     def load(self, guest: Guest) -> None:
         """The cpu column: put the image of `guest` into RAM. A machine's loader does it, unless a mode has its own."""

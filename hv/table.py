@@ -75,7 +75,8 @@ ROWS: dict[str, Row] = {
     )
 }
 
-# Combinations that no real machine could have, and why. Each rule looks at the letters.
+# Combinations that no real machine had, or that are not built, and why. Each rule looks at the letters; a mode may
+# have more to say (Mode.impossible_beside).
 IMPOSSIBLE: tuple[tuple[Callable[[Mapping[str, str]], bool], str], ...] = (
     (
         lambda c: c["cpu"] == "H" and any(cell != "H" for cell in c.values()),
@@ -90,8 +91,12 @@ IMPOSSIBLE: tuple[tuple[Callable[[Mapping[str, str]], bool], str], ...] = (
         "posted interrupts need a hardware-assisted CPU (cpu=VH)",
     ),
     (
-        lambda c: c["cpu"] != "VH" and "VH" in (c["net"], c["local"], c["remote"]),
-        "a card's function is mapped by the second-level translation of a hardware-assisted CPU (cpu=VH)",
+        lambda c: c["cpu"] == "P" and "VH" in (c["net"], c["local"], c["remote"]),
+        "a PV domain gets a card by pcifront, which is not built: cards are for a hardware-assisted CPU (cpu=VH)",
+    ),
+    (
+        lambda c: c["cpu"] == "VS" and "VH" in (c["net"], c["local"], c["remote"]),
+        "cards were first given to guests of a hardware-assisted CPU (cpu=VH)",
     ),
     (
         lambda c: c["cpu"] == "P" and c["interrupts"] != "P",
@@ -107,7 +112,7 @@ IMPOSSIBLE: tuple[tuple[Callable[[Mapping[str, str]], bool], str], ...] = (
     ),
     (
         lambda c: c["boot"] == "P" and c["cpu"] != "P",
-        "a paravirtualized boot starts the kernel at ring 3 (cpu=P)",
+        "a paravirtualized boot starts the kernel at ring 3 (cpu=P); PVH, which has it with cpu=VH, is not built",
     ),
 )
 
@@ -141,9 +146,12 @@ def customize(row: Row, changes: list[str], modes: Mapping[str, type[Mode]]) -> 
         else:
             known = ", ".join([*LETTERS, *modes])
             raise HvError(f"{cell!r} is neither a letter nor an installed mode; known are {known}")
-    for rule, why in IMPOSSIBLE:
-        if rule(cells):
-            raise Impossible(f"{row.id} with {' '.join(changes)} is impossible: {why}")
+    reasons = [why for rule, why in IMPOSSIBLE if rule(cells)]
+    if chosen["cpu"] in modes:
+        others = [modes[id] for column, id in chosen.items() if column != "cpu" and id in modes]
+        reasons += [why for mode in others if (why := mode.impossible_beside(modes[chosen["cpu"]])) is not None]
+    if reasons:
+        raise Impossible(f"{row.id} with {' '.join(changes)} is impossible: {reasons[0]}")
     suffix = "".join(f"+{change}" for change in changes)
     return Row(row.id + suffix, row.label + suffix, row.type, row.drivers, cells, chosen)
 
@@ -169,6 +177,4 @@ def machine_modes(row: Row, installed: Mapping[str, type[Mode]]) -> dict[str, ty
 def cell_mode(row: Row, column: str, installed: Mapping[str, type[Mode]]) -> type[Mode] | None:
     """The mode that provides a row's column, or None when that is not built yet."""
     mode = installed.get(row.modes[column])
-    if mode is None or column not in mode.cells:
-        return None
-    return mode if column == "cpu" or not mode.beside or row.cells["cpu"] in mode.beside else None
+    return None if mode is None or column not in mode.cells else mode

@@ -27,7 +27,7 @@ from hv.ops import Op
 from hv.table import Row
 
 WORTH = 20  # so many operations take about as long as a worker's start
-YOUNG = 50_000  # objects that a worker makes between two looks for cycles: nearly all of them die without
+YOUNG = 50_000  # objects that Python makes between two looks for cycles: nearly all of a guest's die without
 COMMAND = "import sys; from hv.workers import serve; serve(int(sys.argv[1]))"
 
 

@@ -15,7 +15,10 @@ class Commodity(Mode):
     id = "commodity"
     summary = "a drive that anybody can buy; the remote disk is ATA over Ethernet"
     cells = {"local": "H", "remote": "H"}
-    beside = ("H",)
+
+    @classmethod
+    def impossible_beside(cls, cpu: type[Mode]) -> str | None:
+        return None if cpu.cells.get("cpu") == "H" else "a machine's own drive is for who owns the machine (cpu=H)"
 
     def equip(self, column: str) -> None:
         vm = self.vm

@@ -1,44 +1,38 @@
-"""Guests of Xen's that run a script of events: as a PV domain, and with hardware that virtualizes them.
+"""Guests of Xen's that run scripts of events, on one or two vCPUs: as a PV domain, and with hardware that virtualizes
+them.
 
-A script is a list of operations of two bytes: to raise ports of its own, mask and unmask them, open and shut itself to
-upcalls, sleep, say something. The upcall handler takes the ports lowest first, each has a script of its own, and all
-that happens goes to a log.
+A script is a list of operations of two bytes: to raise ports of its own, mask and unmask them, bind them elsewhere,
+open and shut itself to upcalls, sleep, say something. The upcall handler takes the ports lowest first, each has a
+script of its own, and all that happens goes to a log. How often each port has come is counted.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from modes.paravirt.abi import BACKEND_DOMID, GUEST_DOMID, VIRQ_TIMER
-from modes.paravirt.events import INTERDOMAIN, IPI, MASK, PENDING, SELECTOR, UPCALL_MASK, VIRQ
-from modes.paravirt.state import Channel
+from modes.paravirt.events import MASK, PENDING, SELECTOR, UPCALL_MASK
+from tests.guests.test_paravirt import CONTEXT
 from tests.guests.test_pv_on_hvm import HELP
 
-# --- the ports --------------------------------------------------------------------------------------------------------
-
-ECHO, WAKE, TIMER, OUTSIDE = 100, 127, 140, 150
-ECHO_BACKEND, OUTSIDE_BACKEND = 50, 51  # domain 0's ends
-CHANNELS = {
-    20: Channel(IPI), 63: Channel(INTERDOMAIN, 0, GUEST_DOMID, 110), 64: Channel(IPI),
-    ECHO: Channel(INTERDOMAIN, 0, BACKEND_DOMID, ECHO_BACKEND), 110: Channel(INTERDOMAIN, 0, GUEST_DOMID, 63),
-    WAKE: Channel(IPI), TIMER: Channel(VIRQ, virq=VIRQ_TIMER),
-    OUTSIDE: Channel(INTERDOMAIN, 0, BACKEND_DOMID, OUTSIDE_BACKEND),
-}  # fmt: skip
-RAISES = {20: 20, 63: 110, 64: 64, ECHO: ECHO, 110: 63}  # by sending to it: domain 0 answers the echo at once
-FROM_OUTSIDE = (TIMER, OUTSIDE)
-
-# --- the guest --------------------------------------------------------------------------------------------------------
-
-BUDGET, NAPPED, LENGTH, ARGUMENT, LOG, MAIN, BODIES = 0, 8, 16, 24, 0x400, 0x2000, 0x2100  # offsets behind DATA
+# Offsets behind DATA. A vCPU's own words, at BLOCK times its number; then what all have.
+BLOCK = 0x80
+BUDGET, ARMED, NOTED, EARLY, DEADLINE, ARGUMENT, DONE = 0, 4, 8, 12, 16, 24, 64
+LENGTH, CAME, SENT, LOG = 0x100, 0x110, 0x440, 0x600  # CAME and SENT: 4 bytes a port
+MAIN, BODIES = (0x2000, 0x2F00), 0x2100
 MOST = 24  # sends: handlers that send to each other come to an end
-KINDS = "end send mask unmask unmask_by_memory on off blink say spin call alarm nap sleep block note".split()
+KINDS = (
+    "end send ring ring_other mask unmask unmask_by_memory bind on off blink say spin call alarm nap poll sleep block "
+    "doze note"
+).split()
+POLL_NS = 20_000  # how long a poll waits
 
-# Registers: R14 the script's next operation, two bytes each.
+# Registers: R13 the vCPU's vcpu_info, R14 the script's next operation, R15 the vCPU's own words.
 INTERPRETER = f"""
-    movl ${MOST}, DATA
-    sleep_open                      /* until the test begins */
-    mov $DATA + {MAIN}, %r14
+begin:                                  /* R14 is the script */
+    movl ${MOST}, {BUDGET}(%r15)
+    sleep_open                          /* until the test begins */
     call run
+    movl $1, {DONE}(%r15)
     1: sleep_open
     jmp 1b
 operations: .quad {", ".join("do_" + kind for kind in KINDS)}
@@ -51,23 +45,42 @@ do_end:
     ret
 do_say:
     mov $1, %eax
-    xadd %eax, DATA + {LENGTH}
+    lock xadd %eax, DATA + {LENGTH}
     mov %cl, DATA + {LOG}(%rax)
     jmp run
 do_send:
-    decl DATA
+    decl {BUDGET}(%r15)
     js run
     port_op 4
     jmp run
-do_mask:
-    bts %rcx, SHARED + {MASK}
+do_ring_other:                          /* the next port is its other end */
+    mov %ecx, %edx
+    xor $1, %edx
+    jmp 1f
+do_ring:                                /* unless the last one is under way */
+    mov %ecx, %edx
+    1: mov DATA + {SENT}(,%rcx,4), %eax
+    cmp %eax, DATA + {CAME}(,%rdx,4)
+    jne run
+    incl DATA + {SENT}(,%rcx,4)
+    port_op 4
     jmp run
-do_unmask_by_memory:                   /* and Xen is called only if there is something to see */
-    btr %rcx, SHARED + {MASK}
+do_mask:
+    lock bts %rcx, SHARED + {MASK}
+    jmp run
+do_unmask_by_memory:                    /* and Xen is called only if there is something to see */
+    lock btr %rcx, SHARED + {MASK}
     bt %rcx, SHARED + {PENDING}
     jnc run
 do_unmask:
     port_op 9
+    jmp run
+do_bind:                                /* bit 7: the vCPU */
+    mov %ecx, %eax
+    shr $7, %eax
+    mov %eax, {ARGUMENT + 4}(%r15)
+    and $0x7F, %ecx
+    port_op 8
     jmp run
 do_on: let_in
     jmp run
@@ -82,40 +95,58 @@ do_call:
     xor %edi, %edi
     hypercall xen_version
     jmp run
-do_note:
-    incl DATA + {NAPPED}
+do_note:                                /* the timer's event */
+    push %rdx
+    incl {NOTED}(%r15)
+    now
+    cmp {DEADLINE}(%r15), %rax
+    adcl $0, {EARLY}(%r15)
+    pop %rdx
     jmp run
 do_alarm:
-    set_alarm
+    arm
     jmp run
-do_nap:                                /* until the timer's event has come */
-    movl $0, DATA + {NAPPED}
-    set_alarm
+do_nap:                                 /* until the timer's event has come */
+    arm
     1: shut
-    cmpl $0, DATA + {NAPPED}
-    jne do_on
+    mov {ARMED}(%r15), %eax
+    cmp %eax, {NOTED}(%r15)
+    je do_on
     sleep_open
     jmp 1b
-do_sleep:                              /* with something that waits */
+do_poll:
+    lea {ARGUMENT + 24}(%r15), %rax
+    mov %ecx, (%rax)
+    mov %rax, {ARGUMENT}(%r15)
+    movq $1, {ARGUMENT + 8}(%r15)
+    now
+    add ${POLL_NS}, %rax
+    mov %rax, {ARGUMENT + 16}(%r15)
+    mov $3, %edi
+    lea {ARGUMENT}(%r15), %rsi
+    hypercall sched_op
+    jmp run
+do_sleep:                               /* with something that waits: the script's port is the vCPU's own */
     shut
-    mov ${WAKE}, %ecx
     port_op 4
     sleep_open
     jmp run
 do_block:
     shut
-    mov ${WAKE}, %ecx
     port_op 4
+do_doze:                                /* until something comes */
     mov $1, %edi
     hypercall sched_op
     jmp do_on
+"""
+MACROS = f"""
 .macro port_op number
-    mov %ecx, DATA + {ARGUMENT}
+    mov %ecx, {ARGUMENT}(%r15)
     mov $\\number, %edi
-    mov $DATA + {ARGUMENT}, %rsi
+    lea {ARGUMENT}(%r15), %rsi
     hypercall event_channel_op
 .endm
-.macro set_alarm                    /* ECX times 256 ns from now; the counter has 2.5 GHz */
+.macro now                          /* RAX: system time in ns; the counter has 2.5 GHz */
     rdtsc
     shl $32, %rdx
     lea (%rax,%rdx), %rax
@@ -123,17 +154,28 @@ do_block:
     xor %edx, %edx
     mov $5, %edi
     div %rdi
+.endm
+.macro arm                          /* ECX times 256 ns from now, unless it is armed */
+    mov {ARMED}(%r15), %eax
+    cmp %eax, {NOTED}(%r15)
+    jne 7f
+    incl {ARMED}(%r15)
+    now
     shl $8, %ecx
     lea (%rax,%rcx), %rdi
+    mov %rdi, {DEADLINE}(%r15)
     hypercall set_timer_op
+    7:
 .endm
 .macro upcall                       /* what a handler does: the lowest word, and the lowest port in it, first */
     .irp register, rax, rbx, rcx, rdx, rsi, rdi, r14
     push %\\register
     .endr
-    1: movb $0, SHARED
+    movb $0, (%r13)
+    end_of_interrupt
+    1: movb $0, (%r13)
     xor %ebx, %ebx
-    xchg %rbx, SHARED + {SELECTOR}
+    xchg %rbx, {SELECTOR}(%r13)
     2: bsf %rbx, %rdx
     jz 5f
     3: mov SHARED + {MASK}(,%rdx,8), %rax
@@ -144,9 +186,11 @@ do_block:
     mov %edx, %ecx
     shl $6, %ecx
     add %eax, %ecx
-    btr %rcx, SHARED + {PENDING}
+    lock btr %rcx, SHARED + {PENDING}
+    jnc 3b                          /* the other vCPU has taken it */
+    lock incl DATA + {CAME}(,%rcx,4)
     mov $1, %eax
-    xadd %eax, DATA + {LENGTH}
+    lock xadd %eax, DATA + {LENGTH}
     mov %cl, DATA + {LOG}(%rax)
     shl $4, %ecx
     lea DATA + {BODIES}(%rcx), %r14
@@ -154,46 +198,72 @@ do_block:
     jmp 3b
     4: btr %rdx, %rbx
     jmp 2b
-    5: cmpb $0, SHARED
+    5: cmpb $0, (%r13)
     jne 1b
     .irp register, r14, rdi, rsi, rdx, rcx, rbx, rax
     pop %\\register
     .endr
 .endm
 """
-MACROS, BODY = INTERPRETER[INTERPRETER.index(".macro") :], INTERPRETER[: INTERPRETER.index(".macro")]
+
+
+def own(vcpu: int) -> str:
+    """The registers that a vCPU keeps."""
+    return f"mov $DATA + {BLOCK * vcpu}, %r15; mov $SHARED + {64 * vcpu}, %r13; mov $DATA + {MAIN[vcpu]}, %r14\n"
+
+
 PV = f"""
 .set SHARED, DATA + 0x1000
 .macro let_in                       /* unmask, and look whether something came meanwhile */
-    movb $0, SHARED + {UPCALL_MASK}
-    cmpb $0, SHARED
+    movb $0, {UPCALL_MASK}(%r13)
+    cmpb $0, (%r13)
     je 7f
     xor %edi, %edi
     hypercall xen_version
     7:
 .endm
 .macro shut
-    movb $1, SHARED + {UPCALL_MASK}
+    movb $1, {UPCALL_MASK}(%r13)
 .endm
 .macro sleep_open
     mov $1, %edi
     hypercall sched_op
 .endm
-{MACROS}
-    mov %rsi, %rbp
-    mov $STACK, %rsp
+.macro end_of_interrupt
+.endm
+.macro callbacks
     mov $event, %rdi
     xor %esi, %esi
     xor %edx, %edx
     hypercall set_callbacks
+.endm
+{MACROS}
+    mov %rsi, %rbp
+    mov $STACK, %rsp
+    callbacks
     mov $SHARED, %rdi
     mov 40(%rbp), %rsi
     or $3, %rsi
     mov $2, %edx
     hypercall update_va_mapping
+    {CONTEXT}
+    xor %edi, %edi                  /* vCPU 1, if there is one */
+    mov $1, %esi
+    mov $context, %rdx
+    hypercall vcpu_op
+    mov $1, %edi
+    mov $1, %esi
+    xor %edx, %edx
+    hypercall vcpu_op
+    {own(0)}
     xor %edi, %edi
     xor %esi, %esi
-{BODY}
+    jmp begin
+second:
+    mov $STACK - 0x800, %rsp
+    callbacks
+    {own(1)}
+{INTERPRETER}
 do_blink:                           /* as good as shut: between two stores Xen does not look */
     shut
     jmp run
@@ -203,8 +273,22 @@ event:
     pop %r11
     push $0
     jmp BASE + 0x104000 + 32 * 23   /* iret */
+    .balign 64
+context: .skip 5168
 """
-HVM = f"""{HELP}
+LINE = 11
+FORMS = {  # in which upcalls come
+    "vector": "callback 0x2000000, VECTOR",
+    "own vector": "hypercall hvm_op, 23, $ARGUMENTS + 64; hypercall hvm_op, 23, $ARGUMENTS + 72",
+    "line": f"""mov $IOAPIC, %ebx; movl $0x10 + 2 * {LINE}, (%rbx); movl $0xA000 + VECTOR, 0x10(%rbx)
+        callback 0, {LINE}""",
+}
+END_OF_INTERRUPT = "mov $LAPIC, %eax; movl $0, 0xB0(%rax)"
+
+
+def hvm(form: str, *, cpus: int) -> str:
+    """The guest whose upcalls come in one of FORMS."""
+    return f"""{HELP}
 .macro let_in
     sti
     nop
@@ -216,17 +300,27 @@ HVM = f"""{HELP}
     sti
     hlt
 .endm
+.macro end_of_interrupt
+    {"" if form == "vector" else END_OF_INTERRUPT}
+.endm
 {MACROS}
     find_xen
     place
     movb $0, SHARED
-    callback 0x2000000, VECTOR
+    movb $0, SHARED + 64
+    lapic 0xF0, 0x1FF
+    {FORMS[form]}
     .purgem hypercall
 .macro hypercall number
     mov $\\number, %eax
     vmmcall
 .endm
-{BODY}
+    {"start_other" if cpus > 1 else ""}
+    {own(0)}
+    jmp begin
+other:
+    {own(1)}
+{INTERPRETER}
 do_blink:
     sti
     cli

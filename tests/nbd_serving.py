@@ -1,4 +1,4 @@
-"""The embedded NBD server behind a Unix socket, in a thread, one client at a time: for clients of other makers."""
+"""The embedded NBD server behind a Unix socket, in a thread, one client at a time; and one that a test sends away."""
 
 from __future__ import annotations
 
@@ -8,8 +8,34 @@ import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from hv.host.nbd import InProcess, NbdError
 from hv.host.nbd_server import NbdServer
 from hv.host.store import Store
+
+
+class FickleServer:
+    """A server in this process that a test sends away and brings back by `there`."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.there = store, True
+
+    def connect(self) -> InProcess:
+        if not self.there:
+            raise ConnectionRefusedError(111, "Connection refused")
+        return Cable(self)
+
+
+class Cable(InProcess):
+    """A connection to it."""
+
+    def __init__(self, server: FickleServer) -> None:
+        super().__init__(NbdServer({"": server.store}))
+        self.behind = server
+
+    def send(self, data: bytes) -> None:
+        if not self.behind.there:
+            raise NbdError("the server has hung up")
+        super().send(data)
 
 
 @contextlib.contextmanager

@@ -33,7 +33,9 @@ class Completion(tuple[int, int, int, int, int]):
     result = property(lambda self: self[0])
     head = property(lambda self: self[1])
     id = property(lambda self: self[3])
-    status = property(lambda self: self[4])
+    status = property(lambda self: self[4] & 0x7FF)
+    more = property(lambda self: bool(self[4] >> 13 & 1))  # in the error log
+    final = property(lambda self: bool(self[4] >> 14 & 1))  # it would end so again
 
 
 class Place:
@@ -87,7 +89,7 @@ class Host:
         self.pin = False
         self.stores = list(stores) or [MemoryStore(SECTORS), MemoryStore(SECTORS)]
         self.bus = PciBus(PortBus(), MmioBus(), self._wired)
-        self.subsystem = Subsystem("test drive", 0x1D0F, dict(enumerate(self.stores, 1)), TIMES, 0)
+        self.subsystem = Subsystem("test drive", 0x1D0F, "S1", dict(enumerate(self.stores, 1)), TIMES, 0)
         self.card = NvmePhysical(0x8061, self.subsystem)
         self.bus.plug(self.card, PF, Place(self, PF))
         for distance, vf in self.card.followers:

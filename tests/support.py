@@ -286,7 +286,7 @@ UNDER_TRAP = [
     pytest.param(NATIVE_TRANSLATED, id="translated-native"),
     pytest.param(PORTABLE_TRANSLATED, id="translated-portable"),
 ]
-WITH_TWO_CPUS = EVERYWHERE[:4] + UNDER_POSTED + UNDER_AVIC + UNDER_TRAP
+WITH_TWO_CPUS = EVERYWHERE + UNDER_POSTED + UNDER_AVIC + UNDER_TRAP
 
 
 def gate(handler: int, *, dpl: int = 0, kind: int = 0xE, ist: int = 0, present: bool = True) -> bytes:

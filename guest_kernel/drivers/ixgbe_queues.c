@@ -65,6 +65,7 @@ union rx_descriptor {
 static volatile u8 *rx_registers, *tx_registers, *enable;
 static volatile union tx_descriptor *tx;
 static volatile union rx_descriptor *rx;
+static u64 tx_ring, rx_ring; /* physical */
 static u64 tx_buffer[RING], rx_buffer[RING]; /* physical */
 static u32 tx_next;  /* to be filled */
 static u32 tx_first; /* that has not been reported as sent */
@@ -139,12 +140,9 @@ static void ixgbe_poll(void)
 
 void ixgbe_interrupt(void) { net_interrupt(); }
 
-/* A ring of descriptors in a page of its own; NULL: there is no memory. */
-static void *make_ring(volatile u8 *queue)
+/* An empty ring of descriptors, which has a page of its own. */
+static void *set_ring(volatile u8 *queue, u64 page)
 {
-    u64 page = frame_alloc();
-    if (!page)
-        return NULL;
     memset(phys_to_virt(page), 0, PAGE_SIZE);
     arch_register_write(queue + RING_LOW, (u32)page);
     arch_register_write(queue + RING_HIGH, (u32)(page >> 32));
@@ -180,10 +178,21 @@ bool ixgbe_start_queues(volatile u8 *registers, const struct ixgbe_places *place
     nic = card;
     if (!make_buffers(tx_buffer) || !make_buffers(rx_buffer))
         return false;
+    tx_ring = frame_alloc();
+    rx_ring = frame_alloc();
+    if (!tx_ring || !rx_ring)
+        return false;
+    nic->send = ixgbe_send;
+    nic->poll = ixgbe_poll;
+    return ixgbe_restart_queues();
+}
 
-    tx = make_ring(tx_registers);
-    rx = make_ring(rx_registers);
-    if (!tx || !rx || !enable_queue(tx_registers))
+bool ixgbe_restart_queues(void)
+{
+    tx_next = tx_first = rx_next = 0;
+    tx = set_ring(tx_registers, tx_ring);
+    rx = set_ring(rx_registers, rx_ring);
+    if (!enable_queue(tx_registers))
         return false;
 
     for (u32 i = 0; i < RING; i++)
@@ -192,8 +201,5 @@ bool ixgbe_start_queues(volatile u8 *registers, const struct ixgbe_places *place
     if (!enable_queue(rx_registers))
         return false;
     arch_register_write(rx_registers + RING_TAIL, RING - 1);
-
-    nic->send = ixgbe_send;
-    nic->poll = ixgbe_poll;
     return true;
 }

@@ -26,4 +26,6 @@ bool ixgbe_wait(volatile u8 *registers, u32 offset, u32 mask, u32 wanted);
 
 /* Makes the rings and starts both queues. Fills in what of `nic` is not the function's own. */
 bool ixgbe_start_queues(volatile u8 *registers, const struct ixgbe_places *places, struct nic *nic);
+/* Starts both queues again, empty, after a reset of the function. */
+bool ixgbe_restart_queues(void);
 void ixgbe_interrupt(void);

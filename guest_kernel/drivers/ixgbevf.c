@@ -2,7 +2,8 @@
    It has queues and interrupts of its own, and whatever concerns the whole card it asks the owner of the physical
    function for, through a mailbox: 16 words that both can see, and bits that say whose turn it is (4.6.12, 7.10.2.9).
    What the words mean is agreed between the drivers: the numbers are those of Linux's.
-   Simplified: no VLANs, no multicast beyond broadcast; the mailbox is used at start-up only, and does not interrupt. */
+   Simplified: no VLANs, no multicast beyond broadcast. The mailbox does not interrupt: whether the owner has reset the
+   card, this function with it, is looked up when something has not come (Linux's driver looks every two seconds). */
 #include "arch.h"
 #include "ixgbe_queues.h"
 #include "pci.h"
@@ -118,6 +119,25 @@ static void negotiate(void)
     }
 }
 
+static void take_interrupts(void)
+{
+    set(IVAR, IXGBE_IVAR_QUEUES);
+    set(EIAC, IXGBE_CAUSE);
+    set(EIAM, IXGBE_CAUSE);
+    set(EIMS, IXGBE_CAUSE);
+}
+
+/* Starts again if the owner has reset the card. What the rings held is lost. */
+static void watch(void)
+{
+    u32 now = get(MAILBOX);
+    if (now == IXGBE_NO_CARD || !((now | seen) & MAILBOX_RESETS) || !reset())
+        return;
+    negotiate();
+    if (ixgbe_restart_queues())
+        take_interrupts();
+}
+
 struct nic *ixgbevf_find(void)
 {
     const struct pci_function *card = pci_find(VENDOR_INTEL, DEVICE_82599_VF);
@@ -134,10 +154,8 @@ struct nic *ixgbevf_find(void)
     u32 data = arch_message_connect(ixgbe_interrupt);
     if (!pci_message_enable(card, IXGBE_VECTOR, arch_message_address(), data))
         return NULL;
-    set(IVAR, IXGBE_IVAR_QUEUES);
-    set(EIAC, IXGBE_CAUSE);
-    set(EIAM, IXGBE_CAUSE);
-    set(EIMS, IXGBE_CAUSE);
+    take_interrupts();
+    nic.watch = watch;
     nic.name = "82599 virtual function";
     return &nic;
 }

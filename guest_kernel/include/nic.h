@@ -14,6 +14,8 @@ struct nic {
     bool (*send)(const void *frame, u64 length, bool more);
     /* After an interrupt: takes back what has been sent, and gives each received frame to net_receive(). */
     void (*poll)(void);
+    /* After a wait in vain: is the card still well? NULL: the driver does not look. */
+    void (*watch)(void);
     u64 sent; /* frames that the card has reported as sent */
     bool lazy; /* buffers of received frames may be given back late, many at once */
 };

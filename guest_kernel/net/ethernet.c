@@ -57,6 +57,8 @@ bool net_wait(bool (*done)(void))
         net_poll();
         arch_pause();
     }
+    if (nic->watch && !console_interrupted)
+        nic->watch();
     return false;
 }
 

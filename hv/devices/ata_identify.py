@@ -35,6 +35,7 @@ def identify(
     words = [0] * 256
     words[0] = 0x0040  # not removable
     words[1] = DEFAULT_GEOMETRY.cylinders(sectors)
+    words[2] = 0xC837  # it spins up by itself, and all words are true at once
     words[3], words[6] = HEADS, SECTORS_PER_TRACK
     _text(words, 10, 20, serial)
     _text(words, 23, 8, "1.0")

@@ -134,7 +134,8 @@ class Peer:
 
     @property
     def due(self) -> int | None:
-        return min((stream.due for stream in self.state.streams), default=None)
+        streams = self.state.streams
+        return min(stream.due for stream in streams) if streams else None
 
     def emit(self) -> None:
         """Send the next datagram of a stream."""

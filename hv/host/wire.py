@@ -63,7 +63,7 @@ class Wire:
         self.reschedule: Callable[[], None] = lambda: None
         self.capture: Capture | None = None
         self.cards: dict[int, Callable[[bytes, int], None]] = {}
-        self.stations: dict[int, Station] = {}
+        self.stations: dict[int, Station] = {}  # in the order of their ports
         self._state = WireState()
 
     # --- plugging in ------------------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ class Wire:
     def _look_ahead(self) -> None:
         """Stations send what could arrive before the first frame that is on its way."""
         s = self._state
-        for _, station in sorted(self.stations.items()):
+        for station in self.stations.values():
             while (due := station.due) is not None and (not s.in_flight or due <= s.in_flight[0].at):
                 station.emit()
 
@@ -142,15 +142,14 @@ class Wire:
             flight = flights.pop(0)
             self.cards[flight.port](flight.frame, flight.at)
             self._look_ahead()
-        self.reschedule()
 
     @property
     def state(self) -> WireState:
-        self._state.stations = [station.state for _, station in sorted(self.stations.items())]
+        self._state.stations = [station.state for station in self.stations.values()]
         return self._state
 
     @state.setter
     def state(self, state: WireState) -> None:
         self._state = state
-        for (_, station), saved in zip(sorted(self.stations.items()), state.stations, strict=True):
+        for station, saved in zip(self.stations.values(), state.stations, strict=True):
             station.state = saved

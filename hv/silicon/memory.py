@@ -15,6 +15,8 @@ import msgspec
 
 PAGE = 0x1000
 ZERO = bytes(PAGE)
+U64 = struct.Struct("<Q")
+LOOK = 64 << 10  # bytes that are compared with zero at a time: they stay in the host's cache
 
 
 class BusError(Exception):
@@ -41,10 +43,10 @@ def anonymous(size: int) -> mmap.mmap:
 
 
 def _pages(region: Region) -> Iterator[tuple[int, bytes]]:
-    """The pages that are not all zero. Looks at a MiB at a time first, since most of RAM is never used."""
-    zeros = bytes(1 << 20)
-    for chunk in range(0, region.size, 1 << 20):
-        end = min(chunk + (1 << 20), region.size)
+    """The pages that are not all zero. Looks at many at a time first, since most of RAM is never used."""
+    zeros = bytes(LOOK)
+    for chunk in range(0, region.size, LOOK):
+        end = min(chunk + LOOK, region.size)
         data = region.data[region.offset + chunk : region.offset + end]
         if data == zeros[: end - chunk]:
             continue
@@ -60,6 +62,7 @@ class Memory:
     def __init__(self) -> None:
         self.regions: list[Region] = []
         self._ranges: list[tuple[int, int, Region, int]] = []  # first address, end, and what to add for the mapping
+        self._latest: tuple[int, int, Region | None, int] = (0, 0, None, 0)  # the one that was found last
         self.on_map: Callable[[Region], None] = lambda region: None
         self.on_write: Callable[[Region, int, int], None] = lambda region, at, size: None
 
@@ -78,8 +81,13 @@ class Memory:
     def find(self, address: int, size: int) -> tuple[Region, int]:
         """The region that holds [address, address + size) and the offset in its host mapping."""
         end = address + size
-        for first, last, region, shift in self._ranges:
+        first, last, latest, shift = self._latest
+        if latest is not None and first <= address and end <= last:
+            return latest, address + shift
+        for known in self._ranges:
+            first, last, region, shift = known
             if first <= address and end <= last:
+                self._latest = known
                 return region, address + shift
         raise BusError(f"no RAM at physical {address:#x}")
 
@@ -107,8 +115,8 @@ class Memory:
 
     def read_u64(self, address: int) -> int:
         region, at = self.find(address, 8)
-        value: int = struct.unpack_from("<Q", region.data, at)[0]
+        value: int = U64.unpack_from(region.data, at)[0]
         return value
 
     def write_u64(self, address: int, value: int) -> None:
-        self.write(address, struct.pack("<Q", value))
+        self.write(address, U64.pack(value))

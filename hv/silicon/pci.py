@@ -182,7 +182,7 @@ class PciSlot:
         self.outside.write(address, data)
 
     def _master(self, address: int) -> None:
-        if not self.function.command & COMMAND_MASTER:
+        if not self.function.config[COMMAND] & COMMAND_MASTER:
             raise BusError(f"a card that is no bus master wants {address:#x}")
 
     def interrupt(self, level: bool) -> None:
@@ -236,6 +236,8 @@ class PciBus:
 
     def pin(self, source: int, wire: int, level: bool) -> None:
         """A card drives its pin; a wire is high while any of its cards pulls it."""
+        if self._state.levels[source] == level << wire:
+            return
         before = self.level(wire)
         self._state.levels[source] = level << wire
         if self.level(wire) != before:

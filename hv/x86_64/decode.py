@@ -78,6 +78,11 @@ def decode(code: bytes, is_64: bool) -> capstone.CsInsn | None:
     return found
 
 
+def decode_here(cpu: Cpu) -> capstone.CsInsn | None:
+    """The instruction at RIP, in the size of the code segment that it is in."""
+    return decode(cpu.instruction_bytes(), bool(cpu.state.hflags & HF_CS64))
+
+
 def store_of(cpu: Cpu, instruction: capstone.CsInsn | None) -> Store | None:
     """What an instruction at RIP stores, or None when it is no MOV from a register or a constant to memory."""
     if instruction is None or instruction.id not in (x86.X86_INS_MOV, x86.X86_INS_MOVABS):

@@ -1,7 +1,8 @@
 """Hardware assistance: AMD's SVM. A VMCB per vCPU, the intercepts that are needed and no more.
 
 Read in this order: mode.py (start, and the table of exits), npt.py (memory), shadow.py (the same without nested
-paging). What a device's register or a port does is in hv/x86_64.
+paging) with guest_rights.py (its tables) and control_registers.py. What a device's register or a port does is in
+hv/x86_64.
 """
 
 from modes.hw_assist.mode import HwAssist

@@ -16,15 +16,16 @@ from typing import Any, ClassVar
 import msgspec
 
 from hv.silicon.x86_64 import svm
-from hv.silicon.x86_64.cpu import GP, NEVER, NMI, Cpu, Exit
+from hv.silicon.x86_64.cpu import GP, NEVER, NMI, PF, Cpu, Exit
 from hv.silicon.x86_64.lapic import Lapic
 from hv.silicon.x86_64.startup import startup_state, take_startup
 from hv.silicon.x86_64.svm import Vmcb, intercepts
 from hv.x86_64.board import Board
 
 CR8 = 8
-# After these an INIT, start-up message or NMI may have come: a message from another CPU, a command to oneself.
-MAY_SIGNAL = frozenset((svm.INTR, svm.NPF, svm.IRET))
+# After these an INIT, start-up message or NMI may have come: a message from another CPU, a command to oneself, which is
+# a nested page fault or, under shadow page tables, a plain one.
+MAY_SIGNAL = frozenset((svm.INTR, svm.NPF, svm.EXCEPTION + PF, svm.IRET))
 
 
 class InterruptsState(msgspec.Struct):
@@ -47,6 +48,7 @@ class EmulatedApics:
         self.in_nmi = [False] * cpus  # an NMI has been delivered, and its IRET has not been seen
         self.vmcbs: Sequence[Vmcb] = ()
         self.cr_writes = 0
+        self.started: Callable[[Cpu], None] = lambda cpu: None  # a start-up message has written its VMCB
 
     def start(self, vmcbs: Sequence[Vmcb], cr_writes: int) -> None:
         """The VMCBs are there; the guest has not run yet."""
@@ -137,6 +139,7 @@ class EmulatedApics:
             startup_state(self.vmcbs[cpu.index], page)
             cpu.start_over()
             self._end_nmi(cpu)
+            self.started(cpu)
 
         take_startup(cpu, lapic, start)
         if cpu.waits or not lapic.state.nmi or self.in_nmi[cpu.index]:

@@ -31,12 +31,12 @@ from hv.silicon.x86_64.msr import (
     read_msr,
     write_msr,
 )
-from hv.silicon.x86_64.state import HF_CS64, RAX, RBX, RCX, RDX
+from hv.silicon.x86_64.state import RAX, RBX, RCX, RDX
 from hv.silicon.x86_64.svm import Vmcb, intercepts
 from hv.vcpu import Vcpu
 from hv.vm import Vm
 from hv.x86_64.board import Board
-from hv.x86_64.decode import decode
+from hv.x86_64.decode import decode_here
 from hv.x86_64.guest_cpuid import answer_cpuid
 from hv.x86_64.pool import HypervisorMemory
 from hv.x86_64.ports import port_access
@@ -96,21 +96,20 @@ class HwAssist(Mode):
             vmcb.msrpm_base_pa, vmcb.iopm_base_pa = msrpm, iopm
             vmcb.asid, vmcb.int_ctl = 1, svm.V_INTR_MASKING
             vmcb.intercept_cr_write = self.cr_writes
-        self.vmcb = first = self.vmcbs[0]
-        first_state(first, guest.entry)
-        self.prepare_memory(first)
-        for vmcb in self.vmcbs[1:]:
-            vmcb.np_enable, vmcb.n_cr3 = first.np_enable, first.n_cr3
+        self.vmcb = self.vmcbs[0]
+        first_state(self.vmcb, guest.entry)
+        self.prepare_memory()
         self.interrupts.start(self.vmcbs, self.cr_writes)
         self.interrupt_handlers = self.interrupts.handlers()
         for cpu, vmcb in zip(machine.cpus, self.vmcbs, strict=True):
             cpu.load(vmcb, on_metal=False)
         machine.engine.state.regs[RBX] = self.vm.start_info
 
-    def prepare_memory(self, vmcb: Vmcb) -> None:
-        """Give the guest its memory; the VMCB is CPU 0's and holds its first state."""
+    def prepare_memory(self) -> None:
+        """Give the guest its memory. The VMCB of CPU 0 holds its first state."""
         self.npt = NestedTables(self.pool)
-        vmcb.np_enable, vmcb.n_cr3 = 1, self.npt.root
+        for vmcb in self.vmcbs:
+            vmcb.np_enable, vmcb.n_cr3 = 1, self.npt.root
 
     def state(self) -> HwAssistState:
         return HwAssistState(self.pool.used, self.interrupts.state())
@@ -198,6 +197,14 @@ class HwAssist(Mode):
         self.device_access(cpu, gpa, fetch=fetch)
         return "mmio"
 
+    def paging(self, cpu: Cpu) -> tuple[int, int]:
+        """CR0 and CR3 as the guest has them."""
+        return cpu.control_registers()[:2]
+
+    def map_chip(self, gpa: int, page: int) -> None:
+        """Let the guest reach a page of the silicon's own registers without an exit."""
+        self.npt.map(gpa, page)
+
     def forget_mapping(self, address: int, size: int) -> None:
         self.npt.unmap(address, size)
         self.vm.machine.engine.flush_tlb()
@@ -207,7 +214,7 @@ class HwAssist(Mode):
 
     def device_access(self, cpu: Cpu, gpa: int, *, fetch: bool = False) -> None:
         """An access outside RAM: an APIC's registers, or nobody."""
-        instruction = None if fetch else decode(cpu.instruction_bytes(), bool(cpu.state.hflags & HF_CS64))
+        instruction = None if fetch else decode_here(cpu)
         self.board.access(cpu, gpa, instruction, lambda address, write: cpu.linear(address))
 
     def _vmmcall(self, cpu: Cpu, exit: Exit) -> str:

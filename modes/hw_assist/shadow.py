@@ -2,35 +2,34 @@
 
 The CPU runs the guest at its own privilege levels, but under page tables that the hypervisor makes (modes/shadow). So
 page faults, MOV CR and INVLPG exit; system calls, interrupt flags and the guest's own exceptions do not. One set of
-tables serves kernel and user, because the shadow carries the guest's own U bits.
+tables serves kernel and user, because the shadow carries the guest's own U bits (guest_rights.py), and one serves all
+vCPUs. Whatever changes there is seen by a CPU that does not run now when its turn comes.
 
-Simplified: one vCPU, because another one would start in real mode, which has no paging to shadow. The shadow of a guest
-that has paging off is in PAE format, and its root lies above 4 GiB, where no real CR3 could point outside long mode.
+Simplified: the shadow of a guest that has paging off is in PAE format, and its root lies above 4 GiB, where no real CR3
+could point outside long mode.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import capstone
 import msgspec
-from capstone import x86
 
 from hv.silicon.x86_64 import svm
 from hv.silicon.x86_64.cpu import DF, PF, Cpu, Exit, Shutdown
 from hv.silicon.x86_64.msr import EFER
-from hv.silicon.x86_64.paging import USER, WRITABLE
-from hv.silicon.x86_64.state import HF_CS64, RAX, RCX, RDX, TF
+from hv.silicon.x86_64.state import RAX, RCX, RDX, TF
 from hv.silicon.x86_64.svm import Vmcb
 from hv.vcpu import Vcpu
-from hv.x86_64.decode import address_of, decode, read_register, write_register
+from hv.x86_64.decode import address_of, decode_here
 from hv.x86_64.ports import port_access
+from modes.hw_assist.control_registers import CR0, CR3, CR4, access
+from modes.hw_assist.guest_rights import GuestRightsPager
 from modes.hw_assist.mode import HANDLERS, Handler, HwAssist, HwAssistState
 from modes.shadow.faults import FaultHandler, Opened
-from modes.shadow.pager import PF_USER, Pager, PagerState
+from modes.shadow.pager import PF_USER, PagerState
 from modes.shadow.registers import (
     CR0_PG,
-    CR0_TS,
     CR0_WP,
     CR4_PAE,
     EFER_LMA,
@@ -43,43 +42,27 @@ from modes.shadow.registers import (
 )
 
 DB = 1
-CR0, CR3, CR4 = 0, 3, 4
 CR_WRITES = 1 << CR0 | 1 << CR3 | 1 << CR4
 EVERY_EXCEPTION = 0xFFFF_FFFF
-# Views. Without CR0.WP the kernel may write to read-only pages, and the user may not: one entry cannot say both. So a
-# page that the guest has read-only belongs to the kernel, writable, after its write, and to both, read-only, otherwise.
-GUEST_RIGHTS, WITHOUT_WP, WITHOUT_WP_READ_ONLY = range(3)  # the third: below an entry that is read-only
 
 
-class GuestRightsPager(Pager):
-    """Shadow pages with the guest's own rights in them."""
+class ShadowedCpu(msgspec.Struct):
+    """What this mode remembers of one vCPU."""
 
-    top_without_paging = 3
-
-    def view(self) -> int:
-        return GUEST_RIGHTS if self.v.cr0 & CR0_WP or not self.v.paging else WITHOUT_WP
-
-    def view_below(self, view: int, entry: int) -> int:
-        return WITHOUT_WP_READ_ONLY if view == WITHOUT_WP and not entry & WRITABLE else view
-
-    def rights(self, view: int, entry: int, *, leaf: bool, write: bool) -> int:
-        if view == GUEST_RIGHTS:
-            return entry & (USER | WRITABLE)
-        if not leaf or (view == WITHOUT_WP and entry & WRITABLE):
-            return entry & USER | WRITABLE
-        return WRITABLE if write else entry & USER
+    registers: PagingRegisters = msgspec.field(default_factory=PagingRegisters)
+    root: int = 0  # what the real CPU has
+    stepping: bool = False  # TF is set by us
+    own_trap_flag: bool = False  # and the guest had set it before
+    opened: list[Opened] = msgspec.field(default_factory=list)  # as the fault handler has it; in snapshots only
 
 
 class HwShadowState(msgspec.Struct):
     """What this mode remembers besides what hw-assist does."""
 
     shared: HwAssistState
-    registers: PagingRegisters
+    vcpus: list[ShadowedCpu]
+    turn: int
     pager: PagerState
-    root: int
-    stepping: bool
-    own_trap_flag: bool
-    opened: list[Opened]
 
 
 class HwShadow(HwAssist):
@@ -88,23 +71,33 @@ class HwShadow(HwAssist):
     reasons = HwAssist.reasons - {"npf"} | set(
         "cr_access exception_bounce guest_page_fault invlpg page_table_write shadow_page_fault single_step".split()
     )
-    most_cpus = 1
     nested = False
     cr_writes = CR_WRITES
 
-    registers: PagingRegisters
-    stepping = False  # TF is set by us
-    own_trap_flag = False  # and the guest had set it before
+    def prepare_memory(self) -> None:
+        self.vcpus = [ShadowedCpu() for _ in self.vmcbs]
+        self.pager = GuestRightsPager(self.vm.machine, self.pool, self.vcpus[0].registers, self.board)
+        self.pager.flush, self.pager.dropped = self._flush, self._load_other_roots
+        self.fault_handlers = [FaultHandler(self.pager, self.board, decode_here, self._step) for _ in self.vmcbs]
+        for vmcb in self.vmcbs:
+            vmcb.intercept_exceptions = 1 << PF
+            vmcb.intercept |= svm.intercepts(svm.INVLPG)
+        self.interrupts.started = self._started
+        self._sit(0)
+        self.adopt(self.vmcb)
 
-    def prepare_memory(self, vmcb: Vmcb) -> None:
-        self.registers = PagingRegisters()
-        self.root = 0  # what the real CPU has
-        self.pager = GuestRightsPager(self.vm.machine, self.pool, self.registers)
-        self.pager.flush = self._flush
-        self.faults = FaultHandler(self.pager, self.board, self._instruction, self._step)
-        vmcb.intercept_exceptions = 1 << PF
-        vmcb.intercept |= svm.intercepts(svm.INVLPG)
-        self.adopt(vmcb)
+    def _sit(self, index: int) -> None:
+        """From now on it is about this vCPU."""
+        self.turn, self.s, self.faults = index, self.vcpus[index], self.fault_handlers[index]
+        self.here, self.registers = self.vmcbs[index], self.s.registers
+        self.pager.v = self.registers
+
+    def _started(self, cpu: Cpu) -> None:
+        """A start-up message has put the first state of a CPU into its VMCB."""
+        self.s.stepping = False
+        self.faults.stepped()
+        self.here.intercept_exceptions = 1 << PF
+        self.adopt(self.here)
 
     def adopt(self, first: Vmcb) -> None:
         """The VMCB holds the guest's first state: keep it, and give the real CPU its own."""
@@ -113,23 +106,30 @@ class HwShadow(HwAssist):
         self._load_registers()
 
     def state(self) -> Any:
-        return HwShadowState(
-            super().state(), self.registers, self.pager.s, self.root, self.stepping, self.own_trap_flag,
-            self.faults.opened,
-        )  # fmt: skip
+        for s, faults in zip(self.vcpus, self.fault_handlers, strict=True):
+            s.opened = faults.opened
+        return HwShadowState(super().state(), self.vcpus, self.turn, self.pager.s)
 
     def set_state(self, state: Any) -> None:
         super().set_state(state.shared)
-        self.registers = self.pager.v = state.registers
-        self.pager.s, self.root, self.faults.opened = state.pager, state.root, state.opened
-        self.stepping, self.own_trap_flag = state.stepping, state.own_trap_flag
+        self.vcpus, self.pager.s = state.vcpus, state.pager
+        for s, faults in zip(self.vcpus, self.fault_handlers, strict=True):
+            faults.opened = s.opened
+        self._sit(state.turn)
 
     def guest_registers(self, cpu: Cpu) -> dict[str, int]:
-        r = self.registers
+        r = self.vcpus[cpu.index].registers
         return {"cr0": r.cr0, "cr3": r.cr3, "cr4": r.cr4, "efer": r.efer}
 
+    def paging(self, cpu: Cpu) -> tuple[int, int]:
+        r = self.vcpus[cpu.index].registers
+        return r.cr0, r.cr3
+
+    def map_chip(self, gpa: int, page: int) -> None:
+        self.pager.chips[gpa] = page
+
     def forget_mapping(self, address: int, size: int) -> None:
-        """A card's registers are never mapped here: each access to them exits."""
+        self.pager.forget_frames(address, size)
 
     def memory_written(self, address: int, size: int) -> None:
         self.pager.written_outside(address, size)
@@ -137,38 +137,54 @@ class HwShadow(HwAssist):
     # --- the real CPU -----------------------------------------------------------------------------------------
 
     def _load_registers(self) -> None:
-        """Bring the real control registers in line with the guest's: paging on, in the format of the shadow."""
-        r, vmcb, cpu = self.registers, self.vmcb, self.vm.machine.cpus[0]
+        """Bring the real control registers in line with the guest's: paging on, in the format of the shadow.
+
+        Real mode goes on as real mode with paging, which SVM has for this (APM vol. 2, 15.19).
+        """
+        r, vmcb, cpu = self.registers, self.here, self.vm.machine.cpus[self.turn]
         cpu.leave()
         vmcb.cr0, vmcb.cr4 = r.cr0 | CR0_PG | CR0_WP, r.cr4 | CR4_PAE
         vmcb.efer = r.efer & EFER_SCE | EFER_NXE | (EFER_LME | EFER_LMA if r.long_mode else 0)
         vmcb.intercept_cr_read = 1 << CR3 | (vmcb.cr0 != r.cr0) << CR0 | (vmcb.cr4 != r.cr4) << CR4
-        vmcb.cr3 = self.root = self.pager.root()
+        vmcb.cr3 = self.s.root = self.pager.root()
 
     def _load_root(self, cpu: Cpu) -> None:
         root = self.pager.root()
-        if root != self.root:
-            self.root = root
+        if root != self.s.root:
+            self.s.root = root
             cpu.load_root(root)
 
-    def _flush(self) -> None:
-        """Empty the real TLB."""
-        if self.root:
-            self.vm.machine.cpus[0].load_root(self.root)
+    def _load_other_roots(self) -> None:
+        """All shadow tables are gone: no CPU may walk them any longer."""
+        for s, cpu in zip(self.vcpus, self.vm.machine.cpus, strict=True):
+            if s is not self.s and not cpu.waits:
+                self.pager.v = s.registers
+                s.root = self.pager.root()
+                cpu.load_root(s.root)
+        self.pager.v = self.registers
 
-    def _instruction(self, cpu: Cpu) -> capstone.CsInsn | None:
-        return decode(cpu.instruction_bytes(), bool(cpu.state.hflags & HF_CS64))
+    def _flush(self) -> None:
+        """Empty the TLB of the CPU that runs. The silicon empties another one's when its turn comes."""
+        cpu = self.vm.machine.running
+        if self.vcpus[cpu.index].root:
+            cpu.load_root(self.vcpus[cpu.index].root)
 
     # --- exits ------------------------------------------------------------------------------------------------
 
     def handle(self, vcpu: Vcpu, exit: Exit) -> str:
-        if self.stepping and exit.code != svm.INTR:
+        if vcpu.index != self.turn:
+            self._sit(vcpu.index)
+        if self.s.stepping and exit.code != svm.INTR:
             self._end_step(vcpu.cpu, exit)
         return super().handle(vcpu, exit)
 
+    def wake(self, vcpu: Vcpu) -> None:
+        self._sit(vcpu.index)
+        super().wake(vcpu)
+
     def deliver(self, cpu: Cpu) -> None:
         """Not while an instruction is stepped: its #DB comes next."""
-        if not self.stepping:
+        if not self.s.stepping:
             super().deliver(cpu)
 
     def _page_fault(self, cpu: Cpu, exit: Exit) -> str:
@@ -199,10 +215,10 @@ class HwShadow(HwAssist):
         if cpu.entered:
             cpu.state.cr[2] = address
         else:
-            self.vmcb.cr2 = address
+            self.here.cr2 = address
 
     def _invlpg(self, cpu: Cpu, exit: Exit) -> str:
-        instruction = self._instruction(cpu)
+        instruction = decode_here(cpu)
         assert instruction is not None
         self.pager.synchronise_page(address_of(cpu, instruction, instruction.operands[0]))
         cpu.skip(instruction.size)
@@ -210,22 +226,11 @@ class HwShadow(HwAssist):
         return "invlpg"
 
     def _cr_access(self, cpu: Cpu, exit: Exit) -> str:
-        """MOV with CR0, CR3 or CR4; CLTS, LMSW and SMSW."""
-        r = self.registers
-        i = self._instruction(cpu)
+        i = decode_here(cpu)
         assert i is not None
         number, write = exit.code % svm.CR0_WRITE, exit.code >= svm.CR0_WRITE
         try:
-            if i.id == x86.X86_INS_SMSW:
-                self._put_word(cpu, i, r.cr0)
-            elif not write:
-                write_register(cpu, i.reg_name(i.operands[0].reg), (r.cr0, 0, 0, r.cr3, r.cr4)[number])
-            elif number == CR3:
-                r.cr3 = read_register(cpu, i.reg_name(i.operands[1].reg))
-            elif number == CR4:
-                r.write_cr4(read_register(cpu, i.reg_name(i.operands[1].reg)))
-            else:
-                r.write_cr0(self._new_cr0(cpu, i), long_code=bool(cpu.state.hflags & HF_CS64))
+            access(cpu, i, number, self.registers, self.pager, write=write)
         except GuestFault as fault:
             self._reflect(cpu, exit, fault)
             return "cr_access"
@@ -238,32 +243,6 @@ class HwShadow(HwAssist):
         elif write:
             self._load_registers()
         return "cr_access"
-
-    def _new_cr0(self, cpu: Cpu, i: capstone.CsInsn) -> int:
-        """What MOV CR0, LMSW or CLTS writes."""
-        cr0 = self.registers.cr0
-        if i.id == x86.X86_INS_CLTS:
-            return cr0 & ~CR0_TS
-        if i.id == x86.X86_INS_LMSW:
-            return cr0 & ~0xE | self._get_word(cpu, i) & 0xF
-        return read_register(cpu, i.reg_name(i.operands[1].reg))
-
-    def _get_word(self, cpu: Cpu, i: capstone.CsInsn) -> int:
-        """The 16-bit operand of LMSW."""
-        operand = i.operands[0]
-        if operand.type == x86.X86_OP_REG:
-            return read_register(cpu, i.reg_name(operand.reg)) & 0xFFFF
-        raw = self.pager.read_linear(address_of(cpu, i, operand), 2, user=cpu.cpl == 3)
-        return int.from_bytes(raw, "little")
-
-    def _put_word(self, cpu: Cpu, i: capstone.CsInsn, value: int) -> None:
-        """The operand of SMSW: 16 bits of memory, or a register of any size."""
-        operand = i.operands[0]
-        if operand.type == x86.X86_OP_REG:
-            write_register(cpu, i.reg_name(operand.reg), value)
-        else:
-            word = (value & 0xFFFF).to_bytes(2, "little")
-            self.pager.write_linear(address_of(cpu, i, operand), word, user=cpu.cpl == 3)
 
     def _msr(self, cpu: Cpu, exit: Exit) -> str:
         """EFER is the guest's own; the other registers are in the CPU."""
@@ -284,6 +263,13 @@ class HwShadow(HwAssist):
         self._load_registers()
         return "msr"
 
+    def device_access(self, cpu: Cpu, gpa: int, *, fetch: bool = False) -> None:
+        """An access that the silicon has stopped, to its local APIC. The real CPU's tables are not the guest's."""
+        user = cpu.cpl == 3
+        self.board.access(
+            cpu, gpa, decode_here(cpu), lambda address, write: self.pager.walk(address, write=write, user=user).gpa
+        )
+
     def _ioio(self, cpu: Cpu, exit: Exit) -> str:
         user = cpu.cpl == 3
         try:
@@ -300,22 +286,22 @@ class HwShadow(HwAssist):
 
     def _step(self, cpu: Cpu) -> None:
         """Let one instruction run, and hear of whatever comes after it."""
-        self.own_trap_flag = bool(cpu.rflags & TF)
+        self.s.own_trap_flag = bool(cpu.rflags & TF)
         cpu.rflags |= TF
-        self.stepping = True
-        self.vmcb.intercept_exceptions = EVERY_EXCEPTION
+        self.s.stepping = True
+        self.here.intercept_exceptions = EVERY_EXCEPTION
 
     def _end_step(self, cpu: Cpu, exit: Exit) -> None:
-        self.stepping = False
-        if not self.own_trap_flag:
+        self.s.stepping = False
+        if not self.s.own_trap_flag:
             cpu.rflags &= ~TF
-        self.vmcb.intercept_exceptions = 1 << PF
+        self.here.intercept_exceptions = 1 << PF
         self.faults.stepped(cut=exit.code == svm.EXCEPTION + PF)
 
     def _exception(self, cpu: Cpu, exit: Exit) -> str:
         """Only while stepping."""
         vector = exit.code - svm.EXCEPTION
-        if vector == DB and not self.own_trap_flag:
+        if vector == DB and not self.s.own_trap_flag:
             return "single_step"
         cpu.fault(vector, exit.info1)
         return "exception_bounce"

@@ -4,8 +4,9 @@
     /local/domain/0/backend/KIND/1/N          the back end's: frontend, frontend-id, online, state, what it offers
 
 Each side writes its `state` (Xen, public/io/xenbus.h) and watches the other's. A back end waits (InitWait) with what it
-offers, connects when the front end is Initialised or Connected, and goes through Closing to Closed with it. A front end
-that begins anew (Initialising), whatever was before, is a driver that starts again.
+offers, connects when the front end is Initialised or Connected, and goes through Closing to Closed with it; until it is
+Closed it works, for a system that goes down may still want its disk. A front end that begins anew (Initialising),
+whatever was before, is a driver that starts again.
 """
 
 from __future__ import annotations
@@ -153,10 +154,12 @@ class Device:
     def front_changed(self) -> None:
         """The front end has written its state, or its directory is gone."""
         theirs = STATES.get(self.bus.read(f"{self.front}/state"))
-        if theirs in (State.CLOSING, State.CLOSED):
-            self._leave(theirs)
+        if theirs == State.CLOSING:
+            self._switch(State.CLOSING)
+        elif theirs == State.CLOSED:
+            self._leave()
         elif theirs == State.INITIALISING and self.state != State.INIT_WAIT:
-            self._leave(State.CLOSED)
+            self._leave()
             self._wait()
         elif theirs in (State.INITIALISED, State.CONNECTED) and self.state == State.INIT_WAIT:
             self._connect()
@@ -174,7 +177,7 @@ class Device:
                 raise
         except (Refused, GrantRefused) as refused:
             self.refused += 1
-            self.bus.store.write(self.back.replace("/backend/", "/error/backend/") + "/error", repr(refused))
+            self.bus.store.write(self.back.replace("/backend/", "/error/backend/") + "/error", _complaint(refused))
             self._switch(State.CLOSING)
             return
         self.connected = True
@@ -192,9 +195,9 @@ class Device:
             self.backend.disconnect()
             self._unbind()
 
-    def _leave(self, state: State) -> None:
+    def _leave(self) -> None:
         self.leave()
-        self._switch(state)
+        self._switch(State.CLOSED)
 
     # --- events, snapshots ------------------------------------------------------------------------------------
 
@@ -212,6 +215,13 @@ class Device:
         self.state, self.connected, self.port = State(saved.state), saved.connected, saved.port
         self.refused = saved.refused
         self.backend.set_state(saved.backend, FrontEnd(self) if saved.connected else None)
+
+
+def _complaint(refused: Refused | GrantRefused) -> str:
+    """What an administrator finds under `error`: a number of errno.h, and words (Linux, xenbus_dev_error)."""
+    if isinstance(refused, GrantRefused):
+        return f"{EINVAL} mapping a ring: {refused.status.name}"
+    return f"{refused.errno} reading the front end's nodes"
 
 
 class Bus:

@@ -21,7 +21,11 @@ from modes.paravirt.store.store import Store, StoreState
 STORE_PORT = 1  # domain 0's end of the store's channel
 HOME = f"/local/domain/{GUEST_DOMID}"
 NAME, UUID = "hv", "00000000-0000-0000-0000-000000000001"
-WRITABLE = ("data", "drivers", "error", "control/shutdown")  # by the guest, as a toolstack allows it
+# By the guest, as libxl allows it: what it tells of itself, and its answers to what it is asked to do.
+WRITABLE = (
+    "control/shutdown", "control/feature-poweroff", "control/feature-reboot", "control/feature-suspend",
+    "control/sysrq", "data", "drivers", "feature", "attr", "error",
+)  # fmt: skip
 
 
 class DomainZeroState(msgspec.Struct):
@@ -48,12 +52,14 @@ class DomainZero:
         """The guest's own directory, as a toolstack writes it, and the channel, which is ready. `rings`: nodes with
         the frame numbers that the guest knows its rings by."""
         store, d = self.store, self.domain
+        store.write(f"/vm/{UUID}/uuid", UUID)
         store.write(f"/vm/{UUID}/name", NAME)
         store.set_permissions(f"/vm/{UUID}", ((BACKEND_DOMID, "n"), (GUEST_DOMID, "r")))
         store.make(HOME, ((BACKEND_DOMID, "n"), (GUEST_DOMID, "r")))
         nodes: dict[str, object] = {
             "name": NAME, "domid": GUEST_DOMID, "vm": f"/vm/{UUID}", "memory/target": kib, "memory/static-max": kib,
-            "store/port": d.store_port, "console/port": d.console_port, **rings, "device": "", "control": "",
+            "store/port": d.store_port, "console/port": d.console_port, **rings, "device": "",
+            "control/platform-feature-xs_reset_watches": 1,
         }  # fmt: skip
         for index in range(len(d.vcpus)):
             nodes[f"cpu/{index}/availability"] = "online"

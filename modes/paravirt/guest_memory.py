@@ -25,15 +25,22 @@ class GuestMemory:
         self.memory = memory
 
     def machine_address(self, linear: int, *, write: bool) -> int:
-        """Where a byte is in machine memory. Raises Refused(EFAULT)."""
+        """Where a byte is, as fetch() and store() take it. Raises Refused(EFAULT)."""
         raise NotImplementedError
+
+    def fetch(self, address: int, size: int) -> bytes:
+        """Bytes within one page of machine memory."""
+        return self.memory.read(address, size)
+
+    def store(self, address: int, data: bytes) -> None:
+        self.memory.write(address, data)
 
     def read(self, linear: int, size: int) -> bytes:
         out = b""
         while len(out) < size:
             at = linear + len(out)
             chunk = min(size - len(out), 0x1000 - at % 0x1000)
-            out += self.memory.read(self.machine_address(at, write=False), chunk)
+            out += self.fetch(self.machine_address(at, write=False), chunk)
         return out
 
     def write(self, linear: int, data: bytes) -> None:
@@ -46,7 +53,7 @@ class GuestMemory:
             places.append((self.machine_address(at, write=True), data[done : done + chunk]))
             done += chunk
         for address, part in places:
-            self.memory.write(address, part)
+            self.store(address, part)
 
     def unpack(self, layout: struct.Struct, linear: int) -> tuple[int, ...]:
         return layout.unpack(self.read(linear, layout.size))

@@ -25,6 +25,7 @@ from hv.vcpu import Vcpu
 from hv.vm import Vm
 from hv.x86_64.decode import Store, store_of
 from hv.x86_64.pool import POOL_BASE, POOL_SIZE, HypervisorMemory
+from modes.hw_assist.mode import HwAssist
 from modes.paravirt.abi import GUEST_DOMID, HYPERCALLS, IRET, SIGNATURE, XEN_VERSION, Refused
 from modes.paravirt.backends.devices import SplitDevices
 from modes.paravirt.builder import Builder, scatter
@@ -71,7 +72,6 @@ class Paravirt(Mode):
     id = "paravirt"
     summary = "Xen PV: the kernel at ring 3 on its own page tables, hypercalls, event channels"
     cells = {"cpu": "P", "net": "P", "local": "P", "remote": "P", "interrupts": "P", "boot": "P"}
-    beside = ("P", "VH")
     reasons = frozenset(
         "cpuid cr_access exception_bounce external_interrupt guest_page_fault hlt int_bounce invlpg ioio msr "
         "page_table_write privileged syscall_bounce hypercall.unknown".split()
@@ -80,6 +80,12 @@ class Paravirt(Mode):
     most_cpus = 8
 
     command_line: ClassVar[bytes] = b""  # for the guest's kernel
+
+    @classmethod
+    def impossible_beside(cls, cpu: type[Mode]) -> str | None:
+        if issubclass(cpu, Paravirt | HwAssist):
+            return None
+        return "Xen runs no guest by translating it: its interfaces need cpu=P or cpu=VH"
 
     def __init__(self, vm: Vm) -> None:
         super().__init__(vm)
@@ -364,4 +370,5 @@ class ParavirtUnbatched(Paravirt):
 
     id = "paravirt-unbatched"
     summary = "the same, but the guest's kernel makes a hypercall of each page-table change"
+    cells = {"cpu": "P"}
     command_line = b"nobatch"

@@ -24,10 +24,9 @@ from hv.silicon.x86_64.cpu import Cpu, Exit
 from hv.silicon.x86_64.engine import APIC_ACCESS_PAGE
 from hv.silicon.x86_64.lapic import FIXED, Lapic
 from hv.silicon.x86_64.pc import LAPIC_BASE
-from hv.silicon.x86_64.state import HF_CS64
 from hv.silicon.x86_64.svm import Vmcb
 from hv.silicon.x86_64.virtual_apic import VIRTUAL_APIC, Page
-from hv.x86_64.decode import address_of, decode
+from hv.x86_64.decode import address_of, decode_here
 from modes.hw_assist.interrupts import MAY_SIGNAL, EmulatedApics
 from modes.posted_interrupts.lapic import PagedLapic
 
@@ -64,7 +63,7 @@ class PostedDelivery(EmulatedApics):
             page = Page(memory, vmcb.avic_backing_page)
             chip = self.board.lapics[index]
             self.board.lapics[index] = PagedLapic(chip, page, vmcb, partial(self.post, index), self._status_changed)
-        self.hw.npt.map(LAPIC_BASE, APIC_ACCESS_PAGE)
+        self.hw.map_chip(LAPIC_BASE, APIC_ACCESS_PAGE)
 
     def handlers(self) -> Mapping[int, Callable[[Cpu, Exit], str]]:
         return {
@@ -132,7 +131,7 @@ class PostedDelivery(EmulatedApics):
     def _apic_access(self, cpu: Cpu, exit: Exit) -> str:
         """The instruction has done nothing: emulate it, as any access to a device."""
         gpa = LAPIC_BASE + (exit.info1 & OFFSET)
-        instruction = decode(cpu.instruction_bytes(), bool(cpu.state.hflags & HF_CS64))
+        instruction = decode_here(cpu)
         for operand in [] if instruction is None else instruction.operands:
             if operand.type == X86_OP_MEM and cpu.linear(address_of(cpu, instruction, operand)) == gpa - 4:
                 gpa -= 4  # the CPU has let the first half of 8 bytes through

@@ -58,7 +58,7 @@ class FaultHandler:
         write, fetch = bool(error & PF_WRITE), bool(error & PF_FETCH)
         walk = pager.walk(address, write=write, user=user, fetch=fetch)
         frame = walk.gpa & ADDRESS
-        if not pager.is_ram(walk.gpa):
+        if pager.page_to_map(walk.gpa, fetch=fetch) is None:
             return self._device(cpu, walk.gpa, user=user, plain=not fetch and not delivering)
         if write and frame in pager.s.traced:
             self._table_write(cpu, address, walk, cut, delivering=delivering)

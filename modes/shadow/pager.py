@@ -77,6 +77,7 @@ class PagerState(msgspec.Struct):
     out_of_sync: dict[int, list[int]] = {}  # table that is not traced -> its entries as the shadow knows them
     idle: dict[int, int] = {}  # table -> how often it was synchronised since the last fill
     maps: dict[int, dict[int, int]] = {}  # guest frame -> the shadow entries that map it, and their linear addresses
+    placed: dict[int, int] = {}  # host-physical page that is not the RAM of a guest frame -> where the guest has it
     scanned: set[int] = set()  # frames that may be executed, and not written
 
 
@@ -89,6 +90,7 @@ class Pager(abc.ABC):
         self.memory: Memory = machine.memory
         self.v = v
         self.ram_base, self.ram_size = machine.ram_base, machine.ram_size
+        self._low_size = min(machine.ram_size, HOLE)  # of the RAM below the hole
         self._ram = memoryview(machine.ram).cast("Q")
         self.base = pool.alloc(MOST_TABLES)
         start = self.base - pool.region.base
@@ -115,24 +117,33 @@ class Pager(abc.ABC):
     # --- guest-physical memory --------------------------------------------------------------------------------
 
     def is_ram(self, gpa: int) -> bool:
-        return gpa < min(self.ram_size, HOLE) or HOLE_END <= gpa < HOLE_END + self.ram_size - HOLE
+        return gpa < self._low_size or HOLE_END <= gpa < HOLE_END + self.ram_size - HOLE
+
+    def page(self, gpa: int) -> int | None:
+        """Host-physical page of the memory at a guest-physical address; None: a device's registers, or nobody."""
+        return self.ram_base + (gpa & ADDRESS) if self.is_ram(gpa) else None
+
+    def page_to_map(self, gpa: int, *, fetch: bool = False) -> int | None:
+        """The page that the guest may reach without an exit, to execute (`fetch`) too."""
+        return self.page(gpa)
 
     def read_entry(self, gpa: int) -> int:
-        """A word of a guest table; where there is no RAM, the bus gives all ones."""
+        """A word of a guest table; where there is no memory, the bus gives all ones."""
         if gpa < HOLE:
-            return self._ram[gpa >> 3] if gpa < self.ram_size else (1 << 64) - 1
-        return self._ram[gpa - (HOLE_END - HOLE) >> 3] if self.is_ram(gpa) else (1 << 64) - 1
+            return self._ram[gpa >> 3] if gpa < self.ram_size else ALL
+        return self._ram[gpa - (HOLE_END - HOLE) >> 3] if self.is_ram(gpa) else ALL
 
     def read(self, gpa: int, size: int) -> bytes:
         """Bytes within one page."""
-        return self.memory.read(self.ram_base + gpa, size) if self.is_ram(gpa) else b"\xff" * size
+        page = self.page(gpa)
+        return b"\xff" * size if page is None else self.memory.read(page + (gpa & 0xFFF), size)
 
     def write(self, gpa: int, data: bytes) -> None:
         """Write within one page, as if the guest had: traced tables and scanned code notice."""
-        if not self.is_ram(gpa):
-            return
-        self.memory.write(self.ram_base + gpa, data)
-        self._notice(gpa, len(data))
+        page = self.page(gpa)
+        if page is not None:
+            self.memory.write(page + (gpa & 0xFFF), data)
+            self._notice(gpa, len(data))
 
     def written_outside(self, gpa: int, size: int) -> None:
         """A device has written there, over as many pages as it likes."""
@@ -150,9 +161,10 @@ class Pager(abc.ABC):
             self.forget_code(frame)
 
     def _set_bits(self, table: int, entry: int, slot: int, bits: int) -> int:
-        if self.is_ram(table):
+        page = self.page(table)
+        if page is not None:
             entry |= bits
-            self.memory.write_u64(self.ram_base + table + 8 * slot, entry)
+            self.memory.write_u64(page + 8 * slot, entry)
         return entry
 
     # --- the guest's tables -----------------------------------------------------------------------------------
@@ -283,9 +295,10 @@ class Pager(abc.ABC):
             table = self._table(key)
             self._pool[at] = table | (flags if self.v.paging or level < 3 or self.top_without_paging == 4 else PRESENT)
         step = steps[3] if len(steps) == 4 else None
-        self._fill_leaf(
-            table, address, walk.gpa & ADDRESS, self._flags(step, address, view, leaf=True, write=write), fetch
-        )
+        flags = self._flags(step, address, view, leaf=True, write=write)
+        page = self.page_to_map(walk.gpa, fetch=fetch)
+        if page is not None:  # a device's registers, where another CPU has just changed an entry
+            self._fill_leaf(table, address, walk.gpa & ADDRESS, page, flags, fetch)
 
     def _flags(self, step: Step | None, address: int, view: int, *, leaf: bool, write: bool) -> int:
         """The low bits and NX of a shadow entry. No step: inside a large page, or no paging: nothing more to say."""
@@ -296,7 +309,7 @@ class Pager(abc.ABC):
         flags |= self.rights(view, step.entry, leaf=leaf, write=write) | step.entry & NX
         return flags & ~WRITABLE if leaf and not step.entry & DIRTY else flags
 
-    def _fill_leaf(self, table: int, address: int, frame: int, flags: int, fetch: bool) -> None:
+    def _fill_leaf(self, table: int, address: int, frame: int, page: int, flags: int, fetch: bool) -> None:
         s, pool = self.s, self._pool
         at = (table - self.base >> 3) + (address >> 12 & 511)
         if self.scan is not None:
@@ -308,8 +321,10 @@ class Pager(abc.ABC):
                 flags |= NX
         if frame in s.traced or frame in s.scanned:
             flags &= ~WRITABLE
+        if page != self.ram_base + frame:
+            s.placed[page] = frame
         s.leaves += not pool[at]
-        pool[at] = self.ram_base + frame | flags
+        pool[at] = page | flags
         s.maps.setdefault(frame, {})[at] = address & -0x1000
 
     def hang(self, address: int, table: int) -> bool:
@@ -375,7 +390,8 @@ class Pager(abc.ABC):
             return False
         self._pool[at] = 0
         if level == 1:
-            frame = (entry & ADDRESS) - self.ram_base
+            page = entry & ADDRESS
+            frame = self.s.placed.get(page, page - self.ram_base)
             self.s.leaves -= 1
             mapped = self.s.maps[frame]
             del mapped[at]
@@ -384,6 +400,16 @@ class Pager(abc.ABC):
         if not entry & NX:
             self.code_lost()
         return True
+
+    def forget_frames(self, gpa: int, size: int) -> None:
+        """Something else lies at these guest-physical addresses now: drop all that was made of what was there."""
+        for frame in range(gpa & ADDRESS, gpa + size, 0x1000):
+            for at in list(self.s.maps.get(frame, ())):
+                self._zap(at, 1)
+            if frame in self.s.of_guest:
+                self.forget_table(frame)
+            self.s.scanned.discard(frame)
+        self.flush()
 
     def entries_written(self, gpa: int, size: int) -> None:
         """The guest has written to a traced table: what was derived from those entries is void."""
@@ -486,4 +512,6 @@ class Pager(abc.ABC):
         table = self.root()
         for level in range(4 if self.v.paging else self.top_without_paging, 1, -1):
             table = self._pool[(table - self.base >> 3) + (address >> 3 + 9 * level & 511)] & ADDRESS
-        self._pool[(table - self.base >> 3) + (address >> 12 & 511)] |= WRITABLE
+        at = (table - self.base >> 3) + (address >> 12 & 511)
+        if self._pool[at]:
+            self._pool[at] |= WRITABLE

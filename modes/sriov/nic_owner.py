@@ -126,6 +126,13 @@ class NicOwner:
         self.state[vf] = Guest()
         self._send(vf, [CONTROL_MESSAGE])
 
+    def reset(self) -> None:
+        """Reset the whole card, as after a fault. Drivers of virtual functions hear of it, and have to reset theirs."""
+        self._start()
+        for vf, guest in enumerate(self.state):
+            guest.ready = False
+            self._set_address(vf, guest.address)
+
     def _set_address(self, vf: int, address: bytes) -> None:
         """The receive address of a pool; entry 0 is the card's own."""
         entry = vf + 1

@@ -14,7 +14,8 @@ from hv.ops import OPS
 from modes.sriov.mode import Sriov
 from tests.conftest import RunHv
 from tests.ec2_table.measuring import measure_table
-from tests.ec2_table.test_disks import operation, shell
+from tests.ec2_table.shell import check_continued, shell
+from tests.ec2_table.test_disks import operation
 from tests.ec2_table.test_drives import OUTSIDE
 from tests.ec2_table.test_where_code_runs import watching
 
@@ -93,13 +94,7 @@ def test_hypervisor_code_runs_only_inside_counted_exits(row: str, op: str) -> No
 def test_a_run_continued_from_a_snapshot_is_the_run_that_never_stopped(row: str, cut: int) -> None:
     with shell(row) as one, shell(row) as other:
         one.vm.console.feed(b"bench net.tx_burst 10\nbench net.rx 20\nbench net.rr 20\n")
-        one.vm.run(one.vm.now + cut * 1000)
-        saved = one.vm.snapshot()
-        straight = one.run(), one.vm.ledger.totals(), one.vm.now
-        other.vm.restore(saved)
-        again = other.run(), other.vm.ledger.totals(), other.vm.now
-        assert straight[1:] == again[1:]
-        assert straight[0].endswith(again[0])
+        check_continued(one, other, cut * 1000)
 
 
 # --- the console ----------------------------------------------------------------------------------------------------
@@ -137,6 +132,16 @@ def test_guests_ping_each_other_inside_the_card(run_hv: RunHv, tmp_path: Path) -
         bytes((10, 0, 2, 16)),
     ]
     assert sum(frame[:6] == b"\xff" * 6 for frame in frames) == 3
+
+
+def test_a_guest_starts_again_after_its_owner_has_reset_the_card() -> None:
+    """It looks for that when an answer does not come."""
+    with shell("nitro") as guest:
+        assert "answer after" in guest.type("ping 10.0.2.2 1")
+        guest.vm.neighbours.owners["net"].reset()
+        assert "answer after" not in guest.type("ping 10.0.2.2 1")
+        assert guest.type("ping 10.0.2.2 2").count("answer after") == 2
+        assert "result=" in guest.type("bench net.tx_burst 10")
 
 
 def test_a_guest_whose_function_is_taken_away_in_the_middle_of_a_burst_goes_on() -> None:

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from hv.costs import load
 from hv.host import nbd as nbd_client
-from hv.host.nbd import InProcess, Nbd, NbdError
-from hv.host.nbd_server import NbdServer
-from hv.host.outside import Outside
-from hv.host.store import SECTOR, MemoryStore, StoreError
+from hv.host.nbd import Nbd
+from hv.host.store import SECTOR, MemoryStore
 from hv.loader import default_guest, load_guest
-from hv.measure import PROMPT, Measured, OpResult, RowResult, RowRunner, Settings
+from hv.measure import Measured, OpResult, RowResult, RowRunner, Settings
 from hv.mode import find_modes
 from hv.ops import OPS
-from hv.silicon.timing import MILLI
 from hv.silicon.x86_64.machine import Idle
-from hv.table import machine_modes
-from hv.vm import Vm
-from tests.conftest import RunHv, hv_environment
+from tests.conftest import RunHv
 from tests.ec2_table.measuring import measure_table, row_named
-from tests.nbd_serving import serving
+from tests.ec2_table.shell import LIMIT, Bad, check_bad_sectors, check_continued, hv_run, read_until, shell
+from tests.nbd_serving import FickleServer, serving
 
 BLOCK = 8 * SECTOR
 ROWS = ("emulated", "nitro+local=VS+remote=VS+interrupts=VS")
@@ -41,7 +34,6 @@ FLUSH = {"external_interrupt": 1, "ioio": 3, "mmio": 1}
 # write looks once more, for the first sector needs no interrupt.
 PIO_READ = {"external_interrupt": 8, "ioio": 6 + 8 * 2, "mmio": 8}
 PIO_WRITE = {"external_interrupt": 8, "ioio": 7 + 8 * 2, "mmio": 8}
-LIMIT = 2_000_000_000 * MILLI
 
 
 def expected(row: str, reasons: dict[str, int]) -> dict[str, int]:
@@ -53,36 +45,6 @@ def operation(row: RowResult, op: str) -> OpResult:
     result = row.ops[op]
     assert isinstance(result, OpResult)
     return result
-
-
-class Shell:
-    """A booted row, with disks of the test's own, at whose prompt one can type."""
-
-    def __init__(self, row: str, local: MemoryStore | None = None, remote: Nbd | None = None) -> None:
-        modes = machine_modes(row_named(row), find_modes())
-        self.vm = Vm(modes, load_guest(default_guest()), load(), outside=Outside(local=local, remote=remote))
-        self.run()
-
-    def run(self) -> str:
-        outcome = self.vm.run(self.vm.now + LIMIT)
-        assert isinstance(outcome, Idle), outcome
-        text = self.vm.console.take()
-        assert text.endswith(PROMPT)
-        return text
-
-    def type(self, line: str) -> str:
-        """Type a line; what the guest answers, without the echo and the next prompt."""
-        self.vm.console.feed(line.encode() + b"\n")
-        return self.run().replace("\r", "").removeprefix(line + "\n").removesuffix(PROMPT)
-
-
-@contextlib.contextmanager
-def shell(row: str, local: MemoryStore | None = None, remote: Nbd | None = None) -> Iterator[Shell]:
-    booted = Shell(row, local, remote)
-    try:
-        yield booted
-    finally:
-        booted.vm.close()
 
 
 # --- exits and results ----------------------------------------------------------------------------------------------
@@ -108,7 +70,7 @@ def test_results_are_equal_across_rows_and_differ_between_seeds_and_operations()
 @pytest.mark.parametrize("row", ROWS)
 def test_by_pio_an_operation_is_a_burst_of_exits_with_the_same_result(row: str) -> None:
     settings = Settings(load_guest(default_guest()), load(), iterations=8)
-    with contextlib.closing(RowRunner(row_named(row), find_modes(), settings)) as runner:
+    with closing(RowRunner(row_named(row), find_modes(), settings)) as runner:
         vm = runner.vm
         dma = {op: runner.run(OPS[op]) for op in ("local.read4k", "local.write4k")}
         vm.restore(runner.prompt)
@@ -151,30 +113,10 @@ def test_a_run_continued_from_a_snapshot_is_the_run_that_never_stopped(cut: int)
     with shell("emulated") as one, shell("emulated") as other:
         one.type("disks remote pio")
         one.vm.console.feed(b"bench local.write4k 20\nbench remote.read4k 5\n")
-        one.vm.run(one.vm.now + cut)
-        saved = one.vm.snapshot()
-        straight = one.run(), one.vm.ledger.totals(), one.vm.now
-        other.vm.restore(saved)
-        again = other.run(), other.vm.ledger.totals(), other.vm.now
-        assert straight[1:] == again[1:]
-        assert straight[0].endswith(again[0])
+        check_continued(one, other, cut)
 
 
 # --- what the guest sees of trouble ---------------------------------------------------------------------------------
-
-
-class Bad(MemoryStore):
-    """Some sectors cannot be read, others not written."""
-
-    def read(self, sector: int, count: int) -> bytes:
-        if sector <= 80 < sector + count:
-            raise StoreError("bad", 80)
-        return super().read(sector, count)
-
-    def write(self, sector: int, data: bytes, *, durable: bool = False) -> None:
-        if sector == 160:
-            raise StoreError("bad", 160)
-        super().write(sector, data)
 
 
 @pytest.mark.parametrize("way", ["dma", "pio"])
@@ -182,12 +124,7 @@ class Bad(MemoryStore):
 def test_a_bad_sector_is_an_input_output_error_and_the_guest_goes_on(row: str, way: str) -> None:
     with shell(row, Bad(4096)) as guest:
         guest.type(f"disks local {way}")
-        assert guest.type("block local 10") == "block: input/output error\n"
-        assert guest.type("block local 11").startswith("0000  00")
-        assert guest.type("write local 20 x") == ""
-        assert guest.type("flush local") == "flush: input/output error\n"
-        assert guest.type("write local 21 y") == ""
-        assert guest.type("block local 21").startswith("0000  79 0a")
+        check_bad_sectors(guest)
 
 
 def test_a_read_only_disk_refuses_to_be_written() -> None:
@@ -210,28 +147,16 @@ def test_a_disk_that_is_too_small_for_a_measurement() -> None:
 
 def test_a_server_that_goes_away_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nbd_client, "PAUSES", (0.0, 0.0))
-    there, store, said = [True], MemoryStore(4096), list[str]()
-
-    class Cable(InProcess):
-        def send(self, data: bytes) -> None:
-            if not there[0]:
-                raise NbdError("the server has hung up")
-            super().send(data)
-
-    def connect() -> Cable:
-        if not there[0]:
-            raise ConnectionRefusedError(111, "Connection refused")
-        return Cable(NbdServer({"": store}))
-
-    with shell("emulated", remote=Nbd("x", "", connect, said.append)) as guest:
+    server, said = FickleServer(MemoryStore(4096)), list[str]()
+    with shell("emulated", remote=Nbd("x", "", server.connect, said.append)) as guest:
         guest.type("write remote 1 before")
-        there[0] = False
+        server.there = False
         assert guest.type("flush remote") == "flush: input/output error\n"
         assert guest.type("block remote 2") == "block: input/output error\n"
         assert said == ["remote disk x: the server has hung up; trying again"]
-        there[0] = True
+        server.there = True
         assert guest.type("flush remote") == "flush: done\n"
-        assert store.read(8, 1).startswith(b"before\n")
+        assert server.store.read(8, 1).startswith(b"before\n")
         assert len(said) == 1
 
 
@@ -243,22 +168,6 @@ def test_measuring_leaves_a_disk_as_it_was() -> None:
 
 
 # --- hv run ---------------------------------------------------------------------------------------------------------
-
-
-def hv_run(*arguments: str) -> subprocess.Popen[str]:
-    """`hv run` with its input and output in pipes."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "hv", "run", *arguments],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=hv_environment(),
-    )  # fmt: skip
-
-
-def read_until(process: subprocess.Popen[str], wanted: str) -> None:
-    assert process.stdout is not None
-    for line in process.stdout:
-        if wanted in line:
-            return
-    raise AssertionError(f"{wanted} did not come: {process.stderr and process.stderr.read()}")
 
 
 @pytest.mark.parametrize("row", ["emulated", "nitro", "aws-metal"])
@@ -299,7 +208,7 @@ def test_the_default_disks_are_made_on_first_use_and_kept(run_hv: RunHv, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "status", "wrong"),
     [
-        (("emulated", "--set", "local=P", "-drive", "x"), 1, "has no local disk yet"),
+        (("emulated", "--set", "local=P", "-drive", "x"), 2, "need cpu=P or cpu=VH"),
         (("emulated", "-drive", "/nowhere/x"), 1, "No such file or directory"),
         (("emulated", "-nbd", "ftp://x"), 2, "-nbd takes nbd://"),
         (("emulated", "-nbd", "nbd+unix:///?socket=/nowhere/x"), 1, "No such file or directory"),

@@ -7,7 +7,8 @@ import pytest
 from hv.host.store import MemoryStore
 from hv.ops import OPS
 from tests.ec2_table.measuring import measure_table
-from tests.ec2_table.test_disks import DISK_OPERATIONS, operation, shell
+from tests.ec2_table.shell import check_continued, shell
+from tests.ec2_table.test_disks import DISK_OPERATIONS, operation
 from tests.ec2_table.test_where_code_runs import watching
 
 ROWS = ("nitro", "aws-metal", "metal")
@@ -102,13 +103,7 @@ def test_hypervisor_code_runs_only_inside_counted_exits(row: str, op: str) -> No
 def test_a_run_continued_from_a_snapshot_is_the_run_that_never_stopped(row: str, cut: int) -> None:
     with shell(row) as one, shell(row) as other:
         one.vm.console.feed(b"bench local.read_qd32 64\nbench remote.write4k 20\n")
-        one.vm.run(one.vm.now + cut * 1000)
-        saved = one.vm.snapshot()
-        straight = one.run(), one.vm.ledger.totals(), one.vm.now
-        other.vm.restore(saved)
-        again = other.run(), other.vm.ledger.totals(), other.vm.now
-        assert straight[1:] == again[1:]
-        assert straight[0].endswith(again[0])
+        check_continued(one, other, cut * 1000)
 
 
 @pytest.mark.parametrize("row", ROWS)

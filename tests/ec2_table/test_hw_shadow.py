@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
+from hv.measure import OpResult
 from modes.bare_metal import BareMetal
 from modes.hw_assist.shadow import HwShadow
 from tests.ec2_table.measuring import CPU_OPERATIONS, check_snapshot, console, measure, measure_table
 
 ROW = "nitro+cpu=hw-shadow"
+XEN = "xen-hvm-3+cpu=hw-shadow"
+OVERVIEW = (Path(__file__).parents[2] / "docs" / "overview.md").read_text(encoding="utf-8")
 
 
 def results(said: str) -> list[str]:
@@ -45,7 +49,7 @@ def test_a_page_fault_is_the_guest_s_a_write_to_its_table_and_a_hidden_one() -> 
 
 
 def test_the_guest_computes_and_retires_what_it_does_on_metal() -> None:
-    """On a metal with one CPU, as it has: with two, a TLB flush looks who else needs it."""
+    """With one CPU: with two, a TLB flush looks who else needs it."""
     commands = "".join(f"bench cpu.{op} 10\n" for op in CPU_OPERATIONS)
     (shadowed, rounds), (metal, wanted) = (console(cpu, commands, 1) for cpu in (HwShadow, BareMetal))
     assert results(shadowed) == results(metal)
@@ -72,6 +76,27 @@ def test_it_exits_no_more_than_the_deprivileged_kernel(op: str) -> None:
 def test_every_row_with_this_cpu_has_these_numbers() -> None:
     for row in ("emulated", "nitro"):
         assert measure_table(f"{row}+cpu=hw-shadow").rows[0].ops == measure_table(ROW).rows[0].ops
+
+
+@pytest.mark.parametrize("row", ["xen-hvm-3", "aws-2017"])
+def test_nested_paging_changed_nothing_for_devices_and_interrupts(row: str) -> None:
+    ops = "net.r*,net.tx,local.read4k,local.flush,remote.read4k,interrupts.*"
+    before, after = (measure_table(id, ops, iterations=4).rows[0].ops for id in (f"{row}+cpu=hw-shadow", row))
+    assert before.keys() == after.keys()
+    for op, result in before.items():
+        nested = after[op]
+        if isinstance(result, OpResult) and isinstance(nested, OpResult):
+            assert (result.exits, result.result) == (nested.exits, nested.result), op
+        else:
+            assert result == nested
+
+
+def test_the_overview_says_what_nested_paging_removed() -> None:
+    said = re.search(r"a fork is (\d+) exits, a page fault (\d+), .* 64 pages (\d+), a context switch (\d+)", OVERVIEW)
+    assert said is not None
+    for op, number in zip(("fork_exit", "page_fault", "mmap_unmap", "context_switch"), said.groups(), strict=True):
+        assert measure(XEN, op, iterations=4).exits_per_op == int(number), op
+        assert measure("xen-hvm-3", op, iterations=4).exits_per_op == 0
 
 
 def test_native_and_portable_agree_in_everything() -> None:

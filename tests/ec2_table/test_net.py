@@ -14,12 +14,12 @@ from hv.costs import CostModel, load
 from hv.loader import Guest, default_guest, load_guest
 from hv.measure import OpResult, RowRunner, Settings
 from hv.mode import find_modes
-from hv.ops import OPS
 from hv.silicon.x86_64.machine import Idle
 from hv.vm import Vm
 from modes.hw_assist.mode import HwAssist
 from tests.conftest import RunHv
 from tests.ec2_table.measuring import measure_table, row_named
+from tests.ec2_table.shell import check_paused
 
 ROWS = ("nitro+net=VS+interrupts=VS", "nitro+cpu=hw-shadow+net=VS", "emulated")
 OPERATIONS = ("tx", "rx", "rr", "tx_burst")
@@ -116,20 +116,7 @@ def runner() -> Iterator[RowRunner]:
 
 
 def test_a_snapshot_between_two_packets_changes_nothing(runner: RowRunner) -> None:
-    """The machine is stopped every few packets, put away and taken up again."""
-    whole = runner.run(OPS["net.rx"])
-    vm = runner.vm
-    vm.restore(runner.prompt)
-    vm.console.feed(b"bench net.rx 5 0\n")
-    text, pauses = "", 0
-    while (said := re.search(r"result=(\w{16})", text)) is None:
-        vm.run(vm.now + 30_000_000)
-        text += vm.console.take()
-        vm.restore(vm.snapshot())
-        pauses += 1
-    assert pauses > 10
-    assert said[1] == whole.result.result  # type: ignore[union-attr]
-    assert vm.machine.probe.windows[1].time == whole.time  # type: ignore[union-attr]
+    check_paused(runner, "net.rx", 5, 30_000_000)
 
 
 # --- the console ----------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ EXITS = {
     "nitro+interrupts=VS": {"mmio": 2, "external_interrupt": 1},
     "emulated": {"mmio": 2, "external_interrupt": 1, "iret": 1},
 }
-MODES = [BareMetal, HwAssist, TrapAndEmulate]
+MODES = [BareMetal, HwAssist, HwShadow, TrapAndEmulate]
 
 
 def ipi(row: str, **settings: int) -> OpResult:
@@ -66,7 +66,7 @@ def test_the_tlb_shoot_down(mode: type[Mode], portable: bool) -> None:
     assert "CPU 1 saw 1111, flushed its TLB 1 times, sees 2222\nshootdown: it works\n" in said
 
 
-@pytest.mark.parametrize("mode", [*MODES, HwShadow])
+@pytest.mark.parametrize("mode", MODES)
 def test_with_one_cpu_there_is_no_interrupt_to_another(mode: type[Mode]) -> None:
     said, windows = console(mode, "bench interrupts.ipi 3\nshootdown\n", 1)
     assert "\nbench interrupts.ipi na: this machine has one CPU\n" in said

@@ -11,18 +11,17 @@ import pytest
 
 from hv.costs import load
 from hv.host import nbd as nbd_client
-from hv.host.nbd import InProcess, Nbd, NbdError
-from hv.host.nbd_server import NbdServer
+from hv.host.nbd import Nbd
 from hv.host.store import MemoryStore
 from hv.loader import default_guest, load_guest
 from hv.measure import OpResult, RowRunner, Settings
 from hv.mode import find_modes
-from hv.ops import OPS
 from modes.paravirt.mode import Paravirt
 from tests.conftest import RunHv
 from tests.ec2_table.measuring import measure_table, row_named
-from tests.ec2_table.test_disks import BLOCK, Bad, hv_run, read_until, shell
-from tests.nbd_serving import serving
+from tests.ec2_table.shell import Bad, check_bad_sectors, check_paused, hv_run, read_until, shell
+from tests.ec2_table.test_disks import BLOCK
+from tests.nbd_serving import FickleServer, serving
 
 KICK, EVENT, RETURN = "hypercall.event_channel_op", "external_interrupt", "hypercall.iret"
 # A packet or block: exits for each reason. A datagram that comes in needs no kick: buffers are given back in time.
@@ -87,20 +86,7 @@ def runner() -> Iterator[RowRunner]:
 
 @pytest.mark.parametrize("op", ["net.rr", "local.read_qd32"])
 def test_a_snapshot_between_two_requests_changes_nothing(runner: RowRunner, op: str) -> None:
-    """The machine is stopped every few packets or blocks, put away and taken up again."""
-    whole = runner.run(OPS[op])
-    vm = runner.vm
-    vm.restore(runner.prompt)
-    vm.console.feed(f"bench {op} 4 0\n".encode())
-    text, pauses = "", 0
-    while (said := re.search(r"result=(\w{16})", text)) is None:
-        vm.run(vm.now + 70_000_000)
-        text += vm.console.take()
-        vm.restore(vm.snapshot())
-        pauses += 1
-    assert pauses > 5
-    assert said[1] == whole.result.result  # type: ignore[union-attr]
-    assert vm.machine.probe.windows[2].time == whole.time  # type: ignore[union-attr]
+    check_paused(runner, op, 4, 70_000_000)
 
 
 # --- trouble --------------------------------------------------------------------------------------------------------
@@ -108,12 +94,7 @@ def test_a_snapshot_between_two_requests_changes_nothing(runner: RowRunner, op: 
 
 def test_a_bad_sector_is_an_input_output_error_and_the_guest_goes_on() -> None:
     with shell("xen-pv", Bad(4096)) as guest:
-        assert guest.type("block local 10") == "block: input/output error\n"
-        assert guest.type("block local 11").startswith("0000  00")
-        assert guest.type("write local 20 x") == ""
-        assert guest.type("flush local") == "flush: input/output error\n"
-        assert guest.type("write local 21 y") == ""
-        assert guest.type("block local 21").startswith("0000  79 0a")
+        check_bad_sectors(guest)
 
 
 def test_a_read_only_disk_refuses_to_be_written() -> None:
@@ -130,26 +111,14 @@ def test_a_read_only_disk_refuses_to_be_written() -> None:
 
 def test_a_server_that_goes_away_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nbd_client, "PAUSES", (0.0, 0.0))
-    there, store = [True], MemoryStore(4096)
-
-    class Cable(InProcess):
-        def send(self, data: bytes) -> None:
-            if not there[0]:
-                raise NbdError("the server has hung up")
-            super().send(data)
-
-    def connect() -> Cable:
-        if not there[0]:
-            raise ConnectionRefusedError(111, "Connection refused")
-        return Cable(NbdServer({"": store}))
-
-    with shell("xen-pv", remote=Nbd("x", "", connect, lambda text: None)) as guest:
+    server = FickleServer(MemoryStore(4096))
+    with shell("xen-pv", remote=Nbd("x", "", server.connect, lambda text: None)) as guest:
         guest.type("write remote 1 before")
-        there[0] = False
+        server.there = False
         assert guest.type("flush remote") == "flush: input/output error\n"
-        there[0] = True
+        server.there = True
         assert guest.type("flush remote") == "flush: done\n"
-        assert store.read(8, 1).startswith(b"before\n")
+        assert server.store.read(8, 1).startswith(b"before\n")
 
 
 def test_a_back_end_that_forgets_is_left_and_connected_again() -> None:

@@ -126,6 +126,20 @@ def watching(row: str) -> Iterator[tuple[RowRunner, Witness]]:
         runner.close()
 
 
+def run_in_exits(runner: RowRunner, witness: Witness, op: str) -> int:
+    """Both rounds of an operation. Each door was opened for an exit that was counted; returns how many."""
+    runner.run(OPS[op])
+    assert witness.windows == 2
+    counted = sum(
+        tally.count
+        for window in (3, 5)  # behind the boot's own
+        for tally in runner.vm.ledger.tallies(window).values()
+    )
+    assert witness.doors == witness.opened == counted
+    assert bool(witness.inside) == bool(counted)
+    return counted
+
+
 @pytest.mark.parametrize("op", CPU_OPERATIONS)
 def test_on_metal_everything_that_runs_is_hardware(op: str) -> None:
     with watching("metal") as (runner, witness):
@@ -140,16 +154,8 @@ def test_on_metal_everything_that_runs_is_hardware(op: str) -> None:
 @pytest.mark.parametrize("op", CPU_OPERATIONS)
 def test_under_hw_assist_hypervisor_code_runs_only_inside_counted_exits(op: str) -> None:
     with watching("nitro") as (runner, witness):
-        runner.run(OPS[f"cpu.{op}"])
-        assert witness.windows == 2
-        counted = sum(
-            tally.count
-            for window in (3, 5)  # behind the boot's own
-            for tally in runner.vm.ledger.tallies(window).values()
-        )
-        assert witness.doors == witness.opened == counted
+        run_in_exits(runner, witness, f"cpu.{op}")
         assert witness.outside == []
-        assert bool(witness.inside) == bool(counted)
         measured = sum(tally.count for tally in runner.vm.ledger.tallies(5).values())  # all pages are backed by then
         assert measured == {"cpuid": 1, "in": 1}.get(op, 0) * ITERATIONS
 
@@ -157,25 +163,15 @@ def test_under_hw_assist_hypervisor_code_runs_only_inside_counted_exits(op: str)
 @pytest.mark.parametrize("op", [op for op in CPU_OPERATIONS if op != "cr8wr"])
 def test_under_xen_hypervisor_code_runs_only_inside_counted_exits(op: str) -> None:
     with watching("xen-pv") as (runner, witness):
-        runner.run(OPS[f"cpu.{op}"])
-        assert witness.windows == 2
-        counted = sum(
-            tally.count
-            for window in (3, 5)  # behind the boot's own
-            for tally in runner.vm.ledger.tallies(window).values()
-        )
-        assert witness.doors == witness.opened == counted
+        run_in_exits(runner, witness, f"cpu.{op}")
         assert witness.outside == []
-        assert bool(witness.inside) == bool(counted)
 
 
 @pytest.mark.parametrize("op", ["interrupts.timer_tick", "interrupts.ipi", "cpu.cpuid"])
 @pytest.mark.parametrize("row", ["xen-hvm-3", "xen-hvm-4"])
 def test_xen_beside_a_pc_runs_only_inside_counted_exits(row: str, op: str) -> None:
     with watching(row) as (runner, witness):
-        runner.run(OPS[op])
-        counted = sum(tally.count for window in (3, 5) for tally in runner.vm.ledger.tallies(window).values())
-        assert witness.doors == witness.opened == counted > 0
+        assert run_in_exits(runner, witness, op) > 0
         assert set(witness.outside) <= {"cpu.py:BackendCpu.advance"}  # domain 0's CPU, which has nothing to do here
 
 
@@ -183,30 +179,15 @@ def test_xen_beside_a_pc_runs_only_inside_counted_exits(row: str, op: str) -> No
 @pytest.mark.parametrize("row", ["emulated", "nitro+cpu=hw-shadow"])
 def test_over_shadow_tables_hypervisor_code_runs_only_inside_counted_exits(row: str, op: str) -> None:
     with watching(row) as (runner, witness):
-        runner.run(OPS[f"cpu.{op}"])
-        assert witness.windows == 2
-        counted = sum(
-            tally.count
-            for window in (3, 5)  # behind the boot's own
-            for tally in runner.vm.ledger.tallies(window).values()
-        )
-        assert witness.doors == witness.opened == counted
+        run_in_exits(runner, witness, f"cpu.{op}")
         assert witness.outside == []
-        assert bool(witness.inside) == bool(counted)
 
 
 @pytest.mark.parametrize("op", ["local.read4k", "remote.write4k", "remote.flush"])
 @pytest.mark.parametrize("row", ["emulated", "nitro+local=VS+remote=VS"])
 def test_emulated_disks_work_only_inside_counted_exits(row: str, op: str) -> None:
     with watching(row) as (runner, witness):
-        runner.run(OPS[op])
-        assert witness.windows == 2
-        counted = sum(
-            tally.count
-            for window in (3, 5)  # behind the boot's own
-            for tally in runner.vm.ledger.tallies(window).values()
-        )
-        assert witness.doors == witness.opened == counted > 0
+        assert run_in_exits(runner, witness, op) > 0
         assert set(witness.outside) <= {"cpu.py:BackendCpu.advance"}  # domain 0's CPU, which has nothing to do here
 
 

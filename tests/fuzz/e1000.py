@@ -137,7 +137,7 @@ class Hostile:
 
     def place(self, direction: str) -> int:
         register = self.random.choice(reg.REGISTERS)
-        offset = register.offset + 4 * self.random.randrange(register.count)
+        offset = register.offset + register.step * self.random.randrange(register.count)
         if self.random.random() < 0.05:
             aliases = [alias for alias, real in reg.ALIASES.items() if real == offset]
             offset = self.random.choice([*aliases, self.random.randrange(128 << 10) & ~3])

@@ -276,7 +276,7 @@ class Hostile:
             offset += 0x40 * r.choice((0, 0, 1, 2, 63)) + (0xC000 if name[0] in "RS" and r.random() < 0.1 else 0)
         else:
             register = r.choice(reg.REGISTERS)
-            name, offset = register.name, register.offset + 4 * r.randrange(register.count)
+            name, offset = register.name, register.offset + register.step * r.randrange(register.count)
             if r.random() < 0.05:
                 name, offset = "nothing there", r.choice((0x1FFF0, 0x2104, 0x5404, r.randrange(128 << 10) & ~3))
         self.reached[f"{name} {way}"] += 1

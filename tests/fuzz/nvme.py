@@ -141,7 +141,7 @@ class Hostile:
             if function != VF1:
                 continue
             id, status = struct.unpack_from("<HH", data, 12)
-            self.coverage.hit(f"status {status >> 1:#x}")
+            self.coverage.hit(f"status {status >> 1 & 0x7FF:#x}")
             name = self.commands.get(id)
             if name is not None:
                 self.coverage.hit(f"{name} {'refused' if status >> 1 else 'done'}")

@@ -3,22 +3,29 @@
 A case is one guest and some hundred steps. Most calls are nearly valid. Between them the guest runs, writes nonsense
 into the pages that it shares with Xen, points its page tables elsewhere, and is put away and taken up again. After
 every few steps everything that must hold is looked at: which pages it sees, which channels it has, what its VMCB says.
+Every second case is without nested paging.
 """
 
 from __future__ import annotations
 
+import contextlib
 import random
 import struct
 from collections.abc import Callable, Iterable
 
 from hv.silicon.timing import MILLI
+from hv.silicon.x86_64.paging import ADDRESS
 from hv.x86_64.pool import SHARED_POOL_BASE, SHARED_POOL_SIZE
+from modes.hw_assist.guest_rights import GuestRightsPager
 from modes.hw_assist.mode import HwAssist
+from modes.hw_assist.shadow import HwShadow
 from modes.paravirt.abi import HYPERCALLS
 from modes.paravirt.hvm.beside import XenBeside
-from modes.paravirt.hvm.physmap import HOLE, PAGE
+from modes.paravirt.hvm.physmap import HOLE, PAGE, Physmap
 from modes.paravirt.hvm.upcall import LINE, PIN
 from modes.paravirt.mode import Paravirt
+from modes.shadow.pager import PF_WRITE
+from modes.shadow.registers import GuestFault
 from tests.support import RawGuest, Where
 
 STEPS, CHECK_EVERY = 120, 8
@@ -36,7 +43,7 @@ class Violation(AssertionError):
 class Player:
     def __init__(self, seed: int) -> None:
         self.r = random.Random(seed)
-        self.guest = RawGuest(CODE, Where(HwAssist, interrupts=Paravirt))
+        self.guest = RawGuest(CODE, Where(HwShadow if seed % 2 else HwAssist, interrupts=Paravirt))
         self.vm = self.guest.vm
         assert isinstance(self.vm.mode, HwAssist)
         self.mode = self.vm.mode
@@ -48,6 +55,8 @@ class Player:
         vmcb = self.mode.vmcb
         self.fixed = (vmcb.msrpm_base_pa, vmcb.iopm_base_pa, vmcb.n_cr3, vmcb.np_enable)
         self.reached: set[str] = set()
+        # With a vector of its own a vCPU has no upcalls by a line.
+        self.own_vectors = (0, 0, 1, 99) if seed % 2 else (1, 99)
 
     # --- what a step is made of -----------------------------------------------------------------------------------
 
@@ -115,12 +124,12 @@ class Player:
         value = r.choice(
             (0, 9, 11, 23, 24, 0xFF, 1 << 56 | 0x1000, 1 << 56 | 0xFFFF_FFFF, 2 << 56 | 0x51, 2 << 56, 3 << 56, WORD)
         )
-        index = r.choice((0, 0, 0, 1, 2, 5, 10, 15, 17, 18, 34, 38, 39, 0xFFFF_FFFF))
+        index = r.choice((*(0,) * 9, 1, 2, 5, 10, 15, 17, 18, 34, 38, 39, 0xFFFF_FFFF))
         self.write("<HHIQ", self.domid(), 0, index, value)
         self.call("hvm_op", r.choice((0, 0, 0, 1)), self.pointer())
 
     def own_vector(self) -> None:
-        self.write("<IB3x", self.r.choice((0, 0, 1, 99)), self.r.choice((0, 15, 16, 0x60, 0xFF)))
+        self.write("<IB3x", self.r.choice(self.own_vectors), self.r.choice((0, 15, 16, 0x60, 0xFF)))
         self.call("hvm_op", 23, self.pointer())
 
     def events(self) -> None:
@@ -175,7 +184,17 @@ class Player:
         page = self.r.choice((0x44, 0x47, 0x48))
         entry = self.r.choice((page << 12 | 7, page << 12 | 7, 5, 0, 0xFEFFC << 12 | 7, self.gfn() << 12 & WORD | 7))
         self.vm.machine.memory.write_u64(self.vm.machine.ram_base + TABLE + 8 * page, entry)
+        self.mode.memory_written(TABLE + 8 * page, 8)
         self.vm.machine.engine.flush_tlb()
+
+    def touch(self) -> None:
+        """The guest writes to one of these pages, and the shadow lacks it."""
+        mode, address = self.mode, self.r.choice((0x44, 0x47, 0x48)) << 12
+        if not isinstance(mode, HwShadow) or self.vm.machine.ended is not None:
+            return
+        with contextlib.suppress(GuestFault):
+            if mode.pager.page_to_map(mode.pager.walk(address, write=True).gpa) is not None:
+                mode.faults.handle(self.cpu, address, PF_WRITE, user=False)
 
     def board(self) -> None:
         r, board = self.r, self.vm.board
@@ -207,7 +226,12 @@ class Player:
         for page in pages:
             if page % PAGE or not SHARED_POOL_BASE <= page < SHARED_POOL_BASE + SHARED_POOL_SIZE:
                 raise Violation(f"the guest sees host page {page:#x}")
-        for gfn in (*d.physmap.placed, 0x44, 0x47, self.r.randrange(RAM_FRAMES), RAM_FRAMES, 0xFEFFC):
+        if isinstance(self.mode, HwShadow):
+            self.check_shadow(self.mode.pager, d.physmap)
+            gfns: Iterable[int] = ()
+        else:
+            gfns = (*d.physmap.placed, 0x44, 0x47, self.r.randrange(RAM_FRAMES), RAM_FRAMES, 0xFEFFC)
+        for gfn in gfns:
             seen = self.cpu.guest_physical(gfn * PAGE)
             if seen is not None and gfn not in (0xFEE00, 0xFEC00) and seen != d.physmap.host(gfn):
                 raise Violation(f"the CPU has frame {gfn:#x} at {seen:#x}")
@@ -227,11 +251,21 @@ class Player:
             ):
                 raise Violation(f"channel {port} is {channel}")
 
+    def check_shadow(self, pager: GuestRightsPager, physmap: Physmap) -> None:
+        entries = memoryview(self.mode.pool.region.data).cast("Q")
+        first = pager.base - self.mode.pool.region.base >> 3
+        for frame, mapped in pager.s.maps.items():
+            for at in mapped:
+                page = entries[first + at] & ADDRESS
+                if page != physmap.host(frame >> 12):
+                    raise Violation(f"the shadow has frame {frame >> 12:#x} at {page:#x}")
+
     def play(self) -> Iterable[str]:
         steps: list[Callable[[], None]] = [
             self.place, self.place, self.frames, self.frames, self.params, self.params, self.own_vector, self.events,
             self.events, self.unbound, self.time, self.info, self.wait, self.pirqs, self.grants, self.anything,
-            self.scribble, self.scribble, self.remap, self.board, self.run, self.run, self.put_away,
+            self.scribble, self.scribble, self.remap, self.touch, self.board, self.run, self.run,
+            self.put_away,
         ]  # fmt: skip
         try:
             for step in range(STEPS):

@@ -239,7 +239,7 @@ def test_registers_are_reached_without_exits_after_the_first_touch() -> None:
         f".code32\n mov $100, %ecx\n1: movl {window + 8:#x}, %eax\n loop 1b\n mov %eax, {COUNT}\n cli\n hlt", CODE
     ).data
     guest = Guest(Path("reading"), "", CODE, [Segment(CODE, len(code), code)], {}, b"")
-    for mode, exits in ((HwAssist, {"npf": 3, "hlt": 1}), (HwShadow, {"mmio": 100, "hlt": 1, "shadow_page_fault": 2})):
+    for mode, exits in ((HwAssist, {"npf": 3, "hlt": 1}), (HwShadow, {"shadow_page_fault": 3, "hlt": 1})):
         vm = Vm({"cpu": mode, "local": Sriov}, guest, costs(), mib=16)
         card = vm.board.pci.functions[LOCAL]
         vm.board.pci.config_write(card, BAR0, 4, window)

@@ -15,11 +15,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hv.silicon.x86_64.machine import Idle
-from modes.paravirt.events import MASK, PENDING
-from tests.event_guest import BODIES, FROM_OUTSIDE, MAIN, MOST, OUTSIDE, RAISES, TIMER, WAKE, Op, script
-from tests.event_rig import PvDomain, PvOnHvm
+from modes.paravirt.abi import BACKEND_DOMID, GUEST_DOMID, VIRQ_TIMER
+from modes.paravirt.events import INTERDOMAIN, IPI, MASK, PENDING, VIRQ
+from modes.paravirt.state import Channel
+from tests.event_guest import BODIES, MAIN, MOST, Op, script
+from tests.event_rig import TECHNIQUES, Make, Spy
 
 LIMIT = 20_000_000  # cycles
+
+ECHO, WAKE, TIMER, OUTSIDE = 100, 127, 140, 150
+ECHO_BACKEND, OUTSIDE_BACKEND = 50, 51  # domain 0's ends
+CHANNELS = {
+    20: Channel(IPI), 63: Channel(INTERDOMAIN, 0, GUEST_DOMID, 110), 64: Channel(IPI),
+    ECHO: Channel(INTERDOMAIN, 0, BACKEND_DOMID, ECHO_BACKEND), 110: Channel(INTERDOMAIN, 0, GUEST_DOMID, 63),
+    WAKE: Channel(IPI), TIMER: Channel(VIRQ, virq=VIRQ_TIMER),
+    OUTSIDE: Channel(INTERDOMAIN, 0, BACKEND_DOMID, OUTSIDE_BACKEND),
+}  # fmt: skip
+RAISES = {20: 20, 63: 110, 64: 64, ECHO: ECHO, 110: 63}  # by sending to it: domain 0 answers the echo at once
+FROM_OUTSIDE = (TIMER, OUTSIDE)
 
 
 class Model:
@@ -99,7 +112,8 @@ plain = [
     st.integers(1, 60).map(lambda n: Op("spin", n)),
 ]
 times = st.integers(0, 120)
-sleeping = [st.builds(Op, st.sampled_from(["alarm", "nap"]), times), st.sampled_from([Op("sleep"), Op("block")])]
+alarms = st.builds(Op, st.sampled_from(["alarm", "nap"]), times)
+sleeping = [alarms, st.sampled_from([Op("sleep", WAKE), Op("block", WAKE)])]
 body = st.lists(st.one_of(plain), max_size=5)
 main = st.lists(st.one_of(*plain, *sleeping), min_size=8, max_size=30)
 LAST = [*(Op("unmask", port) for port in (*RAISES, OUTSIDE)), Op("on")]
@@ -116,30 +130,46 @@ class Cut(NamedTuple):
 cuts = st.lists(st.builds(Cut, st.integers(1, 20_000), st.booleans(), st.booleans()), max_size=8)
 
 
-@pytest.mark.parametrize("portable", [False, True], ids=["native", "portable"])
-@pytest.mark.parametrize("technique", [PvDomain, PvOnHvm])
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
-@given(main=main, bodies=st.fixed_dictionaries(dict.fromkeys([*RAISES, WAKE], body)), cuts=cuts)
-def test_the_log_is_the_models(
-    technique: type[PvDomain | PvOnHvm], portable: bool, main: list[Op], bodies: dict[int, list[Op]], cuts: list[Cut]
-) -> None:
-    main = main + LAST
-    memory = {MAIN: script(main)} | {BODIES + 16 * port: script(ops) for port, ops in bodies.items()}
-    guest = technique(portable, memory | {BODIES + 16 * TIMER: script([Op("note")])})
+class Case(NamedTuple):
+    """The scripts of the main program and of ports' handlers, and what happens meanwhile."""
+
+    main: list[Op]
+    bodies: dict[int, list[Op]]
+    cuts: list[Cut]
+
+
+cases = st.builds(Case, main, st.fixed_dictionaries(dict.fromkeys([*RAISES, WAKE], body)), cuts)
+
+
+def check(make: Make, case: Case) -> None:
+    main = case.main + LAST
+    memory = {MAIN[0]: script(main)} | {BODIES + 16 * port: script(ops) for port, ops in case.bodies.items()}
+    guest = make(CHANNELS, memory | {BODIES + 16 * TIMER: script([Op("note")])})
+    guest.events.backends[ECHO_BACKEND] = lambda: guest.notify(ECHO)
+    spy = Spy(guest, FROM_OUTSIDE)
     try:
         assert isinstance(guest.run(), Idle)
-        for cut in [Cut(1, True, False), *cuts, Cut(LIMIT, True, True)]:
+        for cut in [Cut(1, True, False), *case.cuts, Cut(LIMIT, True, True)]:
             if cut.event:
-                guest.raise_from_outside()
+                guest.notify(OUTSIDE)
             if cut.snapshot:
                 guest.vm.restore(guest.vm.snapshot())
             guest.run(cut.cycles)
         assert isinstance(guest.run(LIMIT), Idle)
-        log, left, model = guest.log(), guest.ports(PENDING), Model(main, bodies)
+        log, left, model = guest.log(), guest.ports(PENDING), Model(main, case.bodies)
         assert bytes(entry for entry in log if entry not in FROM_OUTSIDE) == bytes(model.log)
         assert left.difference(FROM_OUTSIDE) == model.pending
         assert left <= guest.ports(MASK)
-        assert Counter(entry for entry in [*log, *left] if entry in FROM_OUTSIDE) == guest.raised
-        assert all(log[place] in ports for place, ports in guest.next.items())
+        assert Counter(entry for entry in [*log, *left] if entry in FROM_OUTSIDE) == spy.raised
+        assert all(log[place] in ports for place, ports in spy.next.items())
+        armed, noted, early = guest.alarms()
+        assert (noted, early) == (armed, 0)
     finally:
         guest.close()
+
+
+@pytest.mark.parametrize("make", TECHNIQUES.values(), ids=TECHNIQUES)
+@settings(max_examples=12, suppress_health_check=list(HealthCheck))
+@given(case=cases)
+def test_the_log_is_the_models(make: Make, case: Case) -> None:
+    check(make, case)

@@ -148,12 +148,13 @@ some = st.sampled_from(SENT)
 several = st.lists(some, min_size=1, max_size=3, unique=True).map(lambda v: int.from_bytes(bytes(v), "little"))
 plain = [
     some.map(lambda v: Op("send", v)),
-    st.builds(Op, st.sampled_from(["card", "card", "urgent", "device"]), several),
+    st.builds(Op, st.sampled_from(["card", "urgent", "device"]), several),
+    several.map(lambda vectors: Op("card", vectors)),
     st.integers(1, 3).map(lambda n: Op("raise", n)),
     st.integers(0, 15).map(lambda n: Op("tpr", n)),
     st.integers(0, 15).map(lambda n: Op("cr8", n)),
     st.sampled_from([Op("on"), Op("popf"), Op("off"), Op("blink"), Op("exit")]),
-    st.sampled_from([Op("suppress"), Op("allow"), Op("notify")]),
+    st.sampled_from([Op("suppress"), Op("suppress"), Op("allow"), Op("notify")]),
     st.integers(1, 9).map(lambda n: Op("say", n)),
     st.integers(1, 300).map(lambda n: Op("spin", n)),
 ]
@@ -183,7 +184,7 @@ class Case(NamedTuple):
 cuts = st.builds(Cut, st.integers(1, 3_000), st.frozensets(st.sampled_from(FROM_CARD)), st.booleans())
 cases = st.builds(
     Case,
-    st.lists(st.one_of(*plain, st.sampled_from([Op("sleep"), Op("doze")])), min_size=8, max_size=30).map(awake),
+    st.lists(st.one_of(*plain, st.sampled_from([Op("sleep"), Op("doze")])), min_size=15, max_size=40).map(awake),
     st.lists(body, min_size=len(VECTORS), max_size=len(VECTORS)), st.lists(cuts, max_size=10), st.booleans(),
 )  # fmt: skip
 

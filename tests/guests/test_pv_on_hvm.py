@@ -358,6 +358,15 @@ def test_a_vcpu_s_own_vector_goes_through_its_local_apic() -> None:
     assert (count, signed(low), signed(nobody), in_service) == (1, -EINVAL, -ENOENT, 1 << 0x51 - 0x40)
 
 
+def test_a_line_is_not_for_a_vcpu_with_a_vector_of_its_own() -> None:
+    """Linux names line 1, which is the keyboard's, when each of its vCPUs has its own vector (arch/x86/xen)."""
+    memory = {ARGUMENTS + 64: struct.pack("<IB3x", 0, 0x51)}
+    code = LINE + "hypercall hvm_op, 23, $ARGUMENTS+64; callback 0, 11; bind_ipi 0, DATA+8; sti; send DATA+8; nop; nop;"
+    code += "send DATA+8; nop; nop; finish\nline: incq DATA+16;" + END + TAKE.replace("iretq", END)
+    guest = run(code, gates={0x51: ("take", {}), 0x41: ("line", {})}, memory=memory)
+    assert (guest.words(1), guest.words(3)[2]) == ([2], 0)
+
+
 # --- time ---------------------------------------------------------------------------------------------------------
 
 HOUR = 3_600_000_000_000

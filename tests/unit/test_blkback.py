@@ -25,7 +25,7 @@ def test_what_the_front_end_finds_in_the_store(front: BlockFront) -> None:
     assert offer["feature-flush-cache"] == "1"
     assert offer["feature-barrier"] == offer["feature-discard"] == offer["feature-persistent"] == "0"
     assert "feature-max-indirect-segments" not in offer
-    assert front.nodes == {"sectors": "4096", "sector-size": "512", "info": "0"}
+    assert front.nodes == {"sectors": "4096", "sector-size": "512", "physical-sector-size": "512", "info": "0"}
 
 
 def test_a_block_is_read_into_the_granted_frame_and_the_id_comes_back(front: BlockFront) -> None:

@@ -19,6 +19,7 @@ import pytest
 from rich.console import Console
 
 from hv import __version__, cli
+from hv.commands import lists, run, table, terminal
 from hv.costs import HERE
 from hv.exits import REASONS
 from hv.mode import Mode, find_modes
@@ -49,8 +50,8 @@ def call(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     def run(*arguments: str) -> Said:
         capfd.readouterr()
         # What the module made when it was imported may hold another test's streams and width.
-        monkeypatch.setattr(cli, "out", Console(highlight=False))
-        monkeypatch.setattr(cli, "err", Console(stderr=True, highlight=False))
+        monkeypatch.setattr(terminal, "out", Console(highlight=False))
+        monkeypatch.setattr(terminal, "err", Console(stderr=True, highlight=False))
         with pytest.raises(SystemExit) as left:
             cli.main(list(arguments))
         said = capfd.readouterr()
@@ -116,7 +117,7 @@ def test_rows_lists_every_row_with_its_cells(call: Call) -> None:
 def test_a_row_that_is_not_built_yet_is_listed_with_the_mode_that_it_needs(
     call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "find_modes", dict)
+    monkeypatch.setattr(lists, "find_modes", dict)
     monkeypatch.setenv("COLUMNS", "200")
     lines = call("rows").out.splitlines()
     for row in ROWS.values():
@@ -385,7 +386,8 @@ def test_a_set_that_no_machine_could_have_is_refused_with_the_reason(
 def test_a_row_that_is_not_built_yet_is_refused_by_name(
     row: str, mode: str, call: Call, modes: Mapping[str, type[Mode]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "find_modes", lambda: {id: found for id, found in modes.items() if id != mode})
+    for command in (table, run):
+        monkeypatch.setattr(command, "find_modes", lambda: {id: found for id, found in modes.items() if id != mode})
     check_error(call("table", "--rows", f"nitro,{row}"), 1, row, "not built yet", mode)
     check_error(call("run", row), 1, row, "not built yet", mode)
 
@@ -400,7 +402,7 @@ def test_a_document_that_cannot_be_written_is_a_failed_run(call: Call, tmp_path:
 def test_a_document_that_cannot_be_written_is_refused_before_anything_is_measured(
     call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(cli, "measure_rows", None)
+    monkeypatch.setattr(table, "measure_rows", None)
     check_error(call("table", "--json", "-", "--csv", str(tmp_path / "no" / "where")), 1, "No such file or directory")
     check_error(call("bench", "--json", str(tmp_path)), 1, "Is a directory")
 
@@ -437,7 +439,7 @@ def test_an_interrupt_from_the_keyboard_is_one_line(call: Call, monkeypatch: pyt
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "run_table", interrupted)
+    monkeypatch.setattr(table, "run_table", interrupted)
     check_error(call("table", "--rows", "metal"), 130, "interrupted")
 
 

@@ -4,61 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from modes.sriov.nic_owner import INTERVAL_US, NicOwner
-from tests.ixgbe_host import BROADCAST, OUTSIDE, PF, US, Driver, Host, frame_to, mac, place
+from modes.sriov.nic_owner import INTERVAL_US
+from tests.ixgbe_host import BROADCAST, OUTSIDE, PF, US, frame_to, mac, place
+from tests.owned_nic import Owned
 
 RESET, SET_MAC, SET_MULTICAST, SET_VLAN, SET_LPE, SET_MACVLAN, NEGOTIATE, GET_QUEUES = 1, 2, 3, 4, 5, 6, 8, 9
 ACK, NACK, CTS = 1 << 31, 1 << 30, 1 << 29
-
-
-class Owned:
-    """A card with an owner that gets its interrupts, and two guests' drivers."""
-
-    def __init__(self) -> None:
-        self.host = Host()
-        self.owner = NicOwner(self.host.card, 0xF000_0000, self.host.bus)
-        self.drivers = [Driver(self.host, 0), Driver(self.host, 1)]
-        for vf, driver in enumerate(self.drivers):
-            self.owner.give(vf, mac(vf))
-            self.host.configure(driver.place, 4, 4, 2)
-
-    def serve(self) -> int:
-        """Let the owner answer what waits. Returns how often it was interrupted."""
-        served = 0
-        self.host.pass_time()
-        while any(function == PF for function, _, _ in self.host.interrupts):
-            self.host.interrupts = [told for told in self.host.interrupts if told[0] != PF]
-            self.owner.service()
-            self.host.pass_time()
-            served += 1
-        return served
-
-    def post(self, vf: int, *words: int) -> None:
-        driver = self.drivers[vf]
-        driver.set(0x2FC, 4)
-        assert driver.get(0x2FC) & 4
-        for index, word in enumerate(words):
-            driver.set(0x200 + 4 * index, word)
-        driver.set(0x2FC, 1)
-
-    def ask(self, vf: int, *words: int) -> list[int]:
-        """A message, and the answer's words."""
-        self.post(vf, *words)
-        assert self.serve() == 1
-        driver = self.drivers[vf]
-        assert driver.get(0x2FC) & 0x38 == 0x30  # read and answered, and free
-        answer = [driver.get(0x200 + 4 * index) for index in range(16)]
-        driver.set(0x2FC, 2)
-        self.serve()
-        return answer
-
-    def start(self, vf: int) -> Driver:
-        driver = self.drivers[vf]
-        driver.set(0, 1 << 26)
-        assert driver.get(0x2FC) & 0xC0 == 0x80  # reset done
-        self.ask(vf, RESET)
-        driver.start()
-        return driver
 
 
 @pytest.fixture

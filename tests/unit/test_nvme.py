@@ -457,7 +457,7 @@ def test_logs(ready: Driver) -> None:
     ready.run(1, 0x7F, 1)
     assert ready.admin(LOG, 1 | 15 << 16, data=True, namespace=0xFFFF_FFFF).status == 0
     count, queue, _, status = struct.unpack_from("<QHHH", ready.host.ram, ready.page)
-    assert (count, queue, status >> 1) == (1, 1, INVALID_OPCODE)
+    assert (count, queue, status >> 1 & 0x7FF) == (1, 1, INVALID_OPCODE)
     ready.io(READ, 0, 8, ready.page)
     assert ready.admin(LOG, 2 | 127 << 16, data=True, namespace=0xFFFF_FFFF).status == 0
     assert struct.unpack_from("<Q", ready.host.ram, ready.page + 64)[0] == 1  # reads
@@ -537,7 +537,10 @@ def test_the_lists_of_the_primary_controller(drive: Driver) -> None:
     assert data[0] == 7
     assert struct.unpack_from("<HHB3xHHH", data, 32) == (1, 0, 1, 1, 4, 3)
     assert struct.unpack_from("<HHB3xHHH", data, 64) == (2, 0, 0, 2, 0, 0)
-    assert struct.unpack_from("<II", drive.identify(0x14), 32) == (63, 4)
+    capabilities = drive.identify(0x14)
+    assert struct.unpack_from("<II4H", capabilities, 32) == (63, 4, 0, 17, 9, 1)  # queues: 63 to give away, 4 given
+    assert struct.unpack_from("<II4H", capabilities, 64) == (63, 3, 0, 17, 9, 1)  # and vectors
+    assert capabilities[48:64] == bytes(16)
     assert struct.unpack_from("<2H", drive.identify(0x12, 2)) == (1, 1)
     assert struct.unpack_from("<H", drive.identify(0x13))[0] == 8
 
@@ -550,6 +553,7 @@ def test_a_namespace_comes_and_goes(drive: Driver) -> None:
     asked = vf.put(0, EVENT)
     vf.ring(0)
     drive.host.pass_time()
+    assert vf.admin(SET_FEATURES, 0xB, 1 << 8).status == 0
     drive.host.ram[drive.page : drive.page + 4] = struct.pack("<HH", 1, 1)
     assert drive.admin(ATTACH, 0, namespace=2, data=True).status == 0x118
     assert drive.admin(ATTACH, 1, namespace=2, data=True).status == 0

@@ -11,6 +11,7 @@ from modes.paravirt.calls import events as event_calls
 from modes.paravirt.common import XenVcpu
 from modes.paravirt.hvm.physmap import HvmMemory, Physmap
 from modes.paravirt.hvm.upcall import Upcall
+from modes.shadow.pager import Pager
 from tests.fuzz.xen_hvm import case
 
 MOST_CASES = 40  # in which a planted bug must be found
@@ -29,6 +30,10 @@ def two_places(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Physmap, "put", lambda self, gfn, page: self._set(gfn, page))
 
 
+def shadow_not_forgotten(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Pager, "forget_frames", lambda self, gpa, size: None)
+
+
 def mapping_not_forgotten(patch: pytest.MonkeyPatch) -> None:
     def _set(self: Physmap, gfn: int, page: int) -> None:
         self.placed[gfn] = page
@@ -41,7 +46,7 @@ def frames_of_nobody_held(patch: pytest.MonkeyPatch) -> None:
 
 
 def pointers_not_checked(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(HvmMemory, "_at", lambda self, gpa: self.physmap.machine.ram_base + gpa)
+    patch.setattr(HvmMemory, "_host", lambda self, gpa: self.physmap.machine.ram_base + gpa)
 
 
 def line_left_high(patch: pytest.MonkeyPatch) -> None:
@@ -62,7 +67,7 @@ def any_pirq(patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "plant",
-    [two_places, mapping_not_forgotten, frames_of_nobody_held, pointers_not_checked,
+    [two_places, mapping_not_forgotten, shadow_not_forgotten, frames_of_nobody_held, pointers_not_checked,
      line_left_high, any_pirq],
 )  # fmt: skip
 def test_a_planted_bug_is_found(plant: Patch, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,9 +50,11 @@ def test_a_life(rig: StoreRig) -> None:
     assert rig.domain.events.is_pending(port)
     rig.write(FRONT + b"/state", CLOSING)
     assert rig.backend_state() == CLOSING
-    assert rig.flags(REF) == 1
+    rig.domain.events.send(port)  # it is still there
+    assert rig.memory.read(rig.mfn(FRAME) << 12, 4) == b"abcd"
     rig.write(FRONT + b"/state", CLOSED)
     assert rig.backend_state() == CLOSED
+    assert rig.flags(REF) == 1
     rig.domain.events.send(port)  # to nobody
     rig.write(FRONT + b"/state", b"1")
     assert rig.backend_state() == INIT_WAIT
@@ -88,6 +90,7 @@ def test_a_front_end_that_cannot_be_connected_is_closed(rig: StoreRig, ref: byte
     rig.write(FRONT + b"/state", b"3")
     assert rig.backend_state() == CLOSING
     assert rig.device.refused == 1
+    assert (rig.zero.store.read("/local/domain/0/error/backend/test/1/0/error") or "").startswith("22 ")
     assert rig.domain.events.channels[unbound].remote_port == 0
     assert rig.flags(REF) == 1
     rig.write(FRONT + b"/state", b"1")  # it may try again

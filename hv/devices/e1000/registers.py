@@ -79,7 +79,8 @@ REGISTERS: tuple[Register, ...] = (
     Register("STATISTICS", STATISTICS, 0, count=STATISTICS_COUNT),
     Register("RXCSUM", RXCSUM, 0x07FF),
     Register("MTA", MTA, count=128, kept=True),
-    Register("RA", RAL0, count=2 * RECEIVE_ADDRESSES),
+    Register("RAL", RAL0, count=RECEIVE_ADDRESSES, step=8),
+    Register("RAH", RAH0, 0x8003_FFFF, count=RECEIVE_ADDRESSES, step=8),
     Register("VFTA", VFTA, count=128, kept=True),
     # Waking up and managing a machine that sleeps: kept, and without effect.
     Register("WUC", 0x5800, 0x000F),
@@ -121,7 +122,7 @@ STATUS_FD, STATUS_LU, STATUS_TXOFF, STATUS_SPEED_SHIFT, STATUS_ASDV_SHIFT = 1 <<
 # Causes of interrupts: ICR, ICS, IMS, IMC.
 TXDW, TXQE, LSC, RXDMT0, RXO, RXT0 = 1 << 0, 1 << 1, 1 << 2, 1 << 4, 1 << 6, 1 << 7
 MDAC, PHYINT, TXD_LOW, SRPD = 1 << 9, 1 << 12, 1 << 15, 1 << 16
-CAUSES = 0x0001_F6DF  # the bits that exist
+CAUSES = 0x0001_FFFF  # the bits that exist, with three that have no name: they interrupt too when ICS sets them
 
 RCTL_EN, RCTL_SBP, RCTL_UPE, RCTL_MPE, RCTL_LPE = 1 << 1, 1 << 2, 1 << 3, 1 << 4, 1 << 5
 RCTL_LBM_SHIFT, RCTL_RDMTS_SHIFT, RCTL_MO_SHIFT, RCTL_BAM, RCTL_BSIZE_SHIFT = 6, 8, 12, 1 << 15, 16

@@ -10,18 +10,19 @@ ALL = 0xFFFF_FFFF
 
 
 class Register(msgspec.Struct, frozen=True):
-    """`count` registers of 32 bits, one after the other from `offset`. `writable`: the bits that a write changes."""
+    """`count` registers of 32 bits from `offset`, `step` bytes apart. `writable`: the bits that a write changes."""
 
     name: str
     offset: int
     writable: int = ALL
     reset: int = 0
     count: int = 1
+    step: int = 4
     kept: bool = False  # a software reset does not touch it
 
 
 def by_offset(registers: Iterable[Register]) -> dict[int, Register]:
-    return {register.offset + 4 * i: register for register in registers for i in range(register.count)}
+    return {register.offset + register.step * i: register for register in registers for i in range(register.count)}
 
 
 def read_part(read: Callable[[int], int], offset: int, size: int) -> int:

@@ -4,8 +4,8 @@ virtual ones (data sheet, 7.10.2 and 9).
 Windows of the physical function: 0 registers, 4 MSI-X; of a virtual one: 0 registers, 3 MSI-X. The MSI-X table has a
 page of its own, and so have its pending bits.
 Simplified: one port; 4 of 63 virtual functions; 32-bit windows, no window in I/O space; no flash, firmware, wake-up or
-management, no PHY and no SFP+ module behind the serial wires; the link is always up, at 10 Gb/s; no security offload,
-storage over Ethernet, time stamps or data center bridging; accesses of less than a register write nothing.
+management; the link is always up, at 10 Gb/s, through an SFP+ module; no security offload, storage over Ethernet, time
+stamps or data center bridging; accesses of less than a register write nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from hv.silicon.ixgbe.chip import Chip, ChipState
 from hv.silicon.ixgbe.eeprom import contents
 from hv.silicon.ixgbe.interrupts import Interrupts, InterruptState
 from hv.silicon.ixgbe.mailbox import Mailboxes
+from hv.silicon.ixgbe.module import Module
 from hv.silicon.ixgbe.physical import PhysicalRegisters
 from hv.silicon.ixgbe.receive import Receiver, ReceiveState
 from hv.silicon.ixgbe.rings import CONTROL, TAIL, Ring, RxRing, write_ring
@@ -61,6 +62,7 @@ class IxgbeFunction(ExpressFunction):
     """What both kinds of function are: registers, rings and interrupts."""
 
     msix: Msix
+    card: IxgbePhysical
     chip: Chip
     statistics: Statistics
     switch: Switch
@@ -83,8 +85,7 @@ class IxgbeFunction(ExpressFunction):
     def state(self, state: FunctionState) -> None:
         self._state = state
         if state.chip is not None:
-            self.chip.state = state.chip
-            self.chip.tables_changed()
+            self.chip.restore(state.chip)
 
     # --- windows ----------------------------------------------------------------------------------------------
 
@@ -144,8 +145,11 @@ class IxgbeFunction(ExpressFunction):
 
     @property
     def deadline(self) -> int | None:
-        times = (self.state.transmit.fetch, self.state.receive.look, self.interrupts.deadline)
-        return min((time for time in times if time is not None), default=None)
+        state = self._state
+        first, look, over = state.transmit.fetch, state.receive.look, self.interrupts.deadline
+        if first is None or (look is not None and look < first):
+            first = look
+        return over if first is None or (over is not None and over < first) else first
 
     def advance(self, now: int) -> None:
         """Do what is due by now, first things first, each at its own time."""
@@ -178,7 +182,7 @@ class IxgbeVirtual(IxgbeFunction, VirtualFunction):
         self.registers = virtual.VirtualRegisters(self)
 
     def queues(self) -> Sequence[int]:
-        each = self.chip.virtual_queues()
+        each = self.chip.virtual_queues
         return range(each * self.index, each * (self.index + 1))
 
     def misc_vector(self) -> int | None:
@@ -221,7 +225,7 @@ class IxgbePhysical(IxgbeFunction, PhysicalFunction):
 
     def __init__(self, tsc_hz: int, fetch_time: int, mac: bytes) -> None:
         PhysicalFunction.__init__(self, HEADER, VIRTUAL)
-        self.mac, self.eeprom = mac, contents(mac)
+        self.card, self.mac, self.eeprom, self.module = self, mac, contents(mac), Module()
         self.chip = Chip(tsc_hz, fetch_time)
         self.statistics = Statistics(self.chip)
         self.switch = Switch(self.chip, self.statistics)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from hv.silicon.device import Slot
 from hv.silicon.ethernet.frames import LINE_OVERHEAD
 from hv.silicon.ixgbe import registers as reg
 from hv.silicon.ixgbe.mailbox import Mailbox
+from hv.silicon.ixgbe.module import ModuleState
 from hv.silicon.ixgbe.rings import RxRing, TxRing
 from hv.silicon.memory import BusError
 
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 PS_PER_BYTE = 800  # at 10 Gb/s
 PS_PER_SECOND = 10**12
 ALL_ONES = b"\xff"
+ADDRESSES = (1 << 64) - 1
 PER_POOL = (0, 8, 4, 2)  # queues of a pool, by GCR_EXT.VT_Mode
 PER_POOL_BY_MRQC = {0x8: 2, 0xA: 4, 0xB: 2, 0xC: 8, 0xD: 4}  # where that is 0: pools without virtual functions
+SHARING = (reg.VT_CTL, reg.GCR_EXT, reg.MRQC, reg.VLNCTRL)  # how queues and frames are shared out
 
 
 class PoolCounters(msgspec.Struct):
@@ -44,6 +46,7 @@ class ChipState(msgspec.Struct):
     rx: dict[int, RxRing] = {}
     tx: dict[int, TxRing] = {}
     mailboxes: dict[int, Mailbox] = {}
+    module: ModuleState = msgspec.field(default_factory=ModuleState)
     resets: int = 0  # virtual functions that were reset (VFLRE), a bit each
     line_free: int = 0  # when the last frame has left
     buffered: int = 0  # bytes of the receive buffer that are used
@@ -56,17 +59,25 @@ class Chip:
         self.tsc_hz, self.fetch_time = tsc_hz, fetch_time
         self.send: Callable[[bytes, int], None] = lambda frame, at: None  # no cable
         self.functions: list[IxgbeFunction] = []  # the physical one, then the virtual ones
-        self.state = ChipState()
         self.tables_changed: Callable[[], None] = lambda: None
+        self.restore(ChipState())
+
+    def restore(self, state: ChipState) -> None:
+        """Go on from another state."""
+        self.state = state
+        self._share_out()
+        self.tables_changed()
 
     # --- registers --------------------------------------------------------------------------------------------
 
     def __getitem__(self, offset: int) -> int:
-        registers = self.state.registers
-        return registers[offset] if offset in registers else reg.AT[offset].reset
+        value = self.state.registers.get(offset)
+        return reg.AT[offset].reset if value is None else value
 
     def __setitem__(self, offset: int, value: int) -> None:
         self.state.registers[offset] = value & 0xFFFF_FFFF
+        if offset in SHARING:
+            self._share_out()
 
     def store(self, offset: int, value: int) -> None:
         """A write by software: only the bits that it may change."""
@@ -78,6 +89,7 @@ class Chip:
         s = self.state
         s.registers = {offset: value for offset, value in s.registers.items() if reg.AT[offset].kept}
         s.counters, s.rx, s.tx, s.pools = {}, {}, {}, {}
+        self._share_out()
         self.tables_changed()
 
     def bit(self, offset: int, number: int) -> bool:
@@ -102,23 +114,17 @@ class Chip:
             ring = self.state.tx[number] = TxRing()
         return ring
 
-    @property
-    def pooled(self) -> bool:
-        """The receiver sorts frames by pools (VT_CTL)."""
-        return bool(self[reg.VT_CTL] & reg.VT_ENABLE)
-
-    @property
-    def per_pool(self) -> int:
-        """Queues of a pool."""
-        return PER_POOL[self[reg.GCR_EXT] & 3] or PER_POOL_BY_MRQC.get(self[reg.MRQC] & 0xF, 2)
-
-    def virtual_queues(self) -> int:
-        """Queues of a virtual function; 0 while the card is not told how to share them out."""
-        return PER_POOL[self[reg.GCR_EXT] & 3]
+    def _share_out(self) -> None:
+        """What the SHARING registers mean, kept because it is asked for each frame."""
+        self.pooled = bool(self[reg.VT_CTL] & reg.VT_ENABLE)  # the receiver sorts frames by pools
+        # Queues of a virtual function; 0 while the card is not told how to share them out.
+        self.virtual_queues = PER_POOL[self[reg.GCR_EXT] & 3]
+        self.per_pool = self.virtual_queues or PER_POOL_BY_MRQC.get(self[reg.MRQC] & 0xF, 2)  # queues of a pool
+        self.vlan_type = (self[reg.VLNCTRL] & 0xFFFF).to_bytes(2, "big")  # of a frame with a VLAN tag
 
     def owner(self, queue: int) -> IxgbeFunction:
         """In whose name a queue reads, writes and interrupts."""
-        each = self.virtual_queues()
+        each = self.virtual_queues
         if each and queue // each < len(self.functions) - 1:
             vf = self.functions[1 + queue // each]
             if vf.present:
@@ -141,12 +147,14 @@ class Chip:
 def dma_read(slot: Slot, address: int, size: int) -> bytes:
     """Where nobody answers, all ones: what a PCI Express requester makes of an abort."""
     try:
-        return slot.read(address & (1 << 64) - 1, size)
+        return slot.read(address & ADDRESSES, size)
     except BusError:
         return ALL_ONES * size
 
 
 def dma_write(slot: Slot, address: int, data: bytes) -> None:
     """Where nobody answers, nobody takes it."""
-    with contextlib.suppress(BusError):
-        slot.write(address & (1 << 64) - 1, data)
+    try:
+        slot.write(address & ADDRESSES, data)
+    except BusError:
+        return

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 OTHER = 64  # EICR's bit n is cause OTHER + n, for n from 16 on
 ALL_VECTORS = (1 << OTHER) - 1
 QUEUE_BITS, OTHER_BITS = 0xFFFF, 0xFFFF_0000  # of EICR
+ALWAYS_CLEARED = ALL_VECTORS & ~QUEUE_BITS  # vectors that no bit of EICR shows: their message clears the cause
 UNIT_NS = 2000  # of the interval, in steps of 8: bits 11:3
 
 
@@ -141,21 +142,20 @@ class Interrupts:
             found[misc] = found.get(misc, 0) | causes & ~ALL_VECTORS
         return found
 
-    @property
-    def ready(self) -> int:
-        s = self.state
-        return s.armed & s.causes & s.mask
-
     def update(self, now: int) -> None:
         """Send what may be sent."""
         if not self.function.msix.enabled:
             self._drive_pin(now)
             return
-        if self.state.pin:
-            self.state.pin = False
+        s = self.state
+        if s.pin:
+            s.pin = False
             self.function.slot.interrupt(False)
-        for vector, told in sorted(self._by_vector(self.ready).items()):
-            if self.state.quiet.get(vector, 0) <= now:
+        ready = s.armed & s.causes & s.mask
+        if not ready:
+            return
+        for vector, told in sorted(self._by_vector(ready).items()):
+            if s.quiet.get(vector, 0) <= now:
                 self._send(vector, told, now)
             else:
                 self.function.slot.reschedule()
@@ -163,7 +163,7 @@ class Interrupts:
     def _send(self, vector: int, told: int, now: int) -> None:
         s = self.state
         s.armed &= ~told
-        s.causes &= ~(s.auto_clear & told)
+        s.causes &= ~((s.auto_clear | ALWAYS_CLEARED) & told)
         if self.function.chip[reg.GPIE] & reg.GPIE_AUTO_MASK:
             s.mask &= ~(s.auto_mask & told)
         s.quiet[vector] = now + self._span(s.interval.get(vector, 0) >> 3)
@@ -184,8 +184,10 @@ class Interrupts:
     def deadline(self) -> int | None:
         """When the first interval is over that something waits for."""
         s = self.state
+        if not s.causes & s.mask:
+            return None
         if not self.function.msix.enabled:
             waits = self.cause_register() & self.mask_register() and not s.pin
             return s.quiet.get(0, 0) if waits else None
-        ready = self.ready
-        return min((s.quiet.get(vector, 0) for vector in self._by_vector(ready)), default=None) if ready else None
+        ready = s.armed & s.causes & s.mask
+        return min((s.quiet.get(vector, 0) for vector in self._by_vector(ready)), default=None)

@@ -7,16 +7,18 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from hv.silicon.ixgbe import registers as reg
+from hv.silicon.ixgbe.eeprom import ERASED
 from hv.silicon.ixgbe.interrupts import cause_bits
 from hv.silicon.ixgbe.mailbox import WORDS
 from hv.silicon.ixgbe.rings import DCA, SPLIT, STRIDE, Ring, read_ring
-from hv.silicon.ixgbe.statistics import COUNTERS, QPTC_ALIAS
+from hv.silicon.ixgbe.statistics import COUNTERS, POOL_COUNTERS, QPTC_ALIAS
 
 if TYPE_CHECKING:
     from hv.silicon.ixgbe.card import IxgbePhysical
 
 MDI_COMMAND = 1 << 30  # MSCA
 EEPROM_REQUEST, EEPROM_GRANT = 1 << 6, 1 << 7  # EEC
+TABLES = ("RAL", "RAH", "MPSAR", "VMOLR", "VLVF", "VLVFB")  # that say who gets a frame
 
 
 def queue_at(offset: int) -> tuple[bool, int, int] | None:
@@ -41,10 +43,9 @@ class PhysicalRegisters:
         self.on_read: dict[int, Callable[[], int]] = {
             reg.STATUS: self._status,
             reg.FRTIMER: lambda: card.slot.now * 1000 // chip.tsc_hz & 0xFFFF_FFFF,
-            reg.I2CCTL: lambda: (
-                chip[reg.I2CCTL] | chip[reg.I2CCTL] >> 1
-            ),  # the wires are as we drive them: nobody is there
+            reg.I2CCTL: lambda: card.module.read(chip.state.module),
             reg.LINKS: lambda: reg.LINKS_VALUE,
+            reg.ANLP1: lambda: reg.ANLP1_DETECTING if chip[reg.AUTOC] & reg.AUTOC_NEGOTIATES else 0,
             reg.SWSM: self._read_semaphore,
             reg.EICR: interrupts.read_causes,
             reg.EICS: interrupts.cause_register,
@@ -59,12 +60,18 @@ class PhysicalRegisters:
             **{self.eitr(vector): partial(interrupts.read_interval, vector) for vector in range(reg.VECTORS)},
             **{at: partial(card.statistics.read, at) for at in COUNTERS},
             **{alias: partial(card.statistics.read, at) for alias, at in QPTC_ALIAS.items()},
+            **{
+                counter.physical + counter.step * pool: partial(card.statistics.read_pool, pool, counter)
+                for counter in POOL_COUNTERS
+                for pool in range(reg.POOLS)
+            },
         }
         self.on_write: dict[int, Callable[[int], None]] = {
             reg.CTRL: self._write_ctrl,
             reg.CTRL_EXT: self._write_ctrl_ext,
             reg.EEC: self._write_eec,
             reg.EERD: self._write_eerd,
+            reg.I2CCTL: lambda value: card.module.write(chip.state.module, value),
             reg.MSCA: lambda value: chip.store(reg.MSCA, value & ~MDI_COMMAND),
             reg.MSRWD: lambda value: chip.store(reg.MSRWD, value & 0xFFFF | 0xFFFF_0000),
             reg.AUTOC: self._write_autoc,
@@ -83,11 +90,7 @@ class PhysicalRegisters:
             **{reg.MBVFICR + 4 * i: partial(boxes.clear_causes, i) for i in range(4)},
             **{reg.PFMAILBOX + 4 * vf: partial(boxes.write_pf, vf) for vf in range(reg.POOLS)},
             **{self.eitr(vector): partial(interrupts.write_interval, vector) for vector in range(reg.VECTORS)},
-            **{
-                first + 4 * i: partial(self._write_table, first + 4 * i)
-                for first in (reg.RAL, reg.MPSAR, reg.VMOLR, reg.VLVF, reg.VLVFB)
-                for i in range(reg.AT[first].count)
-            },
+            **{at: partial(self._write_table, at) for at, register in reg.AT.items() if register.name in TABLES},
             **{at: partial(self._write_switch, at) for at in (reg.DMATXCTL, reg.VFTE, reg.VFTE + 4, reg.VT_CTL)},
         }
 
@@ -164,7 +167,7 @@ class PhysicalRegisters:
         """Reading a word by its number. The answer is there at once."""
         if value & reg.EERD_START:
             word, words = value >> 2 & 0x3FFF, self.card.eeprom
-            data = words[word] if word < len(words) else 0xFFFF
+            data = words[word] if word < len(words) else ERASED
             value = data << 16 | word << 2 | reg.EERD_DONE
         self.chip[reg.EERD] = value
 
@@ -208,7 +211,7 @@ class PhysicalRegisters:
             self.chip.rx(value >> reg.QDE_QUEUE_SHIFT & 0x7F).drop = bool(value & reg.QDE_ENABLE)
 
     def _write_table(self, offset: int, value: int) -> None:
-        """One of the tables that say who gets a frame."""
+        """One of TABLES."""
         self.chip.store(offset, value)
         self.chip.tables_changed()
 

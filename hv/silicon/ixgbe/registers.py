@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hv.silicon.ethernet.register import Register, by_offset
+from hv.silicon.ixgbe import eeprom
 
 POOLS, QUEUES, VECTORS = 64, 128, 64
 ADDRESSES, VLANS = 128, 64  # entries of the tables of receive addresses and of VLANs
 
 # --- what they are --------------------------------------------------------------------------------------------------
 
-CTRL, STATUS, CTRL_EXT, I2CCTL, FRTIMER = 0x00000, 0x00008, 0x00018, 0x00028, 0x00048
+CTRL, STATUS, CTRL_EXT, ESDP, I2CCTL, FRTIMER = 0x00000, 0x00008, 0x00018, 0x00020, 0x00028, 0x00048
 EICR, EICS, EIMS, EIMC, EIAC, EIAM = 0x00800, 0x00808, 0x00880, 0x00888, 0x00810, 0x00890
 EITR, EITR_HIGH, EITRSEL, GPIE = 0x00820, 0x12300, 0x00894, 0x00898
 IVAR, IVAR_MISC = 0x00900, 0x00A00
@@ -27,7 +28,7 @@ RQSMR, TQSM = 0x02300, 0x08600
 RX_RINGS, RX_RINGS_HIGH, TX_RINGS = 0x01000, 0x0D000, 0x06000
 DMATXCTL, DTXTCPFLGL, DTXTCPFLGH = 0x04A80, 0x04A88, 0x04A8C
 PFMAILBOX, PFMBMEM = 0x04B00, 0x13000
-HLREG0, MAXFRS, AUTOC, LINKS, MSCA, MSRWD = 0x04240, 0x04268, 0x042A0, 0x042A4, 0x0425C, 0x04260
+HLREG0, MAXFRS, AUTOC, LINKS, ANLP1, MSCA, MSRWD = 0x04240, 0x04268, 0x042A0, 0x042A4, 0x042B0, 0x0425C, 0x04260
 FCTRL, VLNCTRL, MCSTCTRL, RXCSUM = 0x05080, 0x05088, 0x05090, 0x05000
 VT_CTL, VMTXSW, VFRE, VFTE = 0x051B0, 0x05180, 0x051E0, 0x08110
 MTA, RAL, RAL_ALIAS, VFTA, MPSAR, UTA = 0x05200, 0x0A200, 0x05400, 0x0A000, 0x0A600, 0x0F400
@@ -40,8 +41,8 @@ REGISTERS: tuple[Register, ...] = (
     Register("CTRL", CTRL, 0x0000_0004),
     Register("STATUS", STATUS, 0),
     Register("CTRL_EXT", CTRL_EXT, 0x1403_4000),
-    Register("ESDP", 0x00020),
-    Register("I2CCTL", I2CCTL, 0x0000_000A, 0x0000_000A),
+    Register("ESDP", ESDP, 0xFFFF_FF00 | 0xFB, 0x4),  # its pin SDP2: a module is in the cage
+    Register("I2CCTL", I2CCTL, 0),
     Register("FRTIMER", FRTIMER, 0),
     Register("TCPTIMER", 0x0004C),
     Register("LEDCTL", 0x00200),
@@ -70,6 +71,7 @@ REGISTERS: tuple[Register, ...] = (
     Register("RDRXCTL", RDRXCTL, 0x1EFF_0006, 0x0000_8808),  # initialized: there is nothing to wait for
     Register("QDE", QDE, 0x0001_7F01),
     Register("RXCTRL", RXCTRL, 0x1),
+    Register("PFCTOP", 0x03008),
     Register("RTRUP2TC", 0x03020),
     Register("RSCDBU", 0x03028),
     Register("FCTTV", 0x03200, count=4),
@@ -79,6 +81,12 @@ REGISTERS: tuple[Register, ...] = (
     Register("RXPBSIZE", RXPBSIZE, 0x000F_FC00, 0x0008_0000),  # all 512 KiB for the first traffic class
     Register("RXPBSIZE", RXPBSIZE + 4, 0x000F_FC00, count=7),
     Register("FCCFG", 0x03D00, 0x18),
+    # The PCS for 1 Gb/s and its negotiation: kept, and without effect.
+    Register("PCS1GCFIG", 0x04200, 0xC000_0000),
+    Register("PCS1GLCTL", 0x04208, 0x0007_007F),
+    Register("PCS1GLSTA", 0x0420C, 0),
+    Register("PCS1GANA", 0x04218, 0xB1E0),
+    Register("PCS1GANLP", 0x0421C, 0),
     Register("HLREG0", HLREG0, reset=0x0000_0C01 | 0x2),
     Register("MAXFRS", MAXFRS, 0xFFFF_0000, 1518 << 16),
     Register("MSCA", MSCA),
@@ -86,6 +94,7 @@ REGISTERS: tuple[Register, ...] = (
     Register("MFLCN", 0x04294, 0xF),
     Register("AUTOC", AUTOC, reset=0xC09C_6004 & ~0x1000),
     Register("LINKS", LINKS, 0),
+    Register("ANLP1", ANLP1, 0),
     Register("AUTOC2", 0x042A8, reset=0x000A_0000),
     Register("LINKS2", 0x04324, 0),
     Register("MACC", 0x04330),
@@ -126,7 +135,8 @@ REGISTERS: tuple[Register, ...] = (
     Register("SECRXCTRL", 0x08D00, 0x7),
     Register("SECRXSTAT", 0x08D04, 0, 1),
     Register("VFTA", VFTA, count=128, kept=True),
-    Register("RAL", RAL, count=2 * ADDRESSES),
+    Register("RAL", RAL, count=ADDRESSES, step=8),
+    Register("RAH", RAL + 4, 0x8000_FFFF, count=ADDRESSES, step=8),
     Register("MPSAR", MPSAR, count=2 * ADDRESSES, kept=True),
     Register("RTTUP2TC", 0x0C800),
     Register("TXPBSIZE", 0x0CC00, 0x000F_FC00, 0x0002_8000),  # all 160 KiB
@@ -140,7 +150,7 @@ REGISTERS: tuple[Register, ...] = (
     Register("VLVFB", VLVFB, count=2 * VLANS, kept=True),
     Register("UTA", UTA, count=128, kept=True),
     Register("MRCTL", 0x0F600, count=4),
-    Register("EEC", EEC, 0x40, 0x0000_0300),  # an EEPROM, which has been read
+    Register("EEC", EEC, 0x77, eeprom.SIZE << 11 | 0x0000_0710),  # an EEPROM, which has been read; no writes to flash
     Register("EERD", EERD),
     Register("FLA", 0x1001C, 0x3F),
     Register("SWSM", SWSM, 0x7),
@@ -151,6 +161,7 @@ REGISTERS: tuple[Register, ...] = (
     Register("GCR", 0x11000),
     Register("GCR_EXT", GCR_EXT, 0xC000_0003),
     Register("MREVID", 0x11064, 0, 0x1),
+    Register("CORECTL", 0x14F00, 0xFFFF),  # the analog part of the chip
     Register("PFMBMEM", PFMBMEM, 0, count=16 * POOLS),
     Register("PFMAILBOX", PFMAILBOX, 0, count=POOLS),
 )
@@ -175,8 +186,9 @@ def bits(mask: int) -> Iterator[int]:
 CTRL_MASTER_DISABLE, CTRL_LINK_RESET, CTRL_RESET = 1 << 2, 1 << 3, 1 << 26
 STATUS_LINK_UP, STATUS_VFS_SHIFT, STATUS_IOV, STATUS_MASTER = 1 << 7, 10, 1 << 18, 1 << 19
 PF_RESET_DONE = 1 << 14  # CTRL_EXT
-LINKS_VALUE = 0x7000_0080  # up, at 10 Gb/s
-AUTOC_RESTART = 1 << 12
+LINKS_VALUE = 0x7000_0000  # up, at 10 Gb/s
+AUTOC_RESTART, AUTOC_NEGOTIATES = 1 << 12, 1 << 15  # the upper bit of LMS: a mode with negotiation
+ANLP1_DETECTING = 1 << 16  # the state of negotiation: one's abilities are sent
 
 # Causes of interrupts that are no queue's: EICR, EICS, EIMS, EIMC.
 RX_MISS, MAILBOX, LINK_CHANGE = 1 << 17, 1 << 19, 1 << 20

@@ -39,7 +39,8 @@ class Ring(msgspec.Struct):
     @property
     def available(self) -> int:
         """Descriptors that the card may use. A head or tail outside the ring: none."""
-        return (self.tail - self.head) % self.size if max(self.head, self.tail) < self.size else 0
+        size = self.size
+        return (self.tail - self.head) % size if self.head < size and self.tail < size else 0
 
     @property
     def at(self) -> int:
@@ -87,9 +88,9 @@ COMMON: dict[int, tuple[str, int]] = {
     0x10: ("head", 0xFFFF),
     0x18: ("tail", 0xFFFF),
 }
-RX_FIELDS = COMMON | {0x14: ("split", 0x1FC0_3F1F | 0xE00_0000), 0x28: ("control", 0x4600_0000), 0x2C: ("rsc", 0xD)}
+RX_FIELDS = COMMON | {0x14: ("split", 0x1FC0_3F1F | 0xE00_0000), 0x28: ("control", 0x4200_0000), 0x2C: ("rsc", 0xD)}
 TX_FIELDS = COMMON | {
-    0x28: ("control", 0x067F_7F7F),
+    0x28: ("control", 0x027F_7F7F),
     0x38: ("write_back_low", 0xFFFF_FFFD),
     0x3C: ("write_back_high", 0xFFFF_FFFF),
 }

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable
+
+import msgspec
 
 from hv.silicon.ethernet.frames import BROADCAST, FCS
 from hv.silicon.ethernet.register import ALL
@@ -16,6 +19,7 @@ PTC64, MPTC, BPTC, SSVPC = 0x040D8, 0x040F0, 0x040F4, 0x08780
 QPRC, QBRC, QPRDC, QPTC, QBTC = 0x01030, 0x01034, 0x01430, 0x08680, 0x08700  # by counter: 16 of each
 STRIDE = 0x40
 WIDE = {GORC, GOTC, TOR} | {QBRC + STRIDE * i for i in range(16)} | {QBTC + 8 * i for i in range(16)}  # 36 bits
+HIGHEST = 0xF  # what the upper half of one holds
 COUNTERS = frozenset(
     {0x04000, 0x04004, 0x04008, 0x04010, 0x04034, 0x04038, 0x04040, 0x03F60, 0x03F68, 0x041A4, 0x041A8, 0x04120}
     | {*range(MPC, MPC + 32, 4), *range(PRC64, GPTC + 4, 4), RUC, 0x040A8, ROC, 0x040B0, 0x040B4, 0x040B8, 0x0CF90}
@@ -26,17 +30,40 @@ COUNTERS = frozenset(
 QPTC_ALIAS = {0x06030 + STRIDE * i: QPTC + 4 * i for i in range(16)}
 
 
+class PoolCounter(msgspec.Struct, frozen=True):
+    """A register of a virtual function's, and where the physical one has it: that of pool 0, and so many bytes on."""
+
+    virtual: int
+    physical: int
+    step: int
+    value: Callable[[PoolCounters], int]
+
+
+# The 36 bits of the bytes are in two registers.
+POOL_COUNTERS = (
+    PoolCounter(0x101C, 0x0101C, 0x40, lambda pool: pool.received),
+    PoolCounter(0x1020, 0x01020, 0x40, lambda pool: pool.received_bytes),
+    PoolCounter(0x1024, 0x0D020, 0x40, lambda pool: pool.received_bytes >> 32 & 0xF),
+    PoolCounter(0x1034, 0x0D01C, 0x40, lambda pool: pool.received_multicast),
+    PoolCounter(0x201C, 0x08300, 4, lambda pool: pool.sent),
+    PoolCounter(0x2020, 0x08400, 8, lambda pool: pool.sent_bytes),
+    PoolCounter(0x2024, 0x08404, 8, lambda pool: pool.sent_bytes >> 32 & 0xF),
+)
+
+
 class Statistics:
     def __init__(self, chip: Chip) -> None:
         self.chip = chip
 
     def count(self, offset: int, amount: int = 1) -> None:
         counters = self.chip.state.counters
-        if offset not in WIDE:
-            counters[offset] = min(counters.get(offset, 0) + amount, ALL)
-            return
-        total = min((counters.get(offset, 0) | counters.get(offset + 4, 0) << 32) + amount, 0xF << 32 | ALL)
-        counters[offset], counters[offset + 4] = total & ALL, total >> 32
+        total = counters.get(offset, 0) + amount
+        if total <= ALL:
+            counters[offset] = total
+        elif offset in WIDE and counters.get(offset + 4, 0) < HIGHEST:
+            counters[offset], counters[offset + 4] = total & ALL, counters.get(offset + 4, 0) + 1
+        else:
+            counters[offset] = ALL
 
     def read(self, offset: int) -> int:
         """Of the wide ones reading the upper half clears both."""
@@ -82,6 +109,9 @@ class Statistics:
 
     def pool(self, number: int) -> PoolCounters:
         return self.chip.state.pools.setdefault(number, PoolCounters())
+
+    def read_pool(self, number: int, counter: PoolCounter) -> int:
+        return counter.value(self.pool(number)) & ALL
 
     def queue_received(self, queue: int, pool: int, frame: bytes) -> None:
         number, length, mine = self._counter(reg.RQSMR, queue), len(frame) + FCS, self.pool(pool)

@@ -171,5 +171,4 @@ class Switch:
 
     def vlan(self, frame: bytes) -> int | None:
         """The number of a frame's VLAN."""
-        tagged = frame[12:14] == (self.chip[reg.VLNCTRL] & 0xFFFF).to_bytes(2, "big")
-        return int.from_bytes(frame[14:16], "big") & 0xFFF if tagged else None
+        return int.from_bytes(frame[14:16], "big") & 0xFFF if frame[12:14] == self.chip.vlan_type else None

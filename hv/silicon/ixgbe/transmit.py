@@ -86,19 +86,20 @@ class Transmitter:
         s = self.state
         while s.buffer and s.buffer[0][0] <= now:
             s.held -= s.buffer.pop(0)[1]
-        return s.held < BUFFER // sum(function.present for function in self.chip.functions)
+        return s.held < BUFFER // (1 + self.function.card.enabled_vfs)
 
     def _next(self) -> int | None:
         """The next queue that has something to do, from the one whose turn it is."""
+        if not self.chip[reg.DMATXCTL] & reg.TRANSMIT_ENABLE:
+            return None
         ready = [queue for queue in self.function.queues() if self._ready(queue)]
-        return min((q for q in ready if q >= self.state.turn), default=min(ready, default=None))
+        return min((queue for queue in ready if queue >= self.state.turn), default=min(ready)) if ready else None
 
     def _ready(self, queue: int) -> bool:
         chip, ring = self.chip, self.chip.state.tx.get(queue)
         if ring is None or not ring.enabled or not (ring.available or ring.cutting):
             return False
-        on = chip[reg.DMATXCTL] & reg.TRANSMIT_ENABLE
-        return bool(on) and (not chip.pooled or chip.bit(reg.VFTE, queue // chip.per_pool))
+        return not chip.pooled or chip.bit(reg.VFTE, queue // chip.per_pool)
 
     def _fetch(self, queue: int, ring: TxRing, now: int) -> bool:
         """The descriptor at the head. True when a packet is whole."""

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hv.silicon.ixgbe import registers as reg
-from hv.silicon.ixgbe.chip import PoolCounters
 from hv.silicon.ixgbe.mailbox import WORDS
 from hv.silicon.ixgbe.rings import STRIDE, Ring, read_ring
+from hv.silicon.ixgbe.statistics import POOL_COUNTERS
 
 if TYPE_CHECKING:
     from hv.silicon.ixgbe.card import IxgbeVirtual
@@ -27,16 +27,7 @@ KEPT = {
     **{IVAR + 4 * i: 0x8383_8383 for i in range(4)}, IVAR_MISC: 0x83, PSRTYPE: 0xFFFF_FFFF, EIAC: CAUSES, EIAM: CAUSES,
     **{RSCINT + 4 * i: 0xFFFF_FFFF for i in range(3)},
 }  # fmt: skip
-# What it sees of its traffic. The 36 bits of the bytes are in two registers.
-COUNTERS: dict[int, Callable[[PoolCounters], int]] = {
-    0x101C: lambda c: c.received,
-    0x1020: lambda c: c.received_bytes & 0xFFFF_FFFF,
-    0x1024: lambda c: c.received_bytes >> 32 & 0xF,
-    0x1034: lambda c: c.received_multicast,
-    0x201C: lambda c: c.sent,
-    0x2020: lambda c: c.sent_bytes & 0xFFFF_FFFF,
-    0x2024: lambda c: c.sent_bytes >> 32 & 0xF,
-}
+COUNTERS = {counter.virtual: counter for counter in POOL_COUNTERS}
 
 
 class VirtualRegisters:
@@ -72,7 +63,7 @@ class VirtualRegisters:
         if special is not None:
             return special()
         if offset in COUNTERS:
-            return COUNTERS[offset](self.card.statistics.pool(self.card.index)) & 0xFFFF_FFFF
+            return self.card.statistics.read_pool(self.card.index, COUNTERS[offset])
         ring = self._ring(offset)
         if ring is not None:
             return read_ring(ring, offset % STRIDE)

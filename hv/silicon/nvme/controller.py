@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hv.silicon.memory import BusError
-from hv.silicon.nvme import admin, io
+from hv.silicon.nvme import admin, features, io
 from hv.silicon.nvme.prp import regions
 from hv.silicon.nvme.queues import (
     CQ_ENTRY_BYTES,
@@ -24,7 +24,19 @@ from hv.silicon.nvme.queues import (
     parse,
 )
 from hv.silicon.nvme.registers import Registers
-from hv.silicon.nvme.spec import EVENT_TYPE, FATAL, READY, CommandError, Event, Status
+from hv.silicon.nvme.spec import (
+    DO_NOT_RETRY,
+    EVENT_ENABLE,
+    EVENT_TYPE,
+    FATAL,
+    MORE,
+    READY,
+    TRANSIENT,
+    CommandError,
+    Event,
+    Feature,
+    Status,
+)
 from hv.silicon.nvme.state import ErrorEntry, InFlight
 from hv.silicon.nvme.subsystem import NAMESPACE_CHANGED_LIMIT, QUEUES, VECTORS, Subsystem
 
@@ -153,15 +165,18 @@ class Controller(Registers):
         try:
             result = carry_out(self, command)
         except CommandError as error:
-            status = error.status
-            self._log_error(queue, command, status)
-            self.complete(Completion(queue, command.id, status))
+            self._refuse(queue, command, error.status)
         except BusError:
-            self._log_error(queue, command, Status.DATA_TRANSFER_ERROR)
-            self.complete(Completion(queue, command.id, Status.DATA_TRANSFER_ERROR))
+            self._refuse(queue, command, Status.DATA_TRANSFER_ERROR)
         else:
             if result is not None:
                 self.complete(Completion(queue, command.id, Status.SUCCESS, result))
+
+    def _refuse(self, queue: int, command: Command, status: Status) -> None:
+        """It ends with an error, of which the error log has more."""
+        flags = MORE | (0 if status in TRANSIENT else DO_NOT_RETRY)
+        self._log_error(queue, command, status | flags)
+        self.complete(Completion(queue, command.id, status | flags))
 
     def complete(self, completion: Completion) -> None:
         """Put an entry into the completion queue, or keep it until there is room."""
@@ -242,9 +257,12 @@ class Controller(Registers):
 
     # --- events and errors ------------------------------------------------------------------------------------
 
-    def event(self, event: int) -> None:
-        """Something happened that no command asked for (5.2)."""
+    def event(self, event: Event) -> None:
+        """Something happened that no command asked for (5.2). Many kinds are reported only where the host wants it."""
         s = self.state
+        enable = EVENT_ENABLE.get(event)
+        if enable is not None and not features.current(self, Feature.EVENTS) & enable:
+            return
         if event in (Event.INVALID_DOORBELL, Event.INVALID_DOORBELL_VALUE):
             self._log(ErrorEntry(0, 0xFFFF, 0xFFFF, 0))
         if s.quiet >> (event & EVENT_TYPE) & 1 or event in s.events or len(s.events) >= MOST_EVENTS:

@@ -1,11 +1,11 @@
-"""Features: what can be set (NVM Express 1.4, 5.13, 5.21 and 7.8). None of them outlives a reset."""
+"""Features: what can be set (NVM Express 1.4, 5.13, 5.21 and 7.8). None outlives a reset, none is a namespace's own."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from hv.silicon.nvme.queues import Command
-from hv.silicon.nvme.spec import CommandError, Feature, Status
+from hv.silicon.nvme.spec import EVERY_NAMESPACE, TEMPERATURE, WARNING_TEMPERATURE, CommandError, Event, Feature, Status
 
 if TYPE_CHECKING:
     from hv.silicon.nvme.controller import Controller
@@ -13,11 +13,15 @@ if TYPE_CHECKING:
 SAVE = 1 << 31
 CURRENT, DEFAULT, SAVED, SUPPORTED = range(4)  # what Get Features can ask for
 CHANGEABLE = 1 << 2
+# A temperature's threshold (5.21.1.4): of which sensor (0, the drive's, is the only one), the upper or the lower one.
+SENSOR, EVERY_SENSOR, LOWER, THRESHOLD_KIND = 0xF << 16, 0xF << 16, 1 << 20, 3 << 20
+LOWER_TEMPERATURE = Feature.TEMPERATURE | LOWER
 # Value after a reset, and the bits that a host can change.
 TABLE: dict[int, tuple[int, int]] = {
     Feature.ARBITRATION: (0, 0xFFFF_FF07),
     Feature.POWER: (0, 0),
-    Feature.TEMPERATURE: (0x0157, 0x003F_FFFF),  # kelvin
+    Feature.TEMPERATURE: (WARNING_TEMPERATURE, 0xFFFF),  # kelvin
+    LOWER_TEMPERATURE: (0, 0xFFFF),
     Feature.ERROR_RECOVERY: (0, 0xFFFF),
     Feature.WRITE_CACHE: (1, 1),
     Feature.QUEUES: (0, 0),
@@ -28,8 +32,15 @@ TABLE: dict[int, tuple[int, int]] = {
 }
 
 
-def write_cache(controller: Controller) -> bool:
-    return bool(controller.state.features.get(Feature.WRITE_CACHE, 1))
+def current(controller: Controller, feature: int) -> int:
+    """The value of an entry of the table."""
+    return controller.state.features.get(feature, TABLE[feature][0])
+
+
+def beyond_thresholds(controller: Controller) -> bool:
+    """It is as hot as the upper threshold, or as cold as the lower one."""
+    upper, lower = current(controller, Feature.TEMPERATURE), current(controller, LOWER_TEMPERATURE)
+    return not lower < TEMPERATURE < upper
 
 
 def _value(controller: Controller, feature: int, word: int) -> int:
@@ -41,19 +52,25 @@ def _value(controller: Controller, feature: int, word: int) -> int:
         if vector >= controller.vector_limit:
             raise CommandError(Status.INVALID_FIELD)
         return vector | 1 << 16  # coalescing disabled
-    return controller.state.features.get(feature, TABLE[feature][0])
+    return current(controller, feature)
 
 
-def _known(command: Command) -> int:
-    feature = command.words[0] & 0xFF
+def _known(command: Command, *, every_sensor: bool) -> int:
+    """The entry of the table that is meant. All sensors at once can be set only."""
+    feature, word = command.words[0] & 0xFF, command.words[1]
     if feature not in TABLE:
         raise CommandError(Status.INVALID_FIELD)
+    if feature == Feature.TEMPERATURE:
+        sensors = (0, EVERY_SENSOR) if every_sensor else (0,)
+        if word & SENSOR not in sensors or word & THRESHOLD_KIND not in (0, LOWER):
+            raise CommandError(Status.INVALID_FIELD)
+        return feature | word & LOWER
     return feature
 
 
 def get(controller: Controller, command: Command) -> int:
     """The value that is asked for."""
-    feature, which = _known(command), command.words[0] >> 8 & 7
+    feature, which = _known(command, every_sensor=False), command.words[0] >> 8 & 7
     if which == SUPPORTED:
         return CHANGEABLE if TABLE[feature][1] or feature == Feature.QUEUES else 0
     if which == CURRENT or feature in (Feature.QUEUES, Feature.VECTOR):
@@ -65,9 +82,11 @@ def get(controller: Controller, command: Command) -> int:
 
 def set(controller: Controller, command: Command) -> int:
     """Change a feature. Returns what the completion says."""
-    feature, value = _known(command), command.words[1]
+    feature, value = _known(command, every_sensor=True), command.words[1]
     if command.words[0] & SAVE:
         raise CommandError(Status.NOT_SAVEABLE)
+    if command.namespace not in (0, EVERY_NAMESPACE):
+        raise CommandError(Status.NOT_NAMESPACE_SPECIFIC)
     if feature == Feature.QUEUES:
         if len(controller.state.cqs) > 1 or len(controller.state.sqs) > 1:
             raise CommandError(Status.COMMAND_SEQUENCE_ERROR)
@@ -80,6 +99,7 @@ def set(controller: Controller, command: Command) -> int:
     if feature == Feature.POWER and value & 0x1F:
         raise CommandError(Status.INVALID_FIELD)  # there is only power state 0
     writable = TABLE[feature][1]
-    old = controller.state.features.get(feature, TABLE[feature][0])
-    controller.state.features[feature] = old & ~writable | value & writable
+    controller.state.features[feature] = current(controller, feature) & ~writable | value & writable
+    if feature in (Feature.TEMPERATURE, LOWER_TEMPERATURE, Feature.EVENTS) and beyond_thresholds(controller):
+        controller.event(Event.TEMPERATURE_THRESHOLD)
     return 0

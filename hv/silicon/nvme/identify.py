@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import struct
+import uuid
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from hv.silicon.medium import SECTOR, Medium
-from hv.silicon.nvme.log import KELVIN, REVISION
+from hv.silicon.nvme.log import REVISION
 from hv.silicon.nvme.queues import Command
 from hv.silicon.nvme.spec import (
     CQ_ENTRY,
+    CRITICAL_TEMPERATURE,
+    EVENT_ENABLE,
     EVERY_NAMESPACE,
     MDTS,
     PAGE,
     SQ_ENTRY,
     VERSION,
+    WARNING_TEMPERATURE,
     CommandError,
+    Event,
     Status,
 )
 from hv.silicon.nvme.subsystem import (
@@ -37,7 +42,9 @@ ALLOCATED, ALLOCATED_NAMESPACE, ATTACHED_CONTROLLERS, CONTROLLERS = 0x10, 0x11, 
 PRIMARY_CAPABILITIES, SECONDARY_LIST = 0x14, 0x15
 NAMESPACES_CHANGE, VIRTUALIZATION = 1 << 3, 1 << 7  # OACS
 COMPARE, DATASETS, ZEROES = 1 << 0, 1 << 2, 1 << 3  # ONCS
-SERIAL = "hv0000000000000001"
+INPUT_OUTPUT = 1  # type of controller
+CACHE_PRESENT, CACHE_FLUSHES_ALL = 1, 3 << 1  # VWC: there is a cache, and a flush may name every namespace at once
+SHARED = 1  # NMIC: several controllers may have the namespace
 UUID = 3  # type of a namespace descriptor
 
 
@@ -93,7 +100,8 @@ def _list(kind: str, most: int, ids: Iterable[int], *, counted: bool = False) ->
 
 
 def _uuid(subsystem: Subsystem, namespace: int) -> bytes:
-    return subsystem.model.encode()[:12].ljust(12, b"-") + namespace.to_bytes(4, "big")
+    """Another one for each namespace of each card in the world."""
+    return uuid.uuid5(uuid.NAMESPACE_OID, f"{subsystem.name}:{namespace}").bytes
 
 
 def _controller(controller: Controller) -> bytes:
@@ -106,27 +114,27 @@ def _controller(controller: Controller) -> bytes:
         0,
         subsystem.vendor,
         subsystem.vendor,
-        _text(SERIAL, 20),
+        _text(subsystem.serial, 20),
         _text(subsystem.model, 40),
         REVISION,
     )
     put("<B", out, 76, 1 << 1 | (0 if primary else 1 << 2))  # several controllers; this one is a VF's
     put("<BHI", out, 77, MDTS, controller.id, VERSION)
-    put("<I", out, 92, 1 << 8)  # events: namespace attributes
-    put("<I", out, 96, 0)
+    put("<I", out, 92, EVENT_ENABLE[Event.NAMESPACES_CHANGED])  # optional events
+    put("<B", out, 111, INPUT_OUTPUT)
     put("<H", out, 256, NAMESPACES_CHANGE | VIRTUALIZATION if primary else 0)
     put("<BB", out, 258, 3, 3)  # commands that can be aborted, events that can be asked for: both less one
     put("<BB", out, 260, 1 << 1 | 1, 0b110)  # one read-only firmware slot; command effects, extended log pages
     put("<B", out, 262, 63)  # entries of the error log, less one
-    put("<HH", out, 266, KELVIN + 60, KELVIN + 80)
+    put("<HH", out, 266, WARNING_TEMPERATURE, CRITICAL_TEMPERATURE)
     sectors = sum(medium.sectors for medium in subsystem.namespaces.values())
     put("<QQ", out, 280, sectors * SECTOR, 0)
     put("<BB", out, 512, SQ_ENTRY << 4 | SQ_ENTRY, CQ_ENTRY << 4 | CQ_ENTRY)
     put("<H", out, 514, 256)  # commands at once
     put("<I", out, 516, max(subsystem.namespaces, default=0))
     put("<H", out, 520, COMPARE | DATASETS | ZEROES)
-    put("<B", out, 525, 1)  # it has a volatile write cache
-    put("<256s", out, 768, f"nqn.2017-11.org.example.hv:{subsystem.vendor:04x}".encode())
+    put("<B", out, 525, CACHE_PRESENT | CACHE_FLUSHES_ALL)
+    put("<256s", out, 768, subsystem.name.encode())
     return bytes(out)
 
 
@@ -137,6 +145,7 @@ def _text(text: str, size: int) -> bytes:
 def _namespace(medium: Medium | None) -> bytes:
     out, sectors = bytearray(PAGE), 0 if medium is None else medium.sectors
     struct.pack_into("<3Q", out, 0, sectors, sectors, sectors)
+    struct.pack_into("<B", out, 30, SHARED)
     struct.pack_into("<B", out, 99, medium is not None and medium.read_only)  # write-protected
     struct.pack_into("<I", out, 128, (SECTOR.bit_length() - 1) << 16)  # the one format: 512 bytes, no metadata
     return bytes(out)
@@ -147,7 +156,7 @@ def _primary_capabilities(subsystem: Subsystem) -> bytes:
     struct.pack_into("<HHB", out, 0, PRIMARY, 0, 3)  # both queues and interrupts are flexible
     for at, kind, private in ((32, QUEUES, PRIVATE_QUEUES), (64, VECTORS, PRIVATE_VECTORS)):
         total, given = subsystem.flexible(), subsystem.given(kind)
-        struct.pack_into("<IIHHHHH", out, at, total, given, 0, private, 0, MOST_FLEXIBLE, 1)
+        struct.pack_into("<IIHHHH", out, at, total, given, 0, private, MOST_FLEXIBLE, 1)
     return bytes(out)
 
 

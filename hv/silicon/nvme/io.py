@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hv.silicon.medium import SECTOR, Medium, MediumError
-from hv.silicon.nvme.features import write_cache
+from hv.silicon.nvme.features import current
 from hv.silicon.nvme.queues import Command
-from hv.silicon.nvme.spec import EVERY_NAMESPACE, MOST_BYTES, CommandError, Io, Status
+from hv.silicon.nvme.spec import EVERY_NAMESPACE, MOST_BYTES, CommandError, Feature, Io, Status
 
 if TYPE_CHECKING:
     from hv.silicon.nvme.controller import Controller
@@ -72,7 +72,7 @@ def _size(count: int) -> int:
 
 
 def _durable(controller: Controller, command: Command) -> bool:
-    return bool(command.words[2] & FORCE_UNIT_ACCESS) or not write_cache(controller)
+    return bool(command.words[2] & FORCE_UNIT_ACCESS) or not current(controller, Feature.WRITE_CACHE)
 
 
 def _read(controller: Controller, command: Command) -> None:

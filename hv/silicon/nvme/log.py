@@ -6,16 +6,17 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from hv.silicon.nvme.features import beyond_thresholds
 from hv.silicon.nvme.queues import Command
-from hv.silicon.nvme.spec import EVERY_NAMESPACE, MOST_BYTES, Admin, CommandError, Event, Io, Log, Status
+from hv.silicon.nvme.spec import EVERY_NAMESPACE, MOST_BYTES, TEMPERATURE, Admin, CommandError, Event, Io, Log, Status
 
 if TYPE_CHECKING:
     from hv.silicon.nvme.controller import Controller
 
 RETAIN = 1 << 15  # the event stays unreported
-KELVIN = 0x012C  # 27 degrees Celsius
 UNIT = 1000  # a data unit is 1000 sectors
-ERROR_EVENTS, NOTICES = 1, 1 << 2  # types of events (a bit each)
+ERROR_EVENTS, HEALTH_EVENTS, NOTICES = 1, 1 << 1, 1 << 2  # types of events (a bit each)
+TOO_HOT_OR_COLD = 1 << 1  # critical warning
 SUPPORTED, CHANGES_DATA, CHANGES_NAMESPACES = 1, 1 << 1, 1 << 2  # in the command effects log
 REVISION = b"1.0     "
 
@@ -44,8 +45,10 @@ def _seen(controller: Controller, number: int) -> None:
     """Reading a page lets its events be reported again."""
     s = controller.state
     if number == Log.ERRORS:
-        s.quiet &= ~(1 << ERROR_EVENTS) & ~1
+        s.quiet &= ~ERROR_EVENTS
         s.events = [event for event in s.events if event not in (Event.INVALID_DOORBELL, Event.INVALID_DOORBELL_VALUE)]
+    elif number == Log.HEALTH:
+        s.quiet &= ~HEALTH_EVENTS
     elif number == Log.NAMESPACES:
         s.quiet &= ~NOTICES
         s.changed = []
@@ -60,7 +63,8 @@ def _errors(controller: Controller) -> bytes:
 
 def _health(controller: Controller) -> bytes:
     s = controller.state
-    head = struct.pack("<BHBBB26x", 0, KELVIN, 100, 10, 0)
+    warning = TOO_HOT_OR_COLD if beyond_thresholds(controller) else 0
+    head = struct.pack("<BHBBB26x", warning, TEMPERATURE, 100, 10, 0)
 
     def wide(value: int) -> bytes:
         return value.to_bytes(16, "little")

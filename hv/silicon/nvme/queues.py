@@ -34,7 +34,7 @@ class Completion(msgspec.Struct, frozen=True):
 
     queue: int  # submission queue
     id: int
-    status: int
+    status: int  # 15 bits: status, and what is above it (spec.py, MORE and DO_NOT_RETRY)
     result: int = 0
 
 

@@ -22,6 +22,8 @@ CAPABILITIES = (QUEUE_ENTRIES - 1) | 1 << 16 | 10 << 24 | 1 << 37
 MDTS = 5  # at most 2**5 pages a command
 MOST_BYTES = PAGE << MDTS
 EVERY_NAMESPACE = 0xFFFF_FFFF
+# What the drive says of its temperature, in kelvin: what it is, and where it becomes too hot, or too hot to work.
+TEMPERATURE, WARNING_TEMPERATURE, CRITICAL_TEMPERATURE = 300, 360, 380
 
 
 class Admin(IntEnum):
@@ -76,6 +78,7 @@ class Status(IntEnum):
     INVALID_LOG_PAGE = 0x109
     INVALID_QUEUE_DELETION = 0x10C
     NOT_SAVEABLE = 0x10D
+    NOT_NAMESPACE_SPECIFIC = 0x10F
     NO_CAPACITY = 0x115
     ALREADY_ATTACHED = 0x118
     NOT_ATTACHED = 0x11A
@@ -87,6 +90,15 @@ class Status(IntEnum):
     WRITE_FAULT = 0x280
     READ_ERROR = 0x281
     COMPARE_FAILURE = 0x285
+
+
+# In a completion above its status: the error log says more of it; and it would end so again (4.6.1, M and DNR).
+MORE, DO_NOT_RETRY = 1 << 13, 1 << 14
+# What the command itself is not to blame for: the next attempt may succeed.
+TRANSIENT = frozenset((
+    Status.DATA_TRANSFER_ERROR, Status.ABORT_REQUESTED, Status.ABORTED_SQ_DELETION, Status.EVENT_LIMIT,
+    Status.WRITE_FAULT, Status.READ_ERROR,
+))  # fmt: skip
 
 
 class CommandError(Exception):
@@ -102,10 +114,13 @@ class Event(IntEnum):
 
     INVALID_DOORBELL = 0x01_00_00
     INVALID_DOORBELL_VALUE = 0x01_01_00
+    TEMPERATURE_THRESHOLD = 0x02_01_01
     NAMESPACES_CHANGED = 0x04_00_02
 
 
 EVENT_TYPE = 7
+# The bit of the feature EVENTS without which it is not reported (5.21.1.11). Errors always are.
+EVENT_ENABLE = {Event.TEMPERATURE_THRESHOLD: 1 << 1, Event.NAMESPACES_CHANGED: 1 << 8}
 
 
 class Feature(IntEnum):

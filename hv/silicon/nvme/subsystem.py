@@ -42,15 +42,21 @@ class SubsystemState(msgspec.Struct):
 class Subsystem:
     """`namespaces` by identifier, from 1. Controllers join as they are built, the primary one first.
 
+    `serial` tells the card from all others of its vendor: hosts take two of the same name for one (7.9).
     `fetch_time` is what passes from a doorbell until the card has read a command from memory (millicycles).
     """
 
     def __init__(
-        self, model: str, vendor: int, namespaces: Mapping[int, Medium], times: DiskTimes, fetch_time: int
+        self, model: str, vendor: int, serial: str, namespaces: Mapping[int, Medium], times: DiskTimes, fetch_time: int
     ) -> None:  # fmt: skip
-        self.model, self.vendor, self.namespaces, self.times = model, vendor, namespaces, times
+        self.model, self.vendor, self.serial, self.namespaces, self.times = model, vendor, serial, namespaces, times
         self.fetch_time = fetch_time
         self.controllers: list[Controller] = []
+
+    @property
+    def name(self) -> str:
+        """The NVMe Qualified Name (7.9)."""
+        return f"nqn.2017-11.org.example.hv:{self.vendor:04x}:{self.serial}"
 
     @property
     def state(self) -> SubsystemState:

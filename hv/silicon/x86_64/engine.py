@@ -11,7 +11,7 @@ import ctypes
 import functools
 from collections.abc import Callable
 from ctypes import c_int, c_uint32, c_uint64, c_void_p
-from typing import Any, ClassVar
+from typing import Any
 
 import unicorn
 from unicorn import x86_const as x86
@@ -56,7 +56,6 @@ _emu_start = ctypes.CFUNCTYPE(c_int, c_void_p, c_uint64, c_uint64, c_uint64, cty
 class Engine:
     """The CPU core. `state` is its live register file, `microcode` the counters that its hooks keep."""
 
-    active: ClassVar[Engine | None] = None  # the one whose guest runs at this moment
     on_exit: Callable[[], bool]  # what a #VMEXIT calls, inside the slice; False ends the slice
     on_apic_write: Callable[[int], None]  # what a write to a register of the virtual APIC calls, but for the hot ones
     post: Callable[[Descriptor, int, bool], bool]  # must a notification be sent? not to the CPU that runs: it has it
@@ -276,9 +275,9 @@ class Engine:
 
     def run(self, address: int) -> str:
         """Run from `address` until a hook stops it. Returns what went wrong, or nothing."""
-        Engine.active = self
+        _ACTIVE.engine = self
         error = self.start(address)
-        Engine.active = None
+        _ACTIVE.engine = None
         if self.error is not None:
             raised, self.error = self.error, None
             raise raised
@@ -331,12 +330,21 @@ class Engine:
         self.uc._Uc__finalizer()  # what the binding runs when the object dies; callbacks keep that from happening soon
 
 
+class _Active:
+    """Whose guest runs at this moment. Not a variable of Engine: writing those makes Python slow at all its others."""
+
+    engine: Engine | None = None
+
+
+_ACTIVE = _Active()
+
+
 def interrupt(error: BaseException) -> None:
     """For a signal handler: raise `error` in the program, also when a guest runs just now.
 
     Inside a hook it would be lost on its way through Unicorn; so it is kept, and run() raises it.
     """
-    engine = Engine.active
+    engine = _ACTIVE.engine
     if engine is None:
         raise error
     engine.error = engine.error or error
@@ -345,7 +353,7 @@ def interrupt(error: BaseException) -> None:
 
 def check_interrupt() -> None:
     """Where the program waits for something besides a guest: raise what a signal's handler has kept."""
-    engine = Engine.active
+    engine = _ACTIVE.engine
     if engine is not None and engine.error is not None:
         raise engine.error
 

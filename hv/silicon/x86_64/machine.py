@@ -79,6 +79,14 @@ class MetalBoard(Pc):
     def changed(self) -> None:
         self.machine.stop_soon()
 
+    def reschedule(self, number: int) -> None:
+        """The slice goes on until the deadline; another CPU's ends, since devices act in the first one's time."""
+        self._note_deadline(number)
+        if self.machine.running.index == 0:
+            self.machine.look_by(self.deadline)
+        else:
+            self.changed()
+
     def here(self) -> int:
         return self.machine.running.index
 
@@ -98,7 +106,8 @@ class Machine:
         self.engine = Engine(self.memory)
         self.ram = anonymous(ram_size)
         self.ram_base, self.ram_size = ram_base, ram_size
-        self.memory.add(Region("RAM", ram_base, min(ram_size, HOLE), self.ram, 0))
+        self._low_size = min(ram_size, HOLE)  # of what is below the hole
+        self.memory.add(Region("RAM", ram_base, self._low_size, self.ram, 0))
         if ram_size > HOLE:
             self.memory.add(Region("RAM above 4 GiB", ram_base + HOLE_END, ram_size - HOLE, self.ram, HOLE))
         self.probe = Probe()
@@ -212,11 +221,11 @@ class Machine:
     def ram_ranges(self) -> list[tuple[int, int]]:
         """Where the guest has RAM: bus address and size."""
         high = [(HOLE_END, self.ram_size - HOLE)] if self.ram_size > HOLE else []
-        return [(0, min(self.ram_size, HOLE)), *high]
+        return [(0, self._low_size), *high]
 
     def is_ram(self, address: int, size: int) -> bool:
         """Is all of this bus address range the guest's RAM?"""
-        low = min(self.ram_size, HOLE)
+        low = self._low_size
         return 0 <= address <= low - size or HOLE_END <= address <= HOLE_END + self.ram_size - low - size
 
     def dma_read(self, address: int, size: int) -> bytes:
@@ -268,7 +277,7 @@ class Machine:
         board, cpu = self.board, self._loaded
         assert board is not None
         cpu.assists["mmio"] += 1
-        cpu.charge(cost)
+        cpu.m.extra += cost
         cpu.keep_deadline()
         board.lapics[cpu.index].set_priority_class(cpu.tpr)
         return board
@@ -401,7 +410,10 @@ class Machine:
 
     def _turn_end(self, cpu: Cpu, now: int) -> int:
         """When another CPU's turn comes."""
-        first = min((self._next_instant(other) for other in self.cpus if other is not cpu), default=NEVER)
+        first = NEVER
+        for other in self.cpus:
+            if other is not cpu:
+                first = min(first, self._next_instant(other))
         if first == NEVER:
             return NEVER
         return max(self._quantum_end(now), first - first % self._quantum(first))
@@ -411,29 +423,34 @@ class Machine:
 
     def _next_event(self, cpu: Cpu) -> int:
         """When something will happen to this CPU by itself."""
-        now = self._time(cpu)
-        if not cpu.on_metal:
-            if cpu.host_interrupt:
-                return now
-            first = NEVER if cpu.host_timer is None else cpu.host_timer
-            if cpu.ipis:
-                first = min(first, *cpu.ipis)
-            if cpu.vectors:
-                first = min(first, min(cpu.vectors)[0])
-            if cpu.index == 0:  # what stands beside acts in the first CPU's time
-                for companion in self.beside:
-                    first = min(first, companion.deadline)
-            return NEVER if first == NEVER else max(first, now)
+        first = self._next_on_metal(cpu) if cpu.on_metal else self._next_under_hypervisor(cpu)
+        return NEVER if first == NEVER else max(first, self._time(cpu))
+
+    def _next_under_hypervisor(self, cpu: Cpu) -> int:
+        """The same, or a time that has passed."""
+        if cpu.host_interrupt:
+            return 0
+        first = NEVER if cpu.host_timer is None else cpu.host_timer
+        if cpu.ipis:
+            first = min(first, *cpu.ipis)
+        if cpu.vectors:
+            first = min(first, min(cpu.vectors)[0])
+        if cpu.index == 0:  # what stands beside acts in the first CPU's time
+            for companion in self.beside:
+                first = min(first, companion.deadline)
+        return first
+
+    def _next_on_metal(self, cpu: Cpu) -> int:
+        """The same where the guest has the board."""
         board = self.board
         if board is None:
             return NEVER
-        if cpu.halted and not cpu.interruptible:  # HLT with interrupts off sleeps on, unless somebody sends an NMI
-            first = board.bus.next(cpu.index)
-        elif cpu.halted and board.lapics[cpu.index].interrupts:
-            first = now
-        else:
-            first = board.next_event(cpu.index)
-        return NEVER if first == NEVER else max(first, now)
+        first = board.next_event(cpu.index)
+        if not cpu.halted or (first == NEVER and not board.lapics[cpu.index].interrupts):
+            return first
+        if not cpu.interruptible:  # HLT with interrupts off sleeps on, unless somebody sends an NMI
+            return board.bus.next(cpu.index)
+        return 0 if board.lapics[cpu.index].interrupts else first
 
     def _run_one(self, cpu: Cpu, now: int, budget: int) -> None:
         """One slice of one CPU, with the interrupts that are due before it."""
@@ -448,7 +465,7 @@ class Machine:
         if cpu.vectors:
             cpu.take_vectors(now)
         if cpu.on_metal:
-            self._interrupt_on_metal(cpu)
+            self._interrupt_on_metal(cpu, now)
         elif (
             cpu.host_interrupt
             or (cpu.host_timer is not None and cpu.host_timer <= now)
@@ -490,20 +507,20 @@ class Machine:
             cpu.charge(cpu.switch)
             cpu.on_exit(Exit(svm.INTR, 0, 0))
 
-    def _interrupt_on_metal(self, cpu: Cpu) -> None:
+    def _interrupt_on_metal(self, cpu: Cpu, now: int) -> None:
         """What the chips have to do by now, and the interrupt that the local APIC has for the CPU."""
         board = self.board
         if board is None:
             return
         lapic = board.lapics[cpu.index]
-        board.receive(cpu.index, cpu.now)
+        board.receive(cpu.index, now)
         if cpu.index == 0:
-            board.advance(cpu.now)  # a frame that has come to a card is the card's to store, at this very moment
+            board.advance(now)  # a frame that has come to a card is the card's to store, at this very moment
         if lapic.signalled:
             self._signal_on_metal(cpu, lapic)
         if cpu.waits:
             return
-        cpu.assists["timer"] += lapic.advance(cpu.now)
+        cpu.assists["timer"] += lapic.advance(now)
         lapic.set_priority_class(cpu.tpr)
         if not lapic.interrupts:
             cpu.m.watch_tpr = bool(lapic.state.irr)

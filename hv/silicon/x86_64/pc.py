@@ -235,11 +235,10 @@ class Pc:
 
     def next_event(self, cpu: int) -> int:
         """When something will happen by itself that concerns this CPU: a message to it, its timer, or a device."""
-        when = self.bus.next(cpu)
-        expiry = self.lapics[cpu].state.expiry
-        if expiry is not None:
-            when = min(when, expiry)
-        return min(when, self.deadline) if cpu == 0 else when
+        when, expiry = self.bus.next(cpu), self.lapics[cpu].state.expiry
+        if expiry is not None and expiry < when:
+            when = expiry
+        return self.deadline if cpu == 0 and self.deadline < when else when
 
     # --- the wires --------------------------------------------------------------------------------------------
 

@@ -323,13 +323,14 @@ class FullEmulation(TrapAndEmulate, EmulatedDevices):
         for _ in range(TRIES):
             if not self._check(rip):
                 return None
-            if rip not in cache.s.where:
-                try:
-                    self._translate(cpu, rip)
-                except GuestFault:
-                    return None
-            elif self.desk.missed and rip not in cache.s.entries:
-                cache.add_entry(rip)
+            if rip in cache.s.where:
+                if self.desk.missed and rip not in cache.s.entries:
+                    cache.add_entry(rip)
+                return cache.s.where[rip]
+            try:
+                self._translate(cpu, rip)
+            except GuestFault:
+                return None
             if self.pager.root() in self.desk.ready:
                 return cache.s.where.get(rip)
         return None

@@ -74,7 +74,10 @@ class Blkback(RingBackend[BlkbackState]):
     # --- xenbus -----------------------------------------------------------------------------------------------
 
     def offer(self) -> Mapping[str, str]:
-        return {**FEATURES, "mode": "r" if self.store.read_only else "w"}
+        return {
+            **FEATURES, "mode": "r" if self.store.read_only else "w", "device-type": "disk", "removable": "0",
+            "hotplug-status": "connected",
+        }  # fmt: skip
 
     def connect(self, front: FrontEnd) -> Mapping[str, str]:
         if front.text("protocol") not in (None, PROTOCOL):
@@ -84,7 +87,10 @@ class Blkback(RingBackend[BlkbackState]):
         self.s = BlkbackState(True, ring=self.ring.state, link_free=self.s.link_free)
         self.kicked()  # it may have put something into the ring before it said that it is there
         info = READ_ONLY_INFO if self.store.read_only else 0
-        return {"sectors": str(self.store.sectors), "sector-size": str(SECTOR), "info": str(info)}
+        return {
+            "sectors": str(self.store.sectors), "sector-size": str(SECTOR), "physical-sector-size": str(SECTOR),
+            "info": str(info),
+        }  # fmt: skip
 
     def disconnect(self) -> None:
         """What the disk has not done yet it will not do; the front end was not told that it was done."""

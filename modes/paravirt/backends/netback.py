@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import msgspec
 
 from hv.host.wire import Wire
-from modes.paravirt.abi import EINVAL, Refused
+from modes.paravirt.abi import EINVAL, EOPNOTSUPP, Refused
 from modes.paravirt.backends import netif
 from modes.paravirt.backends.backend import BackendState, RingBackend
 from modes.paravirt.backends.checksum import complete
@@ -81,11 +81,13 @@ class Netback(RingBackend[NetbackState]):
     # --- xenbus -----------------------------------------------------------------------------------------------
 
     def offer(self) -> Mapping[str, str]:
-        return FEATURES
+        return {**FEATURES, **self.front_nodes, "hotplug-status": "connected"}
 
     def connect(self, front: FrontEnd) -> Mapping[str, str]:
         if not front.number("request-rx-copy", 0):
-            raise Refused(EINVAL)  # to flip pages is what no back end does any more
+            raise Refused(EOPNOTSUPP)  # to flip pages is what no back end does any more
+        if front.number("multi-queue-num-queues", 1) != 1:
+            raise Refused(EINVAL)
         grants = front.grants
         tx = grants.map(front.number("tx-ring-ref"), write=True)
         try:

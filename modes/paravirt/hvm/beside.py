@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import msgspec
 
-from hv.errors import HvError
 from hv.host.wire import WireState
 from hv.silicon.pci import COMMAND
 from hv.vm import Vm
@@ -33,8 +32,7 @@ class XenBeside:
 
     def __init__(self, vm: Vm, split: SplitDevices) -> None:
         mode, board = vm.mode, vm.board
-        if not isinstance(mode, HwAssist) or not mode.nested:
-            raise HvError(f"PV on HVM needs nested paging, which {mode.id} has not: cpu=hw-assist has", 1)
+        assert isinstance(mode, HwAssist)
         assert isinstance(board, Board)
         self.vm, self.split, self.domain = vm, split, HvmDomain(vm)
         self.domain.end = self._end

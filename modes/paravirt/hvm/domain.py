@@ -1,4 +1,4 @@
-"""A guest under nested paging as Xen knows it: its physmap, its parameters, and pages of Xen's that it may place."""
+"""A guest beside a PC as Xen knows it: its physmap, its parameters, and pages of Xen's that it may place."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hv.silicon.x86_64.ioapic import PINS
 from hv.vm import Vm
 from hv.x86_64.board import Board
 from hv.x86_64.pool import SHARED_POOL_BASE, SHARED_POOL_SIZE, HypervisorMemory
+from modes.hw_assist.mode import HwAssist
 from modes.paravirt.abi import (
     EINVAL,
     GUEST_DOMID,
@@ -48,7 +49,7 @@ class HvmVcpu(XenVcpu):
     def __init__(self, domain: HvmDomain, cpu: Cpu) -> None:
         super().__init__(cpu.index, cpu)
         self.domain, self.s = domain, HvmVcpuState(up=True)
-        self.memory = HvmMemory(domain.memory, cpu, domain.physmap)
+        self.memory = HvmMemory(domain.physmap, partial(domain.mode.paging, cpu))
 
 
 class HvmState(msgspec.Struct):
@@ -68,12 +69,13 @@ class HvmDomain(XenDomain):
     vcpus: list[HvmVcpu]
 
     def __init__(self, vm: Vm) -> None:
-        machine, memory, board = vm.machine, vm.machine.memory, vm.board
+        machine, memory, mode, board = vm.machine, vm.machine.memory, vm.mode, vm.board
+        assert isinstance(mode, HwAssist)
         assert isinstance(board, Board)
         super().__init__(GUEST_DOMID, memory, machine.timing, lambda: vm.now, self._kick)
-        self.vm, self.board = vm, board
+        self.vm, self.mode, self.board = vm, mode, board
         self.pool = HypervisorMemory(memory, SHARED_POOL_BASE, SHARED_POOL_SIZE)
-        self.physmap = Physmap(machine, vm.mode.forget_mapping)
+        self.physmap = Physmap(machine, mode.forget_mapping)
         board.ram = self.physmap
         self.features = XENFEAT_WRITABLE_PAGE_TABLES | XENFEAT_AUTO_TRANSLATED_PHYSMAP
         self.console_output = self._print
@@ -85,7 +87,7 @@ class HvmDomain(XenDomain):
             self.vcpus.append(HvmVcpu(self, cpu))
             self.add_state(cpu.index, self.vcpus[-1].s)
         self.write_wallclock()
-        self.upcall = Upcall(board, partial(self.upcall_pending, 0))
+        self.upcall = Upcall(board, self._line_is_wanted)
         self.store, self.store_port = self._ring(STORE_FRAME), self.events.bind_backend(STORE_PORT)
         self.pirqs_taken: list[int] = []
         self.params: dict[int, int] = {
@@ -112,6 +114,10 @@ class HvmDomain(XenDomain):
     def upcall_pending(self, vcpu: int) -> bool:
         """Upcalls are not masked in such a guest: IF is there for that (Xen, hvm/irq.c)."""
         return bool(self.memory.read(self.states[vcpu].info + UPCALL_PENDING, 1)[0])
+
+    def _line_is_wanted(self) -> bool:
+        """An upcall waits on vCPU 0, which has no vector of its own for it."""
+        return self.upcall_pending(0) and not self.vcpus[0].s.own_vector
 
     def _kick(self, index: int) -> None:
         """An upcall waits on a vCPU, or a port that it polls. If it is the one that runs, the exit's end looks."""

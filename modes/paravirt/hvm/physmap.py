@@ -1,16 +1,17 @@
-"""The physical memory of a guest under nested paging, frame by frame: RAM, a page of Xen's in its place, or a hole.
+"""The physical memory of a guest beside a PC, frame by frame: RAM, a page of Xen's in its place, or a hole.
 
 Pages of Xen's, shared_info and those of the grant table, come where the guest wants them (XENMEM_add_to_physmap): over
 its RAM, which is lost then, or where nothing was. A frame that the guest gives back is a hole.
-Simplified: DMA of a card that the guest was given reaches the RAM that was there before.
+What Xen writes to the guest's own memory is reported as a device's DMA is, to whoever shadows page tables there.
+Simplified: DMA of a card that the guest was given reaches the RAM that was there before; what Xen itself writes into
+its own pages, and into a vCPU's information that has moved to the guest's, is not reported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from hv.silicon.memory import BusError, Memory
-from hv.silicon.x86_64.cpu import Cpu
+from hv.silicon.memory import BusError
 from hv.silicon.x86_64.machine import Machine
 from hv.silicon.x86_64.paging import ADDRESS, LARGE, PRESENT, WRITABLE
 from modes.paravirt.abi import EFAULT, EINVAL, Refused
@@ -75,6 +76,7 @@ class Physmap:
         for host, length in list(self._pieces(address, len(data))):
             self.machine.memory.write(host, data[done : done + length])
             done += length
+        self.machine.dma_written(address, len(data))
 
     def _pieces(self, address: int, size: int) -> Iterator[tuple[int, int]]:
         """Host-physical address and length, a page at most each."""
@@ -95,34 +97,46 @@ class Physmap:
         return self.machine.ram_base + frame * PAGE
 
     def let_go(self, frame: int, *, write: bool) -> None:
-        pass
+        if write:
+            self.machine.dma_written(frame * PAGE, PAGE)
 
 
 class HvmMemory(GuestMemory):
-    """Through the pointers of a guest's kernel, with its rights: the guest's own tables, then the physmap."""
+    """Through the pointers of a guest's kernel, with its rights: the guest's own tables, then the physmap.
 
-    def __init__(self, memory: Memory, cpu: Cpu, physmap: Physmap) -> None:
-        super().__init__(memory)
-        self.cpu, self.physmap = cpu, physmap
+    `paging()` gives the CR0 and CR3 that the guest believes in. Machine addresses are guest-physical ones.
+    """
+
+    def __init__(self, physmap: Physmap, paging: Callable[[], tuple[int, int]]) -> None:
+        super().__init__(physmap.machine.memory)
+        self.physmap, self.paging = physmap, paging
 
     def machine_address(self, linear: int, *, write: bool) -> int:
-        cr0, table, _ = self.cpu.control_registers()
+        cr0, table = self.paging()
         linear &= (1 << 64) - 1
         if linear >> 47 not in (0, 0x1FFFF):
             raise Refused(EFAULT)
         needed = PRESENT | (WRITABLE if write and cr0 & CR0_WP else 0)
         for shift in (39, 30, 21, 12):
-            entry = self.memory.read_u64(self._at(table & ADDRESS) + (linear >> shift & 511) * 8)
+            entry = self.memory.read_u64(self._host((table & ADDRESS) + (linear >> shift & 511) * 8))
             if entry & needed != needed:
                 raise Refused(EFAULT)
             if shift == 12 or (shift < 39 and entry & LARGE):
                 mask = (1 << shift) - 1
-                return self._at(entry & ADDRESS & ~mask | linear & mask)
+                address = entry & ADDRESS & ~mask | linear & mask
+                self._host(address)
+                return address
             table = entry
         raise AssertionError("a walk has four levels")
 
-    def _at(self, gpa: int) -> int:
-        page = self.physmap.host(gpa >> 12)
+    def fetch(self, address: int, size: int) -> bytes:
+        return self.physmap.dma_read(address, size)
+
+    def store(self, address: int, data: bytes) -> None:
+        self.physmap.dma_write(address, data)
+
+    def _host(self, gpa: int) -> int:
+        page = self.physmap.host(gpa // PAGE)
         if page is None:
             raise Refused(EFAULT)
-        return page | gpa & 0xFFF
+        return page | gpa % PAGE

@@ -83,10 +83,9 @@ class XenPlatform(Platform):
         """Fill a page of the guest's: bits 63:12 say which, the others which of Xen's pages it is."""
         if number != HYPERCALL_MSR:
             return False
-        host = self.domain.physmap.host(value // PAGE)
-        if value % PAGE or host is None:
+        if value % PAGE or self.domain.physmap.host(value // PAGE) is None:
             raise BadMsr
-        self.domain.memory.write(host, hypercall_page())
+        self.domain.physmap.dma_write(value, hypercall_page())
         return True
 
     # --- calling it -----------------------------------------------------------------------------------------------

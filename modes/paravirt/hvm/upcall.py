@@ -1,7 +1,8 @@
 """How a guest with a PC for a board is told that events wait (public/hvm/params.h, HVM_PARAM_CALLBACK_IRQ).
 
-    by a line     an interrupt of the I/O APIC, or a PCI pin: high while an upcall waits on vCPU 0. The guest ends it at
-                  its emulated controllers, as any device's; when it has taken the upcall, the line falls.
+    by a line     an interrupt of the I/O APIC, or a PCI pin: high while an upcall waits on vCPU 0, unless that has a
+                  vector of its own. The guest ends it at its emulated controllers, as any device's; when it has taken
+                  the upcall, the line falls.
     by a vector   put into the vCPU by Xen, past all controllers: there is nothing to end. Every vCPU has it.
     by a vector of a vCPU's own (HVMOP_set_evtchn_upcall_vector): sent to its local APIC, where it is to be ended.
 
@@ -29,7 +30,7 @@ class UpcallState(msgspec.Struct):
 
 
 class Upcall:
-    """`waits()`: is an upcall pending on vCPU 0? `vectors`: does Xen offer them?"""
+    """`waits()`: is there an upcall on vCPU 0 for the line or pin? `vectors`: does Xen offer them?"""
 
     vectors = False
 
