@@ -5,6 +5,7 @@ Exit status: 0 success, 1 a failed run, 2 bad usage.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import gc
 import os
@@ -17,16 +18,17 @@ from importlib.metadata import EntryPoint, entry_points
 import cyclopts
 import msgspec
 from cyclopts import App
+from cyclopts.exceptions import RepeatArgumentError
 
 from hv import __version__
 from hv.commands import terminal
 from hv.commands.lists import doctor, exits, modes, ops, rows
-from hv.commands.options import CostModel, Dash, Portable, make_settings
+from hv.commands.options import CostModel, Document, Portable, make_settings
 from hv.commands.run import run
 from hv.commands.table import stat, table
 from hv.commands.terminal import print_list, progress_line
 from hv.costs import DEFAULT
-from hv.documents import write_document
+from hv.documents import check_target, write_document
 from hv.errors import HvError
 from hv.mode import find_modes
 from hv.silicon.x86_64.engine import interrupt
@@ -51,8 +53,15 @@ app = App(
 )
 COMMANDS = "hv.commands"  # the entry-point group of commands from elsewhere
 
-for command in (rows, ops, modes, exits, doctor, table, stat, run):
-    app.command(command)
+# As --help lists them; the screen and the labs lie between.
+app.command(table, sort_key=0)
+app.command(run, sort_key=1)
+app.command(stat, sort_key=2)
+app.command(rows, sort_key=5)
+app.command(ops, sort_key=6)
+app.command(modes, sort_key=7)
+app.command(exits, sort_key=8)
+app.command(doctor, sort_key=9)
 
 
 @app.default
@@ -61,18 +70,21 @@ def welcome() -> None:
     print(WELCOME)
 
 
-@app.command
-def tui(*, cost_model: CostModel = DEFAULT, portable: Portable = False) -> None:
+@app.command(sort_key=3)
+def tui(*, cost_model: CostModel = DEFAULT, portable: Portable = False) -> int:
     """Open the table on the screen: run rows, look at their exits, watch a guest live. F1 helps."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise HvError("hv tui needs a terminal; hv table prints the same table anywhere")
+    if terminal.out.is_dumb_terminal:
+        raise HvError(f"hv tui needs a terminal that draws, not TERM={os.environ['TERM']}; hv table prints the table")
     from tui.app import HvApp
 
-    HvApp(find_modes(), make_settings(100, 0, False, cost_model, portable, None)).run()
+    settings = make_settings(100, 0, False, cost_model, portable, None)
+    return asyncio.run(HvApp(find_modes(), settings).run_on_terminal())
 
 
-@app.command
-def bench(*, json: Dash = None) -> int:
+@app.command(sort_key=10)
+def bench(*, json: Document = None) -> int:
     """Measure how fast hv is, as ratios within this run.
 
     Parameters
@@ -83,6 +95,8 @@ def bench(*, json: Dash = None) -> int:
     from hv.benchmark import Bench
     from tui.bench import screen_ratios
 
+    if json is not None:
+        check_target(json)
     settings, modes = make_settings(100, 0, False, DEFAULT, False, None), find_modes()
     with progress_line() as progress:
         ratios = Bench(modes, settings).run(lambda what: progress("bench", what))
@@ -102,12 +116,20 @@ def bench(*, json: Dash = None) -> int:
 
 def _one_line(error: cyclopts.CycloptsError) -> str:
     """A message of the command-line parser as one plain line."""
-    if isinstance(error, cyclopts.UnusedCliTokensError):
-        extra = " ".join(error.unused_tokens or [])
-        where = " ".join(("hv", *(error.command_chain or ())))
-        return f"no command is called {extra!r}" if where == "hv" else f"{where} has no use for {extra!r}"
-    text = " ".join(str(error).split()).rstrip(".?")
-    return text[:1].lower() + text[1:]
+    command = " ".join(error.command_chain or ())
+    match error:
+        case cyclopts.UnusedCliTokensError(unused_tokens=tokens):
+            extra = " ".join(tokens or [])
+            text = f"{command} has no use for {extra!r}" if command else f"no command is called {extra!r}"
+        case cyclopts.MissingArgumentError(argument=argument, root_input_tokens=tokens) if argument is not None:
+            given = not set(tokens or []).isdisjoint(argument.names)
+            text = f"{command} needs {'a value for ' if given else ''}{argument.name}"
+        case RepeatArgumentError(token=token):
+            text = f"{command} takes {token.keyword} once"
+        case _:
+            text = " ".join(str(error).split()).rstrip(".?").replace(". Did you mean", ", did you mean")
+            text = text[:1].lower() + text[1:]
+    return f"{text}; {' '.join(['hv', *(error.command_chain or ())])} --help lists what there is"
 
 
 @functools.cache
@@ -132,13 +154,13 @@ def _broken(point: EntryPoint, error: BaseException) -> Callable[[], None]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of the command `hv`."""
+    """Run a command, and end the process with its status. All errors become one line."""
     gc.set_threshold(YOUNG)
     _mend_streams()
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, lambda *_: interrupt(KeyboardInterrupt()))
-    _join_commands()
     try:
+        if threading.current_thread() is threading.main_thread():
+            _heed_signals()
+        _join_commands()
         status = app(
             arguments, exit_on_error=False, print_error=False, result_action="return_value",
             console=terminal.out, error_console=terminal.err,
@@ -146,7 +168,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.flush()
         sys.exit(status if isinstance(status, int) else 0)
     except cyclopts.CycloptsError as error:
-        _fail(f"{_one_line(error)}; hv --help lists what there is", 2)
+        _fail(_one_line(error), 2)
     except HvError as error:
         _fail(str(error), error.status)
     except SiliconError as error:
@@ -159,6 +181,14 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         _drop_output()
         _fail(f"cannot write the output: {error.strerror}", 1)
+
+
+def _heed_signals() -> None:
+    """A signal that ends hv does so by an exception, also out of a running guest, so that the terminal is put right."""
+    signal.signal(signal.SIGINT, lambda *_: interrupt(KeyboardInterrupt()))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
+            signal.signal(number, lambda number, _: interrupt(SystemExit(128 + number)))
 
 
 def _drop_output() -> None:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
 from pathlib import Path
 
 from hv.errors import HvError
+
+
+def check_target(target: str) -> None:
+    """Refuse early what cannot be written, as far as one can know. Raises HvError."""
+    path = Path(target).resolve()
+    folder = path.parent
+    if target != "-" and (path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK)):
+        code = errno.EISDIR if path.is_dir() else errno.EACCES if folder.is_dir() else errno.ENOENT
+        raise HvError(f"cannot write {target}: {os.strerror(code)}", 1)
 
 
 def write_document(target: str, text: str) -> None:

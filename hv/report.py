@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import io
+from collections.abc import Collection, Mapping, Sequence
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -16,9 +17,11 @@ from hv.ops import OPS, Op
 from hv.silicon.timing import MILLI
 from hv.table import COLUMN_TITLES, COLUMNS, LETTERS, SHORT, Row
 
-WITH_DRIVERS = 132  # columns from which there is room for the drivers and long titles
+LAYOUTS = ("tech type with titles", "tech type with", "tech type", "tech", "")  # of the grid, the widest first
 OPERATION_WIDTH, ROW_WIDTH = 26, 22  # columns that an operation's name takes, and a row's exits and cycles
-STYLES = {"VS": "bold red", "P": "bold yellow", "VH": "bold green", "H": "bold cyan"}
+MOST_COLUMNS = 1000
+PAINT = {"VS": "#ff8077", "P": "#f2c55c", "VH": "#7fd88f", "H": "#6cb6ff"}
+STYLES = {letter: f"#000000 on {colour}" for letter, colour in PAINT.items()}
 
 
 def number(value: float) -> str:
@@ -26,48 +29,75 @@ def number(value: float) -> str:
     return f"{value:.0f}" if value == int(value) else f"{value:.2f}"
 
 
-def grid(rows: list[Row], table: TableResult, unbuilt: dict[str, str], width: int = 140) -> RenderableType:
-    """The article's grid: a letter and the exits of one headline operation a column. A blank is not built yet."""
+def grid(rows: list[Row], table: TableResult, unbuilt: dict[str, str], width: int = 140) -> Table:
+    """The article's grid: a letter and the exits of one headline operation a column. A blank is not built yet.
+
+    It says as much about each row as `width` columns have room for.
+    """
     results = {row.id: row for row in table.rows}
     headlines = {op.column: op for op in OPS.values() if op.headline}
-    drawn = Table(
-        title="AWS EC2 Virtualization Types (B. Gregg, 2017), with the exits of one operation a column",
-        box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left", pad_edge=False,
-        collapse_padding=width < WITH_DRIVERS,  # 80 columns are just enough
-    )  # fmt: skip
-    drawn.add_column("row", no_wrap=True)
-    drawn.add_column("tech", no_wrap=True)
-    if width >= WITH_DRIVERS:
-        drawn.add_column("with", no_wrap=True)
-    blank = False
-    titles = COLUMN_TITLES if width >= WITH_DRIVERS else SHORT
-    for column in COLUMNS:
-        drawn.add_column(titles[column].replace(" ", "\n"), no_wrap=True)
-    for row in rows:
-        cells = []
-        for column in COLUMNS:
-            letter = row.cells[column]
-            headline = headlines.get(column)
-            result = results[row.id].ops.get(headline.id) if row.id in results and headline else None
-            count = f" {number(result.exits_per_op)}" if isinstance(result, OpResult) else ""
-            blank = blank or not count
-            cells.append(Text(f"{letter}{count}", style=STYLES[letter] if count else "dim"))
-        name = Text(row.id, style="bold" if row.id in results else "dim")
-        drawn.add_row(name, row.label, *([row.drivers] if width >= WITH_DRIVERS else []), *cells)
-    drawn.caption = _legend(headlines, unbuilt, blank=blank)
+    counts = {
+        (row.id, column): number(result.exits_per_op)
+        for row in table.rows
+        for column, op in headlines.items()
+        if isinstance(result := row.ops.get(op.id), OpResult)
+    }
+    for about in LAYOUTS:
+        drawn = _grid(rows, counts, results.keys(), about)
+        if needed_width(drawn) <= width:
+            break
+    drawn.caption = _legend(headlines, unbuilt, blank=len(counts) < len(rows) * len(COLUMNS))
     return drawn
 
 
+def _grid(rows: list[Row], counts: Mapping[tuple[str, str], str], measured: Collection[str], about: str) -> Table:
+    drawn = Table(
+        title="AWS EC2 Virtualization Types (B. Gregg, 2017), and the exits of one operation",
+        box=box.SIMPLE_HEAD, padding=0, title_justify="left", title_style="bold", caption_justify="left",
+        caption_style="",
+    )  # fmt: skip
+    facts: dict[str, list[str]] = {"tech": [row.label for row in rows], "type": [row.type for row in rows],
+                                   "with": [row.drivers for row in rows]}  # fmt: skip
+    names = [Text(row.id, style="bold" if row.id in measured else "dim") for row in rows]
+    columns: list[Sequence[str | Text]] = [names]
+    drawn.add_column("row", no_wrap=True)
+    for fact in (fact for fact in facts if fact in about):
+        drawn.add_column(fact, no_wrap=True)
+        columns.append(facts[fact])
+    for column in COLUMNS:
+        title = COLUMN_TITLES[column].replace(" ", "\n") if "titles" in about else SHORT[column]
+        texts = [f"{row.cells[column]} {counts.get((row.id, column), '')} " for row in rows]
+        wide = max(map(len, [*texts, *title.split("\n")]))
+        drawn.add_column(title, no_wrap=True)
+        columns.append([
+            Text(text.ljust(wide), style=STYLES[row.cells[column]] if (row.id, column) in counts else "dim")
+            for row, text in zip(rows, texts, strict=True)
+        ])  # fmt: skip
+    for line in zip(*columns, strict=True):
+        drawn.add_row(*line)
+    return drawn
+
+
+def needed_width(drawn: Table) -> int:
+    """How many columns a table takes of whose cells none is wrapped or cut off."""
+    return Console(width=MOST_COLUMNS, file=io.StringIO()).measure(drawn).maximum
+
+
 def _legend(headlines: dict[str, Op], unbuilt: dict[str, str], *, blank: bool) -> Text:
+    legend = [Text.assemble((f"{one:<3}", STYLES[one]), f" {LETTERS[one]:<25}") for one in ("VS", "VH", "P", "H")]
     lines = [
-        ", ".join(f"{letter} {meaning}" for letter, meaning in LETTERS.items()),
-        "numbers: exits per operation; " + ", ".join(f"{column}: {op.id}" for column, op in headlines.items()),
+        legend[0] + legend[1],
+        legend[2] + legend[3],
+        Text("the number: exits to the hypervisor for one " + ", ".join(op.id for op in headlines.values())),
+        Text("the columns: what matters most for performance is on the left"),
     ]
     if blank:
-        lines.append("a letter without a number: that machine does not have the operation, or it is not built yet")
+        lines.append(
+            Text("a letter without a number: that machine does not have the operation, or it is not built yet")
+        )
     if unbuilt:
-        lines.append("rows not built yet: " + ", ".join(f"{row} (mode {mode})" for row, mode in unbuilt.items()))
-    return Text("\n".join(lines), style="dim")
+        lines.append(Text("rows not built yet: " + ", ".join(f"{row} (mode {mode})" for row, mode in unbuilt.items())))
+    return Text("\n").join(lines)
 
 
 def operations(ops: list[Op], table: TableResult, width: int = 1000) -> RenderableType:
@@ -100,7 +130,7 @@ def _operations(ops: list[Op], rows: list[RowResult]) -> Table:
     return drawn
 
 
-def stat(row: str, op: Op, measured: Measured, cold: bool) -> RenderableType:
+def stat(row: str, op: Op, measured: Measured, cold: bool) -> Table:
     """What `perf kvm stat` would show for one operation: exits by reason, dearest first. Cycles are virtual."""
     result, tallies = measured.result, measured.tallies
     inside = sum(tally.time for tally in tallies.values())
@@ -109,13 +139,13 @@ def stat(row: str, op: Op, measured: Measured, cold: bool) -> RenderableType:
     how = "one cold run" if op.once else rounds
     drawn = Table(
         box=box.SIMPLE_HEAD, title=f"{op.id} on {row}: {op.meaning}", title_justify="left", caption_justify="left",
-        caption=f"{how}\nan operation: exits "
+        collapse_padding=True, pad_edge=False, caption=f"{how}\nan operation: exits "
         f"{number(result.exits_per_op)}, cycles {number(result.cycles_per_op)}, in exits "
         f"{percent(inside, measured.time)}",
     )  # fmt: skip
     drawn.add_column("reason", no_wrap=True)
-    for heading in ("count", "count %", "cycles %", "min", "avg", "max", "per operation"):
-        drawn.add_column(heading, justify="right")
+    for heading in ("count", "count %", "cycles %", "min", "avg", "max", "per op"):
+        drawn.add_column(heading, justify="right", no_wrap=True)
     for reason, tally in sorted(tallies.items(), key=lambda item: (-item[1].time, item[0])):
         cycles = [number(round(time / MILLI, 1)) for time in (tally.low, tally.mean, tally.high)]
         shares = [percent(tally.count, total), percent(tally.time, inside)]

@@ -10,19 +10,17 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import signal
 import sys
 import termios
 import tty
 from collections.abc import Iterator, Sequence
-from types import FrameType
 
 from hv.crash import report
 from hv.measure import PROMPT
 from hv.neighbours import Neighbours
 from hv.report import number
 from hv.silicon.timing import MILLI
-from hv.silicon.x86_64.engine import check_interrupt, interrupt
+from hv.silicon.x86_64.engine import check_interrupt
 from hv.silicon.x86_64.machine import Ended, Idle
 from hv.vm import Vm
 
@@ -40,19 +38,11 @@ def _raw(terminal: int | None) -> Iterator[None]:
         yield
         return
     before = termios.tcgetattr(terminal)
-    handlers = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         tty.setraw(terminal, termios.TCSANOW)
         yield
     finally:
         termios.tcsetattr(terminal, termios.TCSADRAIN, before)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-def _leave(number: int, _: FrameType | None) -> None:
-    """A signal that ends hv: by an exception, so that the terminal is put right."""
-    interrupt(SystemExit(128 + number))
 
 
 def say(text: str) -> None:

@@ -31,7 +31,13 @@ def list_labs() -> None:
 
 @app.command
 def start(number: int, /) -> None:
-    """Make a folder labN here, with the handout and the file to work on."""
+    """Make a folder labN here, with the handout and the file to work on.
+
+    Parameters
+    ----------
+    number
+        The lab's number; hv lab list shows them.
+    """
     entry = find_lab(number)
     target = Path(f"lab{number}")
     try:

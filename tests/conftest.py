@@ -63,7 +63,7 @@ def run_hv() -> RunHv:
 
     def run(*arguments: str, stdin: str = "", env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-c", "from hv.cli import main; main()", *arguments],
+            [sys.executable, "-m", "hv", *arguments],
             input=stdin, env=hv_environment(**(env or {})), cwd=ROOT, capture_output=True, encoding="utf-8",
             timeout=TIMEOUT, check=False,
         )  # fmt: skip

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import signal
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from tui.help_screen import HelpScreen
 from tui.palette import DARK, LIGHT
 from tui.table_screen import TableScreen
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 REMOTE_FONT = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 
 
@@ -37,6 +40,14 @@ class HvApp(App[None]):
         super().__init__()
         self.modes, self.settings = modes, settings
         self.table = TableScreen(modes, settings)
+
+    async def run_on_terminal(self) -> int:
+        """Run until the user or a signal ends it; the terminal is put right after both. Returns the exit status."""
+        loop = asyncio.get_running_loop()
+        for number in ENDING:  # after a refresh: a screen that is not whole yet cannot be taken down
+            loop.add_signal_handler(number, self.call_after_refresh, self.exit, None, 128 + number)
+        await self.run_async()
+        return self.return_code or 0
 
     def on_mount(self) -> None:
         self.register_theme(DARK)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hv.commands import terminal
 from hv.commands.terminal import print_list
 from hv.exits import REASONS
 from hv.mode import find_modes
@@ -10,7 +11,7 @@ from hv.table import COLUMNS, ROWS, SHORT, missing_mode
 
 
 def rows() -> None:
-    """List the rows of the table, with the mode that each needs and does not have yet."""
+    """List the rows of the table, and the technique in each cell."""
     modes = find_modes()
     lines = []
     for row in ROWS.values():
@@ -36,7 +37,13 @@ def modes() -> None:
 
 def exits() -> None:
     """List the reasons for which a guest exits to its hypervisor."""
-    print_list(["reason", "AMD", "Intel", "meaning"], [[r.id, r.amd, r.intel, r.meaning] for r in REASONS.values()])
+    if terminal.out.width >= terminal.WIDE:
+        print_list(["reason", "AMD", "Intel", "meaning"], [[r.id, r.amd, r.intel, r.meaning] for r in REASONS.values()])
+    else:
+        names = {r.id: r.amd if r.amd == r.intel else f"{r.amd}; {r.intel}" for r in REASONS.values()}
+        print_list(
+            ["reason", "meaning (AMD; Intel)"], [[r.id, f"{r.meaning} ({names[r.id]})"] for r in REASONS.values()]
+        )
 
 
 def doctor() -> int:

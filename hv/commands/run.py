@@ -5,18 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import partial
-from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
 from rich.markup import escape
 
-from hv.commands.options import CostModel, Kernel, Portable, Set, whole
+from hv.commands.options import (
+    Changes,
+    CostModel,
+    Cpus,
+    File,
+    Function,
+    Image,
+    Kernel,
+    Lines,
+    Mib,
+    Portable,
+    Url,
+    Whole,
+)
 from hv.commands.terminal import print_list
 from hv.costs import DEFAULT, load
 from hv.errors import HvError
 from hv.host.outside import Outside
-from hv.loader import default_guest, load_guest
+from hv.loader import Guest, default_guest, load_guest
 from hv.mode import find_modes
 from hv.neighbours import MOST_GUESTS, Neighbours
 from hv.table import customize, find_row, machine_modes
@@ -24,13 +34,10 @@ from hv.vm import DEFAULT_MIB, Vm, check_size, count_cpus
 
 
 def run(
-    row: str, /, *, set: Set = None, m: Annotated[int, Parameter(name="-m", converter=whole)] = DEFAULT_MIB,
-    smp: Annotated[int | None, Parameter(name="-smp", converter=whole)] = None,
-    guests: Annotated[int, Parameter(converter=whole)] = 1,
-    commands: Annotated[list[str] | None, Parameter(name="-c", negative="")] = None, pcap: Path | None = None,
-    drive: Annotated[Path | None, Parameter(name="-drive")] = None,
-    nbd: Annotated[str | None, Parameter(name="-nbd")] = None, show_translation: str | None = None,
-    cost_model: CostModel = DEFAULT, portable: Portable = False, kernel: Kernel = None,
+    row: str, /, *, set: Changes = None, m: Mib = DEFAULT_MIB, smp: Cpus = None, guests: Whole = 1,
+    commands: Lines = None, pcap: File = None, drive: Image = None, nbd: Url = None,
+    show_translation: Function = None, cost_model: CostModel = DEFAULT, portable: Portable = False,
+    kernel: Kernel = None,
 ) -> int:  # fmt: skip
     """Boot a row and give the guest's console. Ctrl-] leaves; the end of piped input powers the guest off.
 
@@ -66,6 +73,7 @@ def run(
     guest = load_guest(kernel or default_guest())
     check_size(guest, m)  # before anything is said of disks
     count_cpus(chosen["cpu"], smp)
+    function = None if show_translation is None else _find_function(guest, show_translation)
     if pcap is not None and "net" not in chosen:
         raise HvError(f"--pcap: row {row} has no network card yet", 1)
     for option, given, column in (("-drive", drive, "local"), ("-nbd", nbd, "remote")):
@@ -90,8 +98,8 @@ def run(
     vm = Vm(chosen, guest, load(cost_model), mib=m, smp=smp, portable=portable, outside=outside)
     with closing(vm):
         status = Session(vm, keyboard, commands[0] if commands else None).run()
-        if show_translation is not None:
-            _show_translation(vm, show_translation)
+        if show_translation is not None and function is not None:
+            _show_translation(vm, show_translation, *function)
         return status
 
 
@@ -106,13 +114,18 @@ def _several(guests: int, commands: list[str], build: Callable[..., Vm], outside
         return run_commands(neighbours, commands if len(commands) == guests else commands * guests)
 
 
-def _show_translation(vm: Vm, function: str) -> None:
+def _find_function(guest: Guest, name: str) -> tuple[int, int]:
+    """Where a function of the guest's kernel begins and ends."""
     from hv.crash import Symbols
 
-    extent = Symbols(vm.guest).extent(function)
+    extent = Symbols(guest).extent(name)
     if extent is None:
-        raise HvError(f"--show-translation: the guest has no function {function!r}")
-    lines = vm.mode.translation(*extent)
+        raise HvError(f"--show-translation: the guest has no function {name!r}")
+    return extent
+
+
+def _show_translation(vm: Vm, function: str, start: int, end: int) -> None:
+    lines = vm.mode.translation(start, end)
     if lines is None:
         raise HvError(f"--show-translation: mode {vm.mode.id} translates nothing; full-emulation does", 1)
     if not lines:

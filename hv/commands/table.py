@@ -9,10 +9,23 @@ from contextlib import closing
 import msgspec
 
 from hv.commands import terminal
-from hv.commands.options import Cold, CostModel, Dash, Iterations, Kernel, Portable, Seed, Set, make_settings
+from hv.commands.options import (
+    Changes,
+    Cold,
+    CostModel,
+    Document,
+    Globs,
+    Iterations,
+    Kernel,
+    Operation,
+    Portable,
+    Rows,
+    Seed,
+    make_settings,
+)
 from hv.commands.terminal import progress_line
 from hv.costs import DEFAULT
-from hv.documents import write_document
+from hv.documents import check_target, write_document
 from hv.errors import HvError
 from hv.measure import NotThere, RowRunner, run_table, table_of
 from hv.mode import Mode, find_modes
@@ -44,17 +57,16 @@ def _choose(names: str | None, changes: list[str], installed: Mapping[str, type[
 
 
 def table(
-    *, rows: str | None = None, ops: str | None = None, set: Set = None, iterations: Iterations = 100, seed: Seed = 0,
-    cold: Cold = False, cost_model: CostModel = DEFAULT,
-    portable: Portable = False, kernel: Kernel = None,
-    json: Dash = None, csv: Dash = None, html: Dash = None,
+    *, rows: Rows = None, ops: Globs = None, set: Changes = None, iterations: Iterations = 100, seed: Seed = 0,
+    cold: Cold = False, cost_model: CostModel = DEFAULT, portable: Portable = False, kernel: Kernel = None,
+    json: Document = None, csv: Document = None, html: Document = None,
 ) -> None:  # fmt: skip
     """Run operations on rows and print exits per operation.
 
     Parameters
     ----------
     rows
-        Row ids, comma-separated. Without it: all that are built.
+        Row ids, comma-separated. Without it: all.
     ops
         Operations, comma-separated globs, e.g. 'cpu.*'. Without it: the article's grid.
     json
@@ -71,6 +83,8 @@ def table(
     documents = [target for target in (json, csv, html) if target is not None]
     if documents.count("-") > 1:
         raise HvError("only one of --json, --csv and --html can go to stdout")
+    for target in documents:
+        check_target(target)  # now, and not after all that measuring
     chosen = _choose(rows, set or [], installed)
     unbuilt = {row.id: mode for row in chosen if (mode := missing_mode(row, installed)) is not None}
     if rows is not None and unbuilt:
@@ -92,19 +106,15 @@ def table(
     if html is not None:
         write_document(html, report.as_html(chosen, wanted, result, unbuilt))
     if "-" not in documents:
-        grid = ops is None
-        drawn = (
-            report.grid(chosen, result, unbuilt, terminal.out.width)
-            if grid
-            else report.operations(wanted, result, terminal.out.width)
-        )
-        terminal.out.print(drawn)
+        if ops is None:
+            terminal.print_table(report.grid(chosen, result, unbuilt, terminal.out.width))
+        else:
+            terminal.out.print(report.operations(wanted, result, terminal.out.width))
 
 
 def stat(
-    row: str, /, *, op: str, set: Set = None, iterations: Iterations = 100, seed: Seed = 0,
-    cold: Cold = False, cost_model: CostModel = DEFAULT,
-    portable: Portable = False, kernel: Kernel = None,
+    row: str, /, *, op: Operation, set: Changes = None, iterations: Iterations = 100, seed: Seed = 0,
+    cold: Cold = False, cost_model: CostModel = DEFAULT, portable: Portable = False, kernel: Kernel = None,
 ) -> None:  # fmt: skip
     """Show one operation's exits by reason, as perf kvm stat does.
 
@@ -125,4 +135,4 @@ def stat(
         measured = runner.run(operation)
     if isinstance(measured, NotThere):
         raise HvError(f"row {chosen.id} has no {op}: {measured.na}", 1)
-    terminal.out.print(report.stat(chosen.id, operation, measured, cold))
+    terminal.print_table(report.stat(chosen.id, operation, measured, cold))

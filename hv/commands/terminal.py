@@ -29,11 +29,19 @@ err = _console(sys.stderr, stderr=True)
 
 
 def print_list(heading: list[str], lines: list[list[str]]) -> None:
-    drawn = Table(box=box.SIMPLE_HEAD)
+    drawn = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     for index, title in enumerate(heading):
         drawn.add_column(title, no_wrap=index == 0, overflow="fold")
     for line in lines:
         drawn.add_row(*line)
+    out.print(drawn)
+
+
+def print_table(drawn: Table) -> None:
+    """Print a table of numbers. One that needs more columns than the terminal has is not cut off."""
+    from hv.report import needed_width
+
+    out.width = max(out.width, needed_width(drawn))
     out.print(drawn)
 
 
@@ -42,7 +50,7 @@ def progress_line() -> Iterator[Progress]:
     """A line on stderr that says what runs, of each row that does; only on a terminal."""
     running: dict[str, str] = {}
     with ProgressBar(
-        SpinnerColumn(), TextColumn("{task.description}"), console=err, transient=True, disable=not err.is_terminal
+        SpinnerColumn(), TextColumn("{task.description}"), console=err, transient=True, disable=not err.file.isatty()
     ) as bar:
         task = bar.add_task("")
 

@@ -143,6 +143,7 @@ def default_image(name: str, say: Callable[[str], None]) -> Path:
     except OSError as error:
         raise HvError(f"cannot make the default disk {path}: {error.strerror}", 1) from None
     finally:
-        new.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            new.unlink()
     say(f"made a disk of {DEFAULT_SECTORS * SECTOR >> 20} MiB for the guest: {path}")
     return path

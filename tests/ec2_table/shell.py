@@ -112,7 +112,7 @@ def check_bad_sectors(guest: Shell) -> None:
 def hv_run(*arguments: str) -> subprocess.Popen[str]:
     """`hv run` with its input and output in pipes."""
     return subprocess.Popen(
-        [sys.executable, "-c", "from hv.cli import main; main()", "run", *arguments],
+        [sys.executable, "-m", "hv", "run", *arguments],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=hv_environment(),
     )  # fmt: skip
 

@@ -317,14 +317,18 @@ BAD_USAGE: list[tuple[list[str], list[str]]] = [
     (["table", "--iterations", "-5"], ["--iterations"]),
     (["table", "--iterations", "100001"], ["100001"]),
     (["table", "--iterations", "many"], ["--iterations", "many"]),
-    (["table", "--iterations", "1.5"], ["1.5"]),
+    (["table", "--iterations", "1.5"], ["whole number, not '1.5'"]),
+    (["table", "--iterations"], ["table needs a value for --iterations", "hv table --help"]),
+    (["table", "--rows", "metal", "--rows", "nitro"], ["table takes --rows once"]),
     (["table", "--seed", "-1"], ["--seed", "-1"]),
     (["table", "--seed", str(1 << 63)], ["--seed"]),
     (["table", "--cost-model", "pentium"], ["pentium", "skylake-sp"]),
     (["table", "--json", "-", "--csv", "-"], ["stdout"]),
     (["table", "--csv", "-", "--html", "-"], ["stdout"]),
     (["table", "--json"], ["--json"]),
-    (["run"], ["ROW"]),
+    (["stat"], ["stat needs ROW", "hv stat --help"]),
+    (["stat", "nitro"], ["stat needs --op"]),
+    (["run"], ["run needs ROW"]),
     (["run", "nowhere"], ["nowhere", "nitro"]),
     (["run", "nitro", "-m", "15"], ["-m", "15"]),
     (["run", "nitro", "-m", "17"], ["17"]),
@@ -395,6 +399,14 @@ def test_a_document_that_cannot_be_written_is_a_failed_run(call: Call, tmp_path:
         check_error(call(*common, f"--{kind}", str(tmp_path / "no" / "where")), 1, "No such file or directory")
 
 
+def test_a_document_that_cannot_be_written_is_refused_before_anything_is_measured(
+    call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(table, "measure_rows", None)
+    check_error(call("table", "--json", "-", "--csv", str(tmp_path / "no" / "where")), 1, "No such file or directory")
+    check_error(call("bench", "--json", str(tmp_path)), 1, "Is a directory")
+
+
 @pytest.mark.parametrize("command", [["table"], ["run", "nitro", "-c", "help"]], ids=["table", "run"])
 def test_a_guest_that_is_no_kernel_is_a_failed_run(command: list[str], call: Call, tmp_path: Path) -> None:
     path = tmp_path / "kernel.elf"
@@ -448,7 +460,7 @@ def test_an_error_in_a_process_of_its_own_has_status_and_one_line(run_hv: RunHv)
 
 
 def test_a_reader_that_goes_away_is_no_traceback() -> None:
-    script = f"{sys.executable} -c 'from hv.cli import main; main()' table --rows metal --json - --iterations 1 | true"
+    script = f"{sys.executable} -m hv table --rows metal --json - --iterations 1 | true"
     done = subprocess.run(
         ["bash", "-c", script], cwd=ROOT, env=hv_environment(), capture_output=True, text=True, timeout=60, check=False
     )
@@ -459,7 +471,7 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
 @pytest.mark.parametrize("arguments", ["run nitro", "table --rows metal --ops cpu.in", "run metal -c help", "rows"])
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
 def test_a_closed_stream_is_no_traceback(arguments: str, closed: str) -> None:
-    script = f"{sys.executable} -c 'from hv.cli import main; main()' {arguments} {closed}"
+    script = f"{sys.executable} -m hv {arguments} {closed}"
     done = subprocess.run(
         ["bash", "-c", script], cwd=ROOT, env=hv_environment(), capture_output=True, text=True, timeout=60, check=False,
         stdin=subprocess.DEVNULL,
@@ -488,7 +500,7 @@ def test_json_on_stdout_is_utf_8_whatever_the_locale(run_hv: RunHv) -> None:
     "arguments", ["rows", "table --rows metal --ops cpu.in --json -", "run metal -c help", "--help", "--version"]
 )
 def test_a_full_disk_behind_stdout_is_one_line(arguments: str) -> None:
-    script = f"{sys.executable} -c 'from hv.cli import main; main()' {arguments} > /dev/full"
+    script = f"{sys.executable} -m hv {arguments} > /dev/full"
     done = subprocess.run(
         ["bash", "-c", script], cwd=ROOT, env=hv_environment(), capture_output=True, text=True, timeout=60, check=False,
         stdin=subprocess.DEVNULL,
@@ -505,7 +517,7 @@ def test_no_width_of_the_terminal_upsets_it(width: str, run_hv: RunHv) -> None:
 
 def test_an_empty_environment_is_enough() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "from hv.cli import main; main()", "table", "--rows", "metal", "--iterations", "1"],
+        [sys.executable, "-m", "hv", "table", "--rows", "metal", "--iterations", "1"],
         cwd=ROOT, env={}, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")

@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from hv.measure import NotThere, OpResult, RowResult, TableResult
-from hv.ops import OPS
-from hv.report import as_csv, as_html, grid, number, operations
+from hv.ops import BOOT, OPS
+from hv.report import as_csv, as_html, grid, needed_width, number, operations
 from hv.table import COLUMNS, ROWS
 
 
@@ -70,6 +70,20 @@ def test_the_grid_has_a_number_only_where_something_was_measured(measured: Table
     line = next(line for line in text.splitlines() if line.lstrip().startswith("emulated"))
     assert not re.search(r"\d", line)
     assert "emulated (mode full-emulation)" in text
+
+
+@pytest.mark.parametrize(("width", "known"), [(20, 0), (76, 1), (80, 2), (114, 3), (120, 4)])
+def test_the_grid_says_as_much_about_a_row_as_there_is_room_for_and_cuts_off_nothing(width: int, known: int) -> None:
+    headlines = {one.id: op({"npf": 7308 * 4 if one.id == BOOT else 64}) for one in OPS.values() if one.headline}
+    rows = [RowResult(row.id, row.label, row.cells, {}, dict(headlines)) for row in ROWS.values()]
+    table = TableResult("hv-table/1", "f" * 64, "skylake-sp", 3, list(COLUMNS), rows)
+    what = grid([*ROWS.values()], table, {}, width)
+    text = drawn(what, max(width, needed_width(what)))
+    signs = ("AWS Bare Metal 2017", " HW ", "PVHVM + SR-IOV(net, stor.)", "Motherboard,")
+    assert [sign in text for sign in signs] == [at < known for at in range(len(signs))]
+    assert "…" not in text
+    assert text.count("VS 7308 ") == 6
+    assert max(map(len, text.splitlines())) <= max(width, 60)
 
 
 def test_csv_can_be_read_back(measured: TableResult) -> None:

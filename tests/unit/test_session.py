@@ -103,7 +103,7 @@ def test_much_input_loses_no_byte(run_hv: RunHv) -> None:
 
 def test_bytes_that_are_no_text_are_harmless() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "from hv.cli import main; main()", "run", "metal"],
+        [sys.executable, "-m", "hv", "run", "metal"],
         input=bytes(byte for byte in range(256) if byte not in (3, 4)) * 3 + b"\necho alive\n", env=hv_environment(),
         cwd=ROOT, capture_output=True, timeout=TIMEOUT, check=False,
     )  # fmt: skip
@@ -129,7 +129,7 @@ class Terminal:
         self.before = termios.tcgetattr(slave)
         self.screen = b""
         self.process = subprocess.Popen(
-            [sys.executable, "-c", "from hv.cli import main; main()", *arguments],
+            [sys.executable, "-m", "hv", *arguments],
             stdin=slave, stdout=slave, stderr=slave, env=hv_environment(**environment), cwd=ROOT,
             start_new_session=True,
         )  # fmt: skip
@@ -319,6 +319,46 @@ def test_ctrl_c_ends_every_command_at_once(arguments: list[str], sign: bytes) ->
         assert b"Traceback" not in terminal.screen
     finally:
         terminal.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["term", "hup"])
+@pytest.mark.parametrize(
+    ("arguments", "sign", "put_right"),
+    [(["table", "--rows", "nitro", "--portable"], b"nitro: ", b"\x1b[?25h"), (["tui"], b"AWS EC2", b"\x1b[?1049l")],
+    ids=["table", "tui"],
+)
+def test_a_killed_command_puts_the_terminal_right(
+    arguments: list[str], sign: bytes, put_right: bytes, number: int
+) -> None:
+    """The cursor is seen again, and the shell's screen."""
+    terminal = Terminal(*arguments)
+    try:
+        terminal.wait_for(sign)
+        terminal.process.send_signal(number)
+        assert terminal.leave() == 128 + number
+        assert put_right in terminal.screen  # which holds what came behind the sign
+        assert terminal.settings() == terminal.before
+        assert b"Traceback" not in terminal.screen
+    finally:
+        terminal.close()
+
+
+def test_the_screen_is_refused_where_nothing_can_be_drawn() -> None:
+    terminal = Terminal("tui", TERM="dumb")
+    try:
+        assert terminal.leave() == 2
+        assert b"TERM=dumb" in terminal.screen
+    finally:
+        terminal.close()
+
+
+def test_ctrl_c_while_hv_is_still_being_loaded_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "cyclopts.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "hv", "rows"], env=hv_environment(PYTHONPATH=str(tmp_path)), cwd=ROOT,
+        capture_output=True, text=True, timeout=TIMEOUT, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
 def test_a_guest_that_panics_gives_the_terminal_back_and_a_readable_report(nitro: Terminal) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hv.cli import main
+from tests.conftest import RunHv
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -22,6 +23,16 @@ def test_a_cold_page_fault_is_one_npf_an_operation(capsys: pytest.CaptureFixture
     assert line[1:6] == ["20", "100.0", "%", "100.0", "%"]
     assert line[6] == line[7] == line[8]  # min, avg, max: every cold frame costs the same
     assert line[9] == "1"
+
+
+@pytest.mark.parametrize("width", [20, 80])
+def test_no_number_is_cut_off(width: int, run_hv: RunHv) -> None:
+    """The longest reason that an operation is made of."""
+    out = run_hv("stat", "xen-pv", "--op", "net.rr", "--iterations", "2", env={"COLUMNS": str(width)}).stdout
+    assert "…" not in out
+    lines = [line.split() for line in out.splitlines() if "hypercall.event_channel_op" in line]
+    assert [(line[1], line[-1]) for line in lines] == [("2", "1")]
+    assert max(map(len, out.splitlines())) <= 80
 
 
 def test_an_operation_without_exits_says_none(capsys: pytest.CaptureFixture[str]) -> None:

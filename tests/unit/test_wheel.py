@@ -113,7 +113,7 @@ def test_the_wheel_s_metadata_name_the_command_the_modes_and_the_licence(wheel: 
         points = archive.read(f"{info}/entry_points.txt").decode()
         metadata = archive.read(f"{info}/METADATA").decode()
         licences = {name.rsplit("/", 1)[-1] for name in archive.namelist() if f"{info}/licenses/" in name}
-    assert "hv = hv.cli:main" in points
+    assert "hv = hv.__main__:main" in points
     assert "bare-metal = modes.bare_metal:MODE" in points
     assert "hw-assist = modes.hw_assist:MODE" in points
     assert "lab = labs.command:app" in points

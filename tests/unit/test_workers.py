@@ -113,7 +113,7 @@ def wait_for(group: int, number: int) -> None:
 def long_table(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     """`hv table` with two workers, in the middle of it."""
     process = subprocess.Popen(
-        [sys.executable, "-c", "from hv.cli import main; main()", *LONG, *arguments],
+        [sys.executable, "-m", "hv", *LONG, *arguments],
         cwd=ROOT, env=hv_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
     )  # fmt: skip
