@@ -23,7 +23,7 @@ from cyclopts.exceptions import RepeatArgumentError
 from hv import __version__
 from hv.commands import terminal
 from hv.commands.lists import doctor, exits, modes, ops, rows
-from hv.commands.options import CostModel, Dash, Portable, make_settings
+from hv.commands.options import CostModel, Document, Portable, make_settings
 from hv.commands.run import run
 from hv.commands.table import stat, table
 from hv.commands.terminal import print_list, progress_line
@@ -53,6 +53,16 @@ app = App(
 )
 COMMANDS = "hv.commands"  # the entry-point group of commands from elsewhere
 
+# As --help lists them; the screen and the labs lie between.
+app.command(table, sort_key=0)
+app.command(run, sort_key=1)
+app.command(stat, sort_key=2)
+app.command(rows, sort_key=5)
+app.command(ops, sort_key=6)
+app.command(modes, sort_key=7)
+app.command(exits, sort_key=8)
+app.command(doctor, sort_key=9)
+
 
 @app.default
 def welcome() -> None:
@@ -60,6 +70,7 @@ def welcome() -> None:
     print(WELCOME)
 
 
+@app.command(sort_key=3)
 def tui(*, cost_model: CostModel = DEFAULT, portable: Portable = False) -> int:
     """Open the table on the screen: run rows, look at their exits, watch a guest live. F1 helps."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -72,7 +83,8 @@ def tui(*, cost_model: CostModel = DEFAULT, portable: Portable = False) -> int:
     return asyncio.run(HvApp(find_modes(), settings).run_on_terminal())
 
 
-def bench(*, json: Dash = None) -> int:
+@app.command(sort_key=10)
+def bench(*, json: Document = None) -> int:
     """Measure how fast hv is, as ratios within this run.
 
     Parameters
@@ -100,11 +112,6 @@ def bench(*, json: Dash = None) -> int:
         ]  # fmt: skip
         print_list(["ratio", "measured", "bound", ""], lines)
     return 0 if all(ratio.good for ratio in ratios) else 1
-
-
-OWN: tuple[Callable[..., int | None], ...] = (table, run, stat, tui, rows, ops, modes, exits, doctor, bench)
-for place, command in enumerate(OWN):  # as --help lists them
-    app.command(command, sort_key=place)
 
 
 def _one_line(error: cyclopts.CycloptsError) -> str:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import struct
 
-from hv.silicon.bus import MmioBus, PortBus
 from hv.silicon.ixgbe.card import IxgbeFunction, IxgbePhysical
-from hv.silicon.memory import BusError
-from hv.silicon.pci import PciBus
+from hv.silicon.pci import Function
+from tests.card_host import CardHost, CardPlace
 
 TSC_HZ = 2_500_000_000
 US = TSC_HZ // 1000  # millicycles
@@ -34,76 +33,29 @@ def mac(vf: int) -> bytes:
     return bytes((2, 0, 0, 0, 0, 0x10 + vf))
 
 
-class Place:
-    """A slot in which DMA reaches its function's share of RAM, and interrupts are remembered."""
-
-    def __init__(self, host: Host, function: int, share: int) -> None:
-        self.host, self.function = host, function
-        self.first, self.end = SHARE * share, SHARE * (share + 1)
-
-    @property
-    def now(self) -> int:
-        return self.host.now
-
-    def read(self, address: int, size: int) -> bytes:
-        self.host.reads += 1
-        self._check(address, size)
-        return bytes(self.host.ram[address : address + size])
-
-    def write(self, address: int, data: bytes) -> None:
-        if address >> 20 == 0xFEE:
-            self.host.interrupts.append((self.function, int.from_bytes(data, "little"), self.host.now))
-            return
-        self._check(address, len(data))
-        self.host.written.append((self.function, address, len(data)))
-        self.host.ram[address : address + len(data)] = data
-
-    def _check(self, address: int, size: int) -> None:
-        """As the IOMMU does: a function reaches its guest's memory only."""
-        if not self.first <= address <= self.end - size:
-            self.host.blocked.append((self.function, address))
-            raise BusError(f"nothing at {address:#x}")
-
-    def interrupt(self, level: bool) -> None:
-        """Never: a pin leads to a wire of the bus."""
-
-    def reschedule(self) -> None:
-        pass
-
-
-class Host:
-    """A card in a machine of its own. What it puts on the wire is in `sent`."""
+class Host(CardHost):
+    """A card in a machine of its own; each function has its share of the RAM. `sent`: what was put on the wire."""
 
     def __init__(self) -> None:
-        self.ram = bytearray(RAM)
-        self.now = 0
+        super().__init__(RAM)
         self.interrupts: list[tuple[int, int, int]] = []  # function, message, time
-        self.written: list[tuple[int, int, int]] = []
-        self.blocked: list[tuple[int, int]] = []
         self.sent: list[tuple[bytes, int]] = []
-        self.reads = 0
-        self._pin = False
-        self.bus = PciBus(PortBus(), MmioBus(), self._wired)
         self.card = IxgbePhysical(TSC_HZ, READ, MAC)
         self.card.connect(lambda frame, at: self.sent.append((frame, at)))
-        self.bus.plug(self.card, PF, Place(self, PF, 0))
+        self._plug(self.card, PF, 0)
         for number, (distance, vf) in enumerate(self.card.followers):
-            self.bus.plug(vf, PF + distance, Place(self, PF + distance, 1 + number))
+            self._plug(vf, PF + distance, 1 + number)
         self.configure(PF, 4, 6, 2)
 
-    def _wired(self, wire: int, level: bool) -> None:
-        self._pin = level
+    def _plug(self, function: Function, where: int, share: int) -> None:
+        self.bus.plug(function, where, CardPlace(self, where, SHARE * share, SHARE * (share + 1)))
 
-    def pin(self) -> bool:
-        """The interrupt pin is high."""
-        return self._pin
+    def told(self, function: int, message: int) -> None:
+        self.interrupts.append((function, message, self.now))
 
     @property
     def frames(self) -> list[bytes]:
         return [frame for frame, _ in self.sent]
-
-    def configure(self, function: int, offset: int, value: int, size: int = 4) -> None:
-        self.bus.config_write(self.bus.functions[function], offset, size, value)
 
     def function(self, where: int = PF) -> IxgbeFunction:
         function = self.bus.functions[where]
@@ -150,18 +102,6 @@ class Host:
     def receive(self, frame: bytes) -> None:
         """From the wire, now."""
         self.card.receive(frame, self.now)
-
-    def pass_time(self, until: int | None = None) -> None:
-        """Let the card do what it has to do, until nothing is left or for so long."""
-        while True:
-            due = [(f.deadline, place) for place, f in sorted(self.bus.functions.items()) if f.deadline is not None]
-            if not due or (until is not None and min(due)[0] > until):
-                break
-            when, first = min(due)
-            self.now = max(self.now, when)
-            self.bus.functions[first].advance(self.now)
-        if until is not None:
-            self.now = max(self.now, until)
 
 
 class Driver:

@@ -9,12 +9,10 @@ import struct
 from collections.abc import Sequence
 
 from hv.host.store import MemoryStore
-from hv.silicon.bus import MmioBus, PortBus
-from hv.silicon.memory import BusError
 from hv.silicon.nvme.card import NvmeFunction, NvmePhysical
 from hv.silicon.nvme.subsystem import Subsystem
-from hv.silicon.pci import PciBus
 from hv.silicon.timing import DiskTimes
+from tests.card_host import CardHost, CardPlace
 
 RAM = 1 << 20
 TIMES = DiskTimes(read=1000, write=2000, flush=3000, sector=10, reset=5000)
@@ -38,57 +36,26 @@ class Completion(tuple[int, int, int, int, int]):
     final = property(lambda self: bool(self[4] >> 14 & 1))  # it would end so again
 
 
-class Place:
-    """A slot in which DMA reaches RAM, and interrupts are remembered."""
+class Place(CardPlace["Host"]):
+    """A slot. A virtual function reaches its guest's memory only."""
 
     def __init__(self, host: Host, function: int) -> None:
-        self.host, self.function = host, function
-
-    @property
-    def now(self) -> int:
-        return self.host.now
-
-    def read(self, address: int, size: int) -> bytes:
-        self.host.reads += 1
-        self._check(address, size)
-        return bytes(self.host.ram[address : address + size])
+        super().__init__(host, function, 0 if function == PF else VF_MEMORY, RAM)
 
     def write(self, address: int, data: bytes) -> None:
-        if address >> 20 == 0xFEE:
-            self.host.interrupts.append((self.function, int.from_bytes(data, "little")))
-            return
-        self._check(address, len(data))
-        self.host.written.append((self.function, address, len(data)))
+        super().write(address, data)
         if len(data) == 16:
             self.host.completions.append((self.function, data))
-        self.host.ram[address : address + len(data)] = data
-
-    def _check(self, address: int, size: int) -> None:
-        """As the IOMMU does: a virtual function reaches its guest's memory only."""
-        first = 0 if self.function == PF else VF_MEMORY
-        if not first <= address <= RAM - size:
-            raise BusError(f"nothing at {address:#x}")
-
-    def interrupt(self, level: bool) -> None:
-        """Never: a pin leads to a wire of the bus."""
-
-    def reschedule(self) -> None:
-        pass
 
 
-class Host:
+class Host(CardHost):
     """A card with two namespaces in a machine of its own."""
 
     def __init__(self, stores: Sequence[MemoryStore] = ()) -> None:
-        self.ram = bytearray(RAM)
-        self.now = 0
-        self.interrupts: list[tuple[int, int]] = []
-        self.written: list[tuple[int, int, int]] = []
+        super().__init__(RAM)
+        self.interrupts: list[tuple[int, int]] = []  # function, message
         self.completions: list[tuple[int, bytes]] = []
-        self.reads = 0
-        self.pin = False
         self.stores = list(stores) or [MemoryStore(SECTORS), MemoryStore(SECTORS)]
-        self.bus = PciBus(PortBus(), MmioBus(), self._wired)
         self.subsystem = Subsystem("test drive", 0x1D0F, "S1", dict(enumerate(self.stores, 1)), TIMES, 0)
         self.card = NvmePhysical(0x8061, self.subsystem)
         self.bus.plug(self.card, PF, Place(self, PF))
@@ -97,11 +64,8 @@ class Host:
         self.configure(PF, 4, 6, 2)
         self.subsystem.state.attached[0] = [1]
 
-    def _wired(self, wire: int, level: bool) -> None:
-        self.pin = level
-
-    def configure(self, function: int, offset: int, value: int, size: int = 4) -> None:
-        self.bus.config_write(self.bus.functions[function], offset, size, value)
+    def told(self, function: int, message: int) -> None:
+        self.interrupts.append((function, message))
 
     def function(self, place: int = PF) -> NvmeFunction:
         function = self.bus.functions[place]
@@ -114,18 +78,6 @@ class Host:
         self.configure(PF, 0x168, 9, 2)
         for vf in range(1, count + 1):
             self.configure(PF + vf, 4, 4, 2)
-
-    def pass_time(self, until: int | None = None) -> None:
-        """Let the card do what it has to do, until nothing is left or for so long."""
-        while True:
-            due = [(f.deadline, place) for place, f in sorted(self.bus.functions.items()) if f.deadline is not None]
-            if not due or (until is not None and min(due)[0] > until):
-                break
-            when, place = min(due)
-            self.now = max(self.now, when)
-            self.bus.functions[place].advance(self.now)
-        if until is not None:
-            self.now = max(self.now, until)
 
 
 class Driver:

@@ -39,9 +39,11 @@ def exits() -> None:
     """List the reasons for which a guest exits to its hypervisor."""
     if terminal.out.width >= terminal.WIDE:
         print_list(["reason", "AMD", "Intel", "meaning"], [[r.id, r.amd, r.intel, r.meaning] for r in REASONS.values()])
-        return
-    names = {r.id: r.amd if r.amd == r.intel else f"{r.amd}; {r.intel}" for r in REASONS.values()}
-    print_list(["reason", "meaning (AMD; Intel)"], [[r.id, f"{r.meaning} ({names[r.id]})"] for r in REASONS.values()])
+    else:
+        names = {r.id: r.amd if r.amd == r.intel else f"{r.amd}; {r.intel}" for r in REASONS.values()}
+        print_list(
+            ["reason", "meaning (AMD; Intel)"], [[r.id, f"{r.meaning} ({names[r.id]})"] for r in REASONS.values()]
+        )
 
 
 def doctor() -> int:

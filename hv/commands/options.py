@@ -1,4 +1,4 @@
-"""The options that several commands have, each with its help."""
+"""What the options of the command line take, how `--help` calls it, and what it says of those that several have."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import cyclopts
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 
 from hv.costs import load
 from hv.errors import HvError
@@ -17,7 +16,7 @@ from hv.measure import Settings
 MOST_ITERATIONS = 10_000
 
 
-def _whole(_: type[int], tokens: Sequence[cyclopts.Token]) -> int:
+def _whole(_: type[int], tokens: Sequence[Token]) -> int:
     """A whole number; 1.5 and 1e3 are none."""
     try:
         return int(tokens[0].value, 10)
@@ -25,26 +24,42 @@ def _whole(_: type[int], tokens: Sequence[cyclopts.Token]) -> int:
         raise ValueError(f"it takes a whole number, not {tokens[0].value!r}") from None
 
 
-FLAG = Parameter(negative="", show_default=False)
-Whole = Annotated[int, Parameter(converter=_whole, metavar="N")]
 Iterations = Annotated[
-    Whole,
-    Parameter(help="How often each operation runs, 1 to 10000; of those that go in bursts, how many bursts of 32."),
+    int,
+    Parameter(
+        converter=_whole, metavar="N",
+        help="How often each operation runs, 1 to 10000; of those that go in bursts, how many bursts of 32.",
+    ),
+]  # fmt: skip
+Seed = Annotated[int, Parameter(converter=_whole, metavar="N", help="Seed of the operations' payload.")]
+Cold = Annotated[bool, Parameter(negative="", show_default=False, help="Count the first round instead of the second.")]
+Portable = Annotated[
+    bool,
+    Parameter(
+        negative="", show_default=False, help="Use the path without compiled microcode: the same numbers, slowly."
+    ),
 ]
-Seed = Annotated[Whole, Parameter(help="Seed of the operations' payload.")]
-Cold = Annotated[bool, FLAG, Parameter(help="Count the first round instead of the second.")]
 CostModel = Annotated[str, Parameter(metavar="NAME|FILE", help="A built-in cost model, or a TOML file.")]
-Portable = Annotated[bool, FLAG, Parameter(help="Use the path without compiled microcode: the same numbers, slowly.")]
-File = Annotated[Path | None, Parameter(metavar="FILE")]
-Kernel = Annotated[File, Parameter(help="Another guest ELF file.")]
-Set = Annotated[
+Kernel = Annotated[Path | None, Parameter(metavar="FILE", help="Another guest ELF file.")]
+Whole = Annotated[int, Parameter(converter=_whole, metavar="N")]
+Mib = Annotated[int, Parameter(name="-m", converter=_whole, metavar="MIB")]
+Cpus = Annotated[int | None, Parameter(name="-smp", converter=_whole, metavar="N")]
+Rows = Annotated[str | None, Parameter(metavar="ROW,...")]
+Globs = Annotated[str | None, Parameter(metavar="GLOB,...")]
+Operation = Annotated[str, Parameter(metavar="OPERATION")]
+Changes = Annotated[
     list[str] | None,
     Parameter(
         name="--set", negative="", metavar="COLUMN=CELL",
-        help="Change a cell: to a letter, or to a mode's id. May be given again, for other columns.",
+        help="Change a cell of the rows: to a letter, or to a mode's id. May be given again, for other columns.",
     ),
 ]  # fmt: skip
-Dash = Annotated[str | None, Parameter(allow_leading_hyphen=True, metavar="FILE")]
+Lines = Annotated[list[str] | None, Parameter(name="-c", negative="", metavar="LINE")]
+File = Annotated[Path | None, Parameter(metavar="FILE")]
+Image = Annotated[Path | None, Parameter(name="-drive", metavar="FILE")]
+Document = Annotated[str | None, Parameter(allow_leading_hyphen=True, metavar="FILE")]  # or - for stdout
+Url = Annotated[str | None, Parameter(name="-nbd", metavar="URL")]
+Function = Annotated[str | None, Parameter(metavar="FUNCTION")]
 
 
 def make_settings(

@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import partial
-from typing import Annotated
 
-from cyclopts import Parameter
 from rich.markup import escape
 
-from hv.commands.options import CostModel, File, Kernel, Portable, Set, Whole
+from hv.commands.options import (
+    Changes,
+    CostModel,
+    Cpus,
+    File,
+    Function,
+    Image,
+    Kernel,
+    Lines,
+    Mib,
+    Portable,
+    Url,
+    Whole,
+)
 from hv.commands.terminal import print_list
 from hv.costs import DEFAULT, load
 from hv.errors import HvError
@@ -23,13 +34,10 @@ from hv.vm import DEFAULT_MIB, Vm, check_size, count_cpus
 
 
 def run(
-    row: str, /, *, set: Set = None, m: Annotated[Whole, Parameter(name="-m", metavar="MIB")] = DEFAULT_MIB,
-    smp: Annotated[Whole | None, Parameter(name="-smp")] = None, guests: Whole = 1,
-    commands: Annotated[list[str] | None, Parameter(name="-c", negative="", metavar="LINE")] = None, pcap: File = None,
-    drive: Annotated[File, Parameter(name="-drive")] = None,
-    nbd: Annotated[str | None, Parameter(name="-nbd", metavar="URL")] = None,
-    show_translation: Annotated[str | None, Parameter(metavar="FUNCTION")] = None,
-    cost_model: CostModel = DEFAULT, portable: Portable = False, kernel: Kernel = None,
+    row: str, /, *, set: Changes = None, m: Mib = DEFAULT_MIB, smp: Cpus = None, guests: Whole = 1,
+    commands: Lines = None, pcap: File = None, drive: Image = None, nbd: Url = None,
+    show_translation: Function = None, cost_model: CostModel = DEFAULT, portable: Portable = False,
+    kernel: Kernel = None,
 ) -> int:  # fmt: skip
     """Boot a row and give the guest's console. Ctrl-] leaves; the end of piped input powers the guest off.
 
@@ -45,7 +53,7 @@ def run(
         Number of CPUs: 2, or as many as the row can have.
     guests
         So many guests side by side, which share the row's cards, each with a function of its own; takes -c, once for
-        all or once for each.
+        all or once for each. --pcap, -drive and -nbd are the first one's; the disks of the others are in memory.
     commands
         Type this line, print what the guest answers, and power off.
     pcap
@@ -71,13 +79,16 @@ def run(
     for option, given, column in (("-drive", drive, "local"), ("-nbd", nbd, "remote")):
         if given is not None and column not in chosen:
             raise HvError(f"{option}: row {row} has no {column} disk yet", 1)
+    several = guests != 1 or len(commands or []) > 1
+    if several and (not 1 <= guests <= MOST_GUESTS or len(commands or []) not in (1, guests)):
+        raise HvError(f"--guests takes 1 to {MOST_GUESTS}, and needs -c COMMAND once for all or once for each")
     keyboard = Keyboard(piped=commands is None)
     outside = Outside(
         pcap=pcap,
         local=local_disk(drive, say) if "local" in chosen else None,
         remote=remote_disk(nbd, say, keyboard.look) if "remote" in chosen else None,
     )
-    if guests != 1 or len(commands or []) > 1:
+    if several:
         return _several(
             guests,
             commands or [],
@@ -96,8 +107,6 @@ def _several(guests: int, commands: list[str], build: Callable[..., Vm], outside
     """Guests side by side. The disks of all but the first are in memory."""
     from hv.session import run_commands
 
-    if not 1 <= guests <= MOST_GUESTS or len(commands) not in (1, guests):
-        raise HvError(f"--guests takes 1 to {MOST_GUESTS}, and needs -c COMMAND once for all or once for each")
     neighbours = Neighbours([outside, *(Outside() for _ in range(guests - 1))])
     with ExitStack() as stack:
         for own in neighbours.outsides:

@@ -5,13 +5,24 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from contextlib import closing
-from typing import Annotated
 
 import msgspec
-from cyclopts import Parameter
 
 from hv.commands import terminal
-from hv.commands.options import Cold, CostModel, Dash, Iterations, Kernel, Portable, Seed, Set, make_settings
+from hv.commands.options import (
+    Changes,
+    Cold,
+    CostModel,
+    Document,
+    Globs,
+    Iterations,
+    Kernel,
+    Operation,
+    Portable,
+    Rows,
+    Seed,
+    make_settings,
+)
 from hv.commands.terminal import progress_line
 from hv.costs import DEFAULT
 from hv.documents import check_target, write_document
@@ -46,10 +57,9 @@ def _choose(names: str | None, changes: list[str], installed: Mapping[str, type[
 
 
 def table(
-    *, rows: Annotated[str | None, Parameter(metavar="ROW,...")] = None,
-    ops: Annotated[str | None, Parameter(metavar="GLOB,...")] = None, set: Set = None, iterations: Iterations = 100,
-    seed: Seed = 0, cold: Cold = False, cost_model: CostModel = DEFAULT, portable: Portable = False,
-    kernel: Kernel = None, json: Dash = None, csv: Dash = None, html: Dash = None,
+    *, rows: Rows = None, ops: Globs = None, set: Changes = None, iterations: Iterations = 100, seed: Seed = 0,
+    cold: Cold = False, cost_model: CostModel = DEFAULT, portable: Portable = False, kernel: Kernel = None,
+    json: Document = None, csv: Document = None, html: Document = None,
 ) -> None:  # fmt: skip
     """Run operations on rows and print exits per operation.
 
@@ -97,15 +107,14 @@ def table(
         write_document(html, report.as_html(chosen, wanted, result, unbuilt))
     if "-" not in documents:
         if ops is None:
-            terminal.print_numbers(report.grid(chosen, result, unbuilt, terminal.out.width))
+            terminal.print_table(report.grid(chosen, result, unbuilt, terminal.out.width))
         else:
             terminal.out.print(report.operations(wanted, result, terminal.out.width))
 
 
 def stat(
-    row: str, /, *, op: Annotated[str, Parameter(metavar="OPERATION")], set: Set = None,
-    iterations: Iterations = 100, seed: Seed = 0, cold: Cold = False, cost_model: CostModel = DEFAULT,
-    portable: Portable = False, kernel: Kernel = None,
+    row: str, /, *, op: Operation, set: Changes = None, iterations: Iterations = 100, seed: Seed = 0,
+    cold: Cold = False, cost_model: CostModel = DEFAULT, portable: Portable = False, kernel: Kernel = None,
 ) -> None:  # fmt: skip
     """Show one operation's exits by reason, as perf kvm stat does.
 
@@ -126,4 +135,4 @@ def stat(
         measured = runner.run(operation)
     if isinstance(measured, NotThere):
         raise HvError(f"row {chosen.id} has no {op}: {measured.na}", 1)
-    terminal.print_numbers(report.stat(chosen.id, operation, measured, cold))
+    terminal.print_table(report.stat(chosen.id, operation, measured, cold))

@@ -37,8 +37,8 @@ def print_list(heading: list[str], lines: list[list[str]]) -> None:
     out.print(drawn)
 
 
-def print_numbers(drawn: Table) -> None:
-    """Print a table. One that needs more columns than the terminal has keeps them: no number is cut off."""
+def print_table(drawn: Table) -> None:
+    """Print a table of numbers. One that needs more columns than the terminal has is not cut off."""
     from hv.report import needed_width
 
     out.width = max(out.width, needed_width(drawn))

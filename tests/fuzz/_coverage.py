@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 
 class Coverage:
@@ -25,3 +26,17 @@ class Coverage:
         lines = [f"{count:8d}  {name}" for name, count in sorted(self.reached.items())]
         found = len(self.expected & self.reached.keys())
         return "\n".join([*lines, f"{found} of {len(self.expected)} reached", *(f"MISSING {m}" for m in self.missing)])
+
+
+class Attacker(Protocol):
+    def step(self) -> None:
+        """One hostile act."""
+
+
+def attack(attacker: Callable[[int, Coverage], Attacker], expected: Iterable[str], seed: int, tries: int) -> Coverage:
+    """So many hostile acts. Raises AssertionError, or whatever the victim raises, when it does wrong."""
+    coverage = Coverage(expected)
+    hostile = attacker(seed, coverage)
+    for _ in range(tries):
+        hostile.step()
+    return coverage

@@ -30,7 +30,7 @@ from hv.devices.ata_state import (
 from hv.devices.ata_transfer import CHUNK
 from hv.devices.ide import IDETIM, Ide
 from hv.host.store import SECTOR, MemoryStore, StoreError
-from tests.fuzz._coverage import Coverage
+from tests.fuzz._coverage import Coverage, attack
 from tests.ide_host import BSY, BUFFER, COMMAND, CONTROL, DRQ, MASTER, MEMORY, TABLE, Board, Host
 
 SIZES = (1, 2, 4)
@@ -308,12 +308,7 @@ def check(ide: Ide) -> None:
 
 
 def run(seed: int, tries: int) -> Coverage:
-    """So many hostile acts. Raises AssertionError, or whatever the controller raises, when it does wrong."""
-    coverage = Coverage(EXPECTED)
-    hostile = Hostile(seed, coverage)
-    for _ in range(tries):
-        hostile.step()
-    return coverage
+    return attack(Hostile, EXPECTED, seed, tries)
 
 
 def case(seed: int) -> Iterable[str]:

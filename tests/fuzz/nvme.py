@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 
 from hv.host.store import MemoryStore, StoreError
 from hv.silicon.nvme.controller import MOST_EVENTS, MOST_IN_FLIGHT, Controller
-from tests.fuzz._coverage import Coverage
+from tests.fuzz._coverage import Coverage, attack
 from tests.nvme_host import PF, RAM, TIMES, VF1, Driver, Host, give_vf
 
 SECTORS = 512
@@ -418,12 +418,7 @@ def check(controller: Controller) -> None:
 
 
 def run(seed: int, tries: int) -> Coverage:
-    """So many hostile acts. Raises AssertionError, or whatever the card raises, when it does wrong."""
-    coverage = Coverage(EXPECTED)
-    hostile = Hostile(seed, coverage)
-    for _ in range(tries):
-        hostile.step()
-    return coverage
+    return attack(Hostile, EXPECTED, seed, tries)
 
 
 def case(seed: int) -> Iterable[str]:

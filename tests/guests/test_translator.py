@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
+from hv.mode import Mode
+from hv.recursion_bench import guest as recursion_guest
 from hv.silicon.timing import MILLI
+from hv.silicon.x86_64.machine import Idle
+from hv.silicon.x86_64.state import RAX
+from hv.vm import Vm
+from modes.full_emulation.mode import TrapAndEmulate
 from modes.full_emulation.translator.mode import FullEmulation
-from modes.full_emulation.translator.translate import MOST_BYTES
+from modes.full_emulation.translator.translate import AFTER_STI, AT_TARGET, CALL_OUT, MOST_BYTES
 from modes.full_emulation.translator.window import CODE as CODE_OFFSET
-from modes.full_emulation.translator.window import CR8, IF, PLACES, REGISTERS, TABLE, TARGET
+from modes.full_emulation.translator.window import CR, CR8, IF, PLACES, REGISTERS, SIZE
 from tests.guests.sequences import Stand, code_of, stand
-from tests.guests.test_ipi import two
 from tests.support import (
     CODE,
     DATA,
@@ -18,13 +25,13 @@ from tests.support import (
     KERNEL_CS,
     NATIVE_METAL,
     NATIVE_TRANSLATED,
-    PDPT,
     PML4,
     PORTABLE_TRANSLATED,
     PT,
     UNDER_TRAP,
     RawGuest,
     Where,
+    costs,
 )
 
 translated = pytest.mark.parametrize(
@@ -75,10 +82,10 @@ def test_no_exit(where: Where, name: str) -> None:
 
 
 @translated
-@pytest.mark.parametrize("offset", [CODE_OFFSET, TABLE, 0x2000], ids=["code", "targets", "facts"])
+@pytest.mark.parametrize("offset", [CODE_OFFSET, SIZE + 8 * CODE, CR], ids=["code", "targets", "facts"])
 def test_a_store_to_the_hypervisor_s_part_of_the_window_faults_as_on_hardware(offset: int, where: Where) -> None:
     """The guest has nothing there, so it gets the #PF of an address that is not mapped."""
-    code = f"mov ${WINDOW + offset:#x}, %rbx; lea 1f(%rip), %r15; movq $-1, (%rbx); 1: finish"
+    code = f"call 2f; mov ${WINDOW + offset:#x}, %rbx; lea 1f(%rip), %r15; movq $-1, (%rbx); 1: finish; 2: ret"
     guest = RawGuest(code, where).finish()
     record = guest.log[0]
     assert (record.vector, record.error, record.cr2) == (PF, 2, WINDOW + offset)
@@ -96,7 +103,7 @@ def test_a_jump_into_the_window_faults_as_on_hardware(offset: int, where: Where)
 @pytest.mark.parametrize("value", [0, -1])
 def test_what_the_guest_can_write_there_harms_nobody_but_itself(value: int, where: Where) -> None:
     """Simplified: these two pages are the guest's own state, and no fault. The hypervisor believes none of it."""
-    for offset in (*range(REGISTERS, REGISTERS + 0x80, 8), TARGET, IF, CR8):
+    for offset in (*range(REGISTERS, REGISTERS + 0x80, 8), IF, CR8):
         code = f"mov ${WINDOW + offset:#x}, %rbx; movq ${value}, (%rbx); call 1f; pushf; pop %rcx; jmp 2f; 1: ret; 2:"
         guest = RawGuest(f"{code} mov %cr8, %rax; cli; hlt", where)
         guest.run(1_000_000)
@@ -138,22 +145,6 @@ def test_a_small_cache_is_emptied_and_the_guest_does_not_notice(monkeypatch: pyt
         assert cache.used <= size
         flushes += cache.s.costs.flushes
     assert flushes > 6
-
-
-@translated
-def test_code_far_away_reaches_its_data_and_returns(where: Where) -> None:
-    """In the middle of the address space no 32 bits lead from the cache to the guest's data."""
-    far = 0xFFFF_8000_0000_0000
-    guest = RawGuest(
-        f"movq ${PDPT | 7:#x}, {PML4 + 8 * 256:#x}; mov ${far:#x}, %rcx; lea 1f(%rip), %rax; add %rcx, %rax; jmp *%rax;"
-        "1: mov $3, %ecx; 2: incq 4f(%rip); call 3f; loop 2b; lea 4f(%rip), %rbx; mov %rbx, DATA;"
-        "mov 4f(%rip), %rax; mov %rax, DATA+8; push 4f(%rip); pop DATA+16; sgdt 4f(%rip); mov 4f+2(%rip), %rax;"
-        "mov %rax, DATA+24; hlt; 3: addq $10, 4f(%rip); ret; 4: .quad 0, 0",
-        where,
-    ).finish()
-    words = guest.words(4)
-    assert words[0] >> 32 == far >> 32
-    assert words[1:] == [33, 33, 0x6000]
 
 
 @pytest.mark.parametrize("where", EVERYWHERE + UNDER_TRAP)
@@ -211,116 +202,28 @@ def test_instructions_that_do_not_fit_a_page_or_cannot_be_decoded(where: Where) 
     assert (record.vector, record.rip, record.cr2) == (PF, at, SPARE + 0x1000)
 
 
+@pytest.mark.parametrize("mode", [TrapAndEmulate, FullEmulation])
+def test_the_benchmark_s_recursive_function_makes_no_exit(mode: type[Mode]) -> None:
+    with contextlib.closing(Vm({"cpu": mode}, recursion_guest(), costs(), smp=1)) as vm:
+        assert isinstance(vm.run(), Idle)
+        assert vm.machine.engine.state.regs[RAX] == 46368
+        assert vm.ledger.totals()["shadow_page_fault"] <= 4
+        assert sum(vm.ledger.totals().values()) < 15
+
+
+@pytest.mark.parametrize("instruction", ["ret", "call *%rbx", "pushf", "mov %rax, %cr8", "mov %ss, (%rsp)"])
+def test_no_interrupt_comes_between_sti_and_all_that_the_next_instruction_has_become(instruction: str) -> None:
+    guest = RawGuest(
+        f"lea 3f(%rip), %rbx; xor %eax, %eax; push %rbx; sti; behind: {instruction}; 3: finish", NATIVE_TRANSLATED
+    )
+    places = mode_of(guest.finish()).desk.cache.s.places.values()
+    fixes = [place.fix for place in places if place.rip == guest["behind"]]
+    assert len(fixes) > 2
+    assert all(fix & (AFTER_STI | AT_TARGET | CALL_OUT) for fix in fixes)
+
+
 def test_translating_takes_virtual_time() -> None:
     guest = RawGuest("1: " + "inc %rax; " * 50 + "hlt", NATIVE_TRANSLATED)
     costs = mode_of(guest).desk.cache.s.costs
     assert costs.instructions >= 51  # zeros are instructions too
     assert guest.vm.now >= costs.instructions * guest.vm.costs.translation >= costs.instructions * MILLI
-
-
-# --- two vCPUs --------------------------------------------------------------------------------------------------------
-# Each has a window and a cache of its own; the shadow tables they share. CPU 1 is in its cache while CPU 0 acts.
-
-
-@translated
-def test_code_that_one_cpu_writes_reaches_the_cache_of_another(where: Where) -> None:
-    """CPU 1 loops without an exit, through two pages; the second one's jump becomes a HLT."""
-    code = "start_other; until DATA+8, 1; rest 1000; movb $0xF4, patch; finish\n"
-    code += "other: incq DATA+8; 1: incq DATA; jmp patch; .fill 600, 1, 0x90; patch: jmp 1b\n"
-    guest = two(code, where).finish()
-    assert guest.words(1)[0] > 10
-
-
-@translated
-def test_a_page_of_code_that_one_cpu_remaps_is_another_one_for_both(where: Where) -> None:
-    """CPU 1 calls a page again and again. CPU 0 maps another one there; CPU 1 flushes its TLB when it is told."""
-    page = 0xA_0000
-    code = (
-        f"movl $0xC3C0FF48, {SPARE:#x}; movl $0xC3C1FF48, {SPARE + 0x1000:#x}; movq ${SPARE | 7:#x}, {PT + 8 * 0xA0};"
-    )
-    code += (
-        f"start_other; until DATA+8, 1; rest 1000; movq ${SPARE + 0x1000 | 7:#x}, {PT + 8 * 0xA0}; movq $1, DATA+16;"
-    )
-    code += f"finish\n other: xor %eax, %eax; xor %ecx, %ecx; mov ${page:#x}, %ebx; incq DATA+8;"
-    code += "1: call *%rbx; cmpq $0, DATA+16; je 1b; invlpg (%rbx); xor %edx, %edx; xor %ecx, %ecx; mov %rax, DATA;"
-    code += "call *%rbx; sub DATA, %rax; mov %rax, DATA+24; mov %rcx, DATA+32; finish\n"
-    words = two(code, where).finish().words(5)
-    assert words[0] > 10
-    assert words[3:] == [0, 1]
-
-
-@translated
-def test_all_tables_are_dropped_while_another_cpu_is_in_its_cache(where: Where) -> None:
-    """Also within each instruction's sequence: POPF spoils the flags, and sets IF, before it is done."""
-    code = "start_other; until DATA+8, 1; 1: hlt; jmp 1b\n"
-    code += "other: xor %eax, %eax; incq DATA+8; 1: cmp %eax, %eax; pushf; sti; cli; cmp $-1, %eax; popf; jne 2f;"
-    code += "call 3f; incq DATA; jmp 1b; 2: finish; 3: ret\n"
-    guest = two(code, where)
-    guest.run(300_000)
-    mode, done = mode_of(guest), 0
-    for _ in range(200):
-        guest.run(7)
-        if mode.desks[1].inside:
-            guest.vm.ledger.open = True
-            mode.pager.drop_all()
-            guest.vm.ledger.open = False
-            done += 1
-    before = guest.words(1)[0]
-    guest.run(50_000)
-    assert done > 100
-    assert guest.words(1)[0] > before
-    assert guest.cpu.halted
-    assert not guest.machine.cpus[1].halted
-
-
-@translated
-def test_a_snapshot_with_both_cpus_in_their_caches_goes_on_as_if_nothing_had_been(where: Where) -> None:
-    code = "start_other; until DATA+8, 1; 1: call count; cmpq $2000, DATA; jb 1b; movb $0xF4, patch; finish\n"
-    code += (
-        "other: incq DATA+8; 2: incq DATA+24; cli; sti; cli; call count; jmp patch; .fill 600, 1, 0x90; patch: jmp 2b\n"
-    )
-    code += "count: lock incq DATA; ret\n"
-    whole, first, second = (two(code, where) for _ in range(3))
-    whole.finish()
-    while not all(desk.inside for desk in mode_of(first).desks):
-        first.run(100)
-    first.run(500)
-    assert all(desk.inside for desk in mode_of(first).desks)
-    second.vm.restore(first.vm.snapshot())
-    for guest in (first, second):
-        guest.finish()
-        assert guest.words(4) == whole.words(4)
-        assert guest.exits == whole.exits
-        assert guest.vm.now == whole.vm.now
-
-
-@translated
-def test_init_reaches_a_cpu_in_its_cache_and_it_starts_again(where: Where) -> None:
-    code = """start_other; until DATA+8, 1; rest 1000; send 0x4500; rest 100000; send 0x4615; until DATA+8, 2; finish
-        other: incq DATA+8; 1: incq DATA; call 2f; cmpq $2, DATA+8; jne 1b; finish; 2: ret\n"""
-    guest = two(code, where).finish()
-    assert guest.words(2)[1] == 2
-
-
-@translated
-@pytest.mark.parametrize("value", [0, -1])
-def test_a_cpu_that_writes_into_another_one_s_window_harms_nobody_but_the_guest(value: int, where: Where) -> None:
-    offsets = (*range(REGISTERS, REGISTERS + 0x80, 8), TARGET, IF, CR8)
-    stores = ";".join(f"mov ${PLACES[1] + offset:#x}, %rbx; movq ${value}, (%rbx)" for offset in offsets)
-    code = f"start_other; until DATA+8, 1; mov $500, %ecx; 1: {stores}; dec %ecx; jnz 1b; finish\n"
-    code += "other: incq DATA+8; 1: call 2f; pushf; pop %rcx; push %rcx; popf; mov %cr8, %rax; jmp 1b; 2: ret\n"
-    guest = two(code, where)
-    for _ in range(50):
-        guest.run(20_000)
-    guest.close()
-
-
-@translated
-def test_a_cpu_that_jumps_into_another_one_s_cache_faults_as_on_hardware(where: Where) -> None:
-    at = PLACES[1] + CODE_OFFSET + 2
-    code = f"start_other; until DATA+8, 1; mov ${at:#x}, %rbx; lea 1f(%rip), %r15; jmp *%rbx; 1: finish\n"
-    code += "other: incq DATA+8; 1: call 2f; jmp 1b; 2: ret\n"
-    guest = two(code, where)
-    guest.run(1_000_000)
-    (record,) = guest.log
-    assert (record.vector, record.rip, record.cr2) == (PF, at, at)

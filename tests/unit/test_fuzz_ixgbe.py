@@ -18,7 +18,8 @@ from hv.silicon.ixgbe.rings import Ring
 from hv.silicon.ixgbe.switch import Switch
 from hv.silicon.ixgbe.transmit import Transmitter
 from modes.sriov import nic_owner
-from tests.fuzz.ixgbe import EXPECTED, TRIES_A_CASE, run
+from tests.fuzz._ixgbe_reach import EXPECTED
+from tests.fuzz.ixgbe import TRIES_A_CASE, run
 
 
 def test_the_card_withstands_hostile_guests_and_owners() -> None:

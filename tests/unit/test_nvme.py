@@ -482,13 +482,13 @@ def test_the_pin_is_up_while_there_are_completions_and_it_is_not_masked(ready: D
     ready.put(1, FLUSH, 1)
     ready.ring(1)
     ready.host.pass_time()
-    levels = [ready.host.pin]
+    levels = [ready.host.pin()]
     ready.set(0x0C, 1)
-    levels.append(ready.host.pin)
+    levels.append(ready.host.pin())
     ready.set(0x10, 1)
-    levels.append(ready.host.pin)
+    levels.append(ready.host.pin())
     ready.all(1)
-    levels.append(ready.host.pin)
+    levels.append(ready.host.pin())
     assert levels == [True, False, True, False]
 
 
