@@ -1,17 +1,24 @@
-"""docs/binary-translation.md and ARCHITECTURE.md have the numbers that runs give."""
+"""README.md, ARCHITECTURE.md and docs/ have the numbers that runs give."""
 
 from __future__ import annotations
 
+import html
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from hv.measure import OpResult
+from hv.ops import OPS
+from hv.table import ROWS
+from tests.conftest import RunHv
 from tests.ec2_table.measuring import CPU_OPERATIONS, measure, measure_table
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "binary-translation.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PICTURE = (ROOT / "docs" / "table.svg").read_text(encoding="utf-8")
 WALK = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
 LINES = [[cell.strip() for cell in line.split("|")[1:-1]] for line in PAGE.splitlines() if line.startswith("| `cpu.")]
 COMPARED = {
@@ -42,3 +49,33 @@ def test_the_exits_of_a_boot_are_as_many_as_is_said(row: str) -> None:
     result = measure_table(row, "boot.boot").rows[0].ops["boot.boot"]
     assert isinstance(result, OpResult)
     assert int(said.replace(",", "")) == pytest.approx(result.exits_per_op, rel=0.03)
+
+
+def vague(session: str) -> list[str]:
+    """A session's lines without the numbers that each change of the guest's code moves a little."""
+    return re.sub(r"(?<=cycles=)\d+|\d+(?= frames)|[\d.]+(?= cycles)", "N", session).splitlines()
+
+
+def test_the_session_in_the_readme_is_what_a_user_gets(run_hv: RunHv) -> None:
+    shown = re.search(r"```\n\$ hv (.+)\n([^`]+)```", README)
+    assert shown is not None
+    assert vague(run_hv(*shlex.split(shown[1])).stdout) == [*vague(shown[2]), "hv> "]
+
+
+def test_the_picture_of_the_table_has_the_numbers_of_a_run() -> None:
+    """docs/table.svg is what hv table prints, as rich draws it."""
+    lines: dict[str, str] = {}
+    for y, text in re.findall(
+        r'<text [^>]*y="([\d.]+)"[^>]*>([^<]*)', (ROOT / "docs" / "table.svg").read_text("utf-8")
+    ):
+        lines[y] = f"{lines.get(y, '')} {html.unescape(text)}"
+    drawn = {line.split()[0]: re.findall(r"\b(VS|VH|P|H)\s(\d+)", line) for line in lines.values() if line.split()}
+    headlines = [op for op in OPS.values() if op.headline]
+    for name, machine in ROWS.items():
+        assert [letter for letter, _ in drawn[name]] == [machine.cells[op.column] for op in headlines]
+    table = measure_table("emulated,xen-pv,aws-2017,nitro", ",".join(op.id for op in headlines), iterations=4)
+    for row in table.rows:
+        for op, (_, count) in zip(headlines, drawn[row.id], strict=True):
+            result = row.ops[op.id]
+            assert isinstance(result, OpResult)
+            assert int(count) == pytest.approx(result.exits_per_op, rel=0.03 if op.once else 0), (row.id, op.id)
