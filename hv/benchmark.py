@@ -4,8 +4,8 @@ Guest speed: the same user-mode loop under each mode and on bare Unicorn, which 
 its own `count=`. An exit: CPUID under hw-assist, and CLI at ring 3, against a Python hook of Unicorn that does nothing.
 A doorbell: the way from the guest's store to the card and the card's looks at its queue. Nothing exits there.
 Interrupts: interrupt_bench.py.
-Translated code: the kernel's compute loop from the translation cache, against the same loop at its own address; and a
-loop of calls and returns, the worst case (docs/binary-translation.md says what a return costs, and why).
+Translated code: the kernel's compute loop from the translation cache, against the same loop at its own address; a loop
+of calls and returns, and recursion_bench.py (docs/binary-translation.md says what a return costs, and why).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from hv.loader import Guest, Segment
 from hv.measure import RowRunner, Settings, run_table
 from hv.mode import Mode
 from hv.ops import OPS
+from hv.recursion_bench import recursion
 from hv.silicon.ixgbe.rings import CONTROL, ENABLE, TAIL
 from hv.silicon.ixgbe.virtual import TX_RINGS
 from hv.silicon.nvme.spec import ACQ, AQA, ASQ, CC, DOORBELLS, PAGE
@@ -108,7 +109,9 @@ class Bench:
         direct, translated = (self._seconds_per_op(row, "cpu.compute") for row in (TRAPPED, "emulated"))
         out.append(Ratio("kernel code, translated / run directly", direct / translated, "x", 0.7, False))
         direct, translated = (self._seconds_between_marks(row, "cpu.callret") for row in (TRAPPED, "emulated"))
-        out.append(Ratio("calls and returns, translated / run directly", direct / translated, "x", 0.4, False))
+        out.append(Ratio("calls and returns, translated / run directly", direct / translated, "x", 0.6, False))
+        recursive = recursion(self.modes, self.settings.costs, ROUNDS)
+        out.append(Ratio("a recursive function, translated / run directly", recursive, "x", 0.7, False))
         progress("the table")
         started = time.perf_counter()
         run_table([find_row("nitro"), find_row("metal")], list(OPS.values()), self.modes, self.settings)

@@ -27,9 +27,9 @@ class Tally(msgspec.Struct):
     high: int = 0
 
     def add(self, time: int) -> None:
-        if time < self.low or not self.count:
-            self.low = time
-        self.high = max(self.high, time)
+        if not (self.count and self.low <= time <= self.high):
+            self.low = min(self.low, time) if self.count else time
+            self.high = max(self.high, time)
         self.count += 1
         self.time += time
 

@@ -47,18 +47,18 @@ class Neighbours:
         self.vms.append(vm)
         return len(self.vms) - 1
 
-    def run(self, until: int = NEVER) -> None:
-        """Let all guests run, until all have ended or wait for input, or until a virtual time (millicycles)."""
+    def run(self, until: int = NEVER) -> bool:
+        """Let all guests run, until all have ended or wait for input, or until a virtual time (millicycles): False."""
         waiting: set[Vm] = set()
         while live := [vm for vm in self.vms if vm.machine.ended is None]:
             vm = min(live, key=lambda vm: vm.now)
             if waiting.issuperset(live):
                 if (due := min(vm.outlives for vm in self.vms)) == NEVER:
-                    return
+                    return True
                 waiting.clear()
                 self._outlive(due)
             if vm.now >= until:
-                return
+                return False
             self._outlive(vm.now)
             horizon = min([until, *(other.now + QUANTUM for other in live if other is not vm)])
             if len(live) < len(self.vms):
@@ -69,6 +69,7 @@ class Neighbours:
                 vm.machine.sleep(max(vm.now + QUANTUM, horizon if horizon != until else 0))
             elif not isinstance(outcome, Ended):
                 waiting.clear()
+        return True
 
     def _outlive(self, until: int) -> None:
         """Let the cards act that stand in the root complexes of guests that have ended."""

@@ -16,6 +16,7 @@ import tty
 from collections.abc import Iterator, Sequence
 
 from hv.crash import report
+from hv.measure import PROMPT
 from hv.neighbours import Neighbours
 from hv.report import number
 from hv.silicon.timing import MILLI
@@ -185,14 +186,17 @@ class Session:
 def run_commands(neighbours: Neighbours, commands: Sequence[str]) -> int:
     """Type its line to each guest and print what each answers, with its number. Returns the exit status of hv.
 
-    They are powered off when all have answered, so that each may ask the others for something.
+    They are powered off when all have answered, so that each may ask the others for something. A guest has answered
+    when it waits for input, or shows its prompt once more while programs of its go on in the background.
     """
     boots = [vm.machine.probe.window for vm in neighbours.vms]
     for vm, command in zip(neighbours.vms, commands, strict=True):
         vm.console.feed(command.encode() + b"\n")
-    neighbours.run()
+    while not neighbours.run(_later(neighbours)) and not all(map(_has_answered, neighbours.vms)):
+        pass
     for vm in neighbours.vms:
         vm.console.feed(bytes([END_OF_INPUT]))
+        vm.console.pump(vm.serial)
     neighbours.run()
     status = 0
     for place, (vm, boot) in enumerate(zip(neighbours.vms, boots, strict=True), 1):
@@ -205,6 +209,16 @@ def run_commands(neighbours: Neighbours, commands: Sequence[str]) -> int:
             print(f"hv: guest {place}: {ended.report}", file=sys.stderr)
             status = 1
     return status
+
+
+def _later(neighbours: Neighbours) -> int:
+    """When to look again whether all have answered."""
+    return min((vm.now for vm in neighbours.vms if vm.machine.ended is None), default=0) + SLICE
+
+
+def _has_answered(vm: Vm) -> bool:
+    said = vm.console.output
+    return vm.machine.ended is not None or (said.endswith(PROMPT.encode()) and said.count(PROMPT.encode()) > 1)
 
 
 def last_window(vm: Vm) -> str:

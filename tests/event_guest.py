@@ -16,15 +16,17 @@ from tests.guests.test_pv_on_hvm import HELP
 
 # Offsets behind DATA. A vCPU's own words, at BLOCK times its number; then what all have.
 BLOCK = 0x80
-BUDGET, ARMED, NOTED, EARLY, DEADLINE, ARGUMENT, DONE = 0, 4, 8, 12, 16, 24, 64
+BUDGET, ARMED, NOTED, EARLY, DEADLINE, ARGUMENT, DONE, LATE, SENT_AT, LINGERS = 0, 4, 8, 12, 16, 24, 64, 68, 72, 80
 LENGTH, CAME, SENT, LOG = 0x100, 0x110, 0x440, 0x600  # CAME and SENT: 4 bytes a port
 MAIN, BODIES = (0x2000, 0x2F00), 0x2100
 MOST = 24  # sends: handlers that send to each other come to an end
 KINDS = (
     "end send ring ring_other mask unmask unmask_by_memory bind on off blink say spin call alarm nap poll sleep block "
-    "doze note"
+    "doze note hasten linger in_time"
 ).split()
 POLL_NS = 20_000  # how long a poll waits
+LINGER = 60_000  # rounds of a loop
+PROMPT_NS = 24_000  # an event comes within this time to a vCPU that lingers: three quanta
 
 # Registers: R13 the vCPU's vcpu_info, R14 the script's next operation, R15 the vCPU's own words.
 INTERPRETER = f"""
@@ -102,6 +104,40 @@ do_note:                                /* the timer's event */
     cmp {DEADLINE}(%r15), %rax
     adcl $0, {EARLY}(%r15)
     pop %rdx
+    jmp run
+do_linger:                              /* open, and without an exit */
+    let_in
+    now
+    mov %rax, {LINGERS}(%r15)
+    mov ${LINGER}, %ecx
+    1: dec %ecx
+    jnz 1b
+    movq $0, {LINGERS}(%r15)
+    jmp run
+do_hasten:                              /* a port whose event is in_time on the other vCPU, if that one lingers */
+    now
+    mov DATA + {SENT}(,%rcx,4), %edx
+    cmp %edx, DATA + {CAME}(,%rcx,4)
+    jne run
+    incl DATA + {SENT}(,%rcx,4)
+    mov %rax, {SENT_AT}(%r15)
+    port_op 4
+    jmp run
+do_in_time:
+    push %rdx
+    now
+    mov {LINGERS}(%r15), %rdx
+    test %rdx, %rdx
+    jz 1f
+    mov %r15, %rsi
+    xor ${BLOCK}, %rsi
+    cmp {SENT_AT}(%rsi), %rdx
+    cmovl {SENT_AT}(%rsi), %rdx         /* whichever was later: it lingers, or the event */
+    sub %rdx, %rax
+    cmp ${PROMPT_NS}, %rax
+    jle 1f
+    incl {LATE}(%r15)
+    1: pop %rdx
     jmp run
 do_alarm:
     arm

@@ -19,6 +19,11 @@ class LinesView(ScrollView, can_focus=True):
         self.border_title = title
         self.lines: list[Line] = []
 
+    @property
+    def width(self) -> int:
+        """Cells of a line that can be seen."""
+        return self.scrollable_content_region.width
+
     def show(self, lines: list[Line], note: str) -> None:
         """Draw these lines, and a note in the border."""
         if len(lines) != len(self.lines):
@@ -30,5 +35,4 @@ class LinesView(ScrollView, can_focus=True):
     def render_line(self, y: int) -> Strip:
         at, style = y + self.scroll_offset.y, self.rich_style
         line = self.lines[at] if at < len(self.lines) else []
-        width = self.scrollable_content_region.width
-        return Strip([Segment(text, style + own) for text, own in line]).adjust_cell_length(width, style)
+        return Strip([Segment(text, style + own) for text, own in line]).adjust_cell_length(self.width, style)

@@ -7,7 +7,6 @@ follow each other on one line, and says how many it no longer has.
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Mapping
 
@@ -18,16 +17,14 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import Screen
 from textual.widgets import Static
 
-from hv.ledger import Stream
 from hv.measure import Settings
 from hv.mode import Mode
-from hv.silicon.timing import MILLI
 from hv.table import Row
 from tui.console_view import ConsoleView
-from tui.exits_view import rates
+from tui.exits_view import last, rates
 from tui.guest_thread import GuestThread
 from tui.key_bar import KeyBar
-from tui.lines_view import Line, LinesView
+from tui.lines_view import LinesView
 from tui.palette import Palette
 
 HERTZ = 5
@@ -87,6 +84,9 @@ On bare metal nothing exits: there is nobody to exit to.
         self.app.theme_changed_signal.subscribe(self, lambda _: self._draw_exits())
         self._say("What you type goes to the guest. Try: bench cpu.cpuid 1000")
 
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._draw_exits)  # when the panels have their new widths
+
     def on_unmount(self) -> None:
         self.guest.stop()
 
@@ -133,12 +133,10 @@ On bare metal nothing exits: there is nobody to exit to.
 
     def _draw_exits(self) -> None:
         palette, (_, totals) = Palette(self.app), self._before
-        self.query_one("#totals", LinesView).show(
-            rates(totals, self._rates, palette), f"{sum(totals.values()):,} in all"
-        )
-        stream = self.query_one("#stream", LinesView)
-        lines, shown = _last(self.guest.stream, max(stream.size.height, 1), palette)
-        stream.show(lines, f"{self.guest.stream.seen - shown:,} earlier ones dropped")
+        above, stream = self.query_one("#totals", LinesView), self.query_one("#stream", LinesView)
+        above.show(rates(totals, self._rates, palette, above.width), f"{sum(totals.values()):,} in all")
+        lines, shown = last(self.guest.stream, max(stream.size.height, 1), palette, stream.width)
+        stream.show(lines, f"{self.guest.stream.seen - shown:,} earlier ones")
 
     def _end(self, why: str) -> None:
         console = self.query_one(ConsoleView)
@@ -167,16 +165,3 @@ On bare metal nothing exits: there is nobody to exit to.
         console.focus()
         self.guest.start()
         self._say("Switched off and on.")
-
-
-def _last(stream: Stream, height: int, palette: Palette) -> tuple[list[Line], int]:
-    """The newest exits on so many lines, and how many exits that is. Equal neighbours share a line."""
-    newest = reversed(list(stream.last))
-    groups = ((key, [cost for _, _, cost in group]) for key, group in itertools.groupby(newest, lambda one: one[:2]))
-    picked = list(itertools.islice(groups, height))
-    lines: list[Line] = []
-    for (_, reason), costs in reversed(picked):
-        times = f"x{len(costs)}" if len(costs) > 1 else ""
-        mean = f"{sum(costs) / len(costs) / MILLI:,.0f}"
-        lines.append([(f"{reason:<18}", palette.plain), (f"{times:>6}", palette.accent), (f"{mean:>9}", palette.faint)])
-    return lines, sum(len(costs) for _, costs in picked)

@@ -110,7 +110,7 @@ A letter with a dot is not built yet.
         self.app.theme_changed_signal.subscribe(self, lambda _: self._draw())
         self._draw()
         self.query_one(Grid).move_cursor(row=ROW_IDS.index("nitro"), column=self._first)
-        self._say("Enter measures the row under the cursor: it boots the guest and runs every operation.")
+        self._say("Enter boots the row under the cursor and runs every operation on it.")
 
     def on_resize(self, event: events.Resize) -> None:
         self._wide = event.size.width >= WIDE
@@ -195,7 +195,7 @@ A letter with a dot is not built yet.
         if any(waiting.id == row.id for waiting in self.measuring.waiting):
             return Text("runs" if self.measuring.waiting[0].id == row.id else "waits", palette.accent)
         done = len(self.measured.get(row.id, {}))
-        return Text(f"{done} ops", palette.plain) if done else Text("Enter runs", palette.primary)
+        return Text(f"{done} ops", palette.plain) if done else Text("not run", palette.faint)
 
     def _draw_row(self, row: Row) -> None:
         grid, palette = self.query_one(Grid), Palette(self.app)
@@ -251,7 +251,9 @@ A letter with a dot is not built yet.
             exits.update(head.append(outcome, palette.error))
         else:
             head.append(f"{op.meaning}.\n" if op else "", palette.faint)
-            exits.update(head.append(f"Not measured yet: Enter runs it under mode {mode}."))
+            queued = any(waiting.id == row.id for waiting in self.measuring.waiting)
+            todo = "It will be measured soon." if queued else f"Not measured yet: Enter runs it under mode {mode}."
+            exits.update(head.append(todo))
 
     def _say(self, text: str | Text) -> None:
         self.query_one("#status", Static).update(Text(text) if isinstance(text, str) else text)
@@ -345,8 +347,12 @@ A letter with a dot is not built yet.
         palette = Palette(self.app)
         share = event.index / len(OPS)
         self._say(Text.assemble(f"{event.row}  ", (bar(share, 20), palette.accent),
-                                f"  {event.index} of {len(OPS)}  ", (event.op, "bold")))  # fmt: skip
+                                f"  {event.index} of {len(OPS)}  ", (event.op, "bold"), self._queue()))  # fmt: skip
         self._draw_row(ROWS[event.row])
+
+    def _queue(self) -> str:
+        behind = len(self.measuring.waiting) - 1
+        return f"  {behind} row{'s' * (behind != 1)} behind it" if behind > 0 else ""
 
     @on(Filled)
     def _filled(self, event: Filled) -> None:
@@ -366,9 +372,7 @@ A letter with a dot is not built yet.
             self._say(f"{event.row}: {len(known) - failed} operations measured, {failed} gave no result.")
         else:
             exits = sum(sum(o.result.exits.values()) for o in known.values() if isinstance(o, Measured))
-            self._say(
-                f"{event.row}: {len(known)} operations, {exits:,} exits.  Tab: their reasons.  o: another operation."
-            )
+            self._say(f"{event.row}: {len(known)} operations, {exits:,} exits.  Tab: reasons.  o: other operations.")
         if not self.measuring.waiting:
             self._busy = False
 

@@ -79,13 +79,16 @@ def run(
     for option, given, column in (("-drive", drive, "local"), ("-nbd", nbd, "remote")):
         if given is not None and column not in chosen:
             raise HvError(f"{option}: row {row} has no {column} disk yet", 1)
+    several = guests != 1 or len(commands or []) > 1
+    if several and (not 1 <= guests <= MOST_GUESTS or len(commands or []) not in (1, guests)):
+        raise HvError(f"--guests takes 1 to {MOST_GUESTS}, and needs -c COMMAND once for all or once for each")
     keyboard = Keyboard(piped=commands is None)
     outside = Outside(
         pcap=pcap,
         local=local_disk(drive, say) if "local" in chosen else None,
         remote=remote_disk(nbd, say, keyboard.look) if "remote" in chosen else None,
     )
-    if guests != 1 or len(commands or []) > 1:
+    if several:
         return _several(
             guests,
             commands or [],
@@ -104,8 +107,6 @@ def _several(guests: int, commands: list[str], build: Callable[..., Vm], outside
     """Guests side by side. The disks of all but the first are in memory."""
     from hv.session import run_commands
 
-    if not 1 <= guests <= MOST_GUESTS or len(commands) not in (1, guests):
-        raise HvError(f"--guests takes 1 to {MOST_GUESTS}, and needs -c COMMAND once for all or once for each")
     neighbours = Neighbours([outside, *(Outside() for _ in range(guests - 1))])
     with ExitStack() as stack:
         for own in neighbours.outsides:

@@ -1,7 +1,9 @@
 """Disk images: a raw file as a block store, and the small default ones that `hv run` makes on first use.
 
 A file that is not whole sectors reads as if zeros followed, as under QEMU. A write is in the file when it returns, so
-it survives this process; a flush is fdatasync, so it survives the host. One writer at a time (flock).
+it survives this process; a flush is fdatasync, so it survives the host. After a flush that has failed every flush
+fails, as in QEMU: the kernel may have dropped what it could not write, and would say so only once. One writer at a time
+(flock).
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ class Image:
         """Raises HvError where there is no disk to be had."""
         self.path, self.say = path, say
         self.said: set[str] = set()
-        self.read_only = False
+        self.read_only = self.unsure = False
         try:
             self.file = self._open()
         except OSError as error:
@@ -102,8 +104,11 @@ class Image:
         try:
             os.fsync(self.file) if not hasattr(os, "fdatasync") else os.fdatasync(self.file)
         except OSError as error:
-            self._tell(f"cannot be flushed: {error.strerror}")
+            self.unsure = True
+            self._tell(f"cannot be flushed: {error.strerror}; what the guest has written may be lost")
             raise StoreError(str(error)) from None
+        if self.unsure:
+            raise StoreError("an earlier flush has failed")
 
     def state(self) -> None:
         """The file lies outside: a snapshot does not take it back."""

@@ -40,7 +40,6 @@ class EmulatedApics:
 
     reasons: ClassVar[frozenset[str]] = frozenset("cr8_write external_interrupt interrupt_window nmi_window".split())
     may_signal = MAY_SIGNAL
-    has_more: ClassVar[bool] = False  # waits() looks at more than the chips
 
     def __init__(self, board: Board, cpus: int) -> None:
         self.board = board
@@ -77,12 +76,16 @@ class EmulatedApics:
         lapic = board.lapics[index].state
         if lapic.expiry is not None or lapic.irr or lapic.extint or board.deadline != NEVER or self.waiting[index]:
             return True
-        return exit.code in self.may_signal or cpu.halted or (self.has_more and self.waits(cpu))
+        return exit.code in self.may_signal or cpu.halted or self.more_waits(cpu)
+
+    def more_waits(self, cpu: Cpu) -> bool:
+        """Has an interrupt arrived elsewhere than in the chips?"""
+        return False
 
     def waits(self, cpu: Cpu) -> bool:
         """Has an interrupt arrived that the guest has not been given?"""
         lapic = self.board.lapics[cpu.index].state
-        return bool(lapic.irr or lapic.extint or self.waiting[cpu.index])
+        return bool(lapic.irr or lapic.extint or self.waiting[cpu.index]) or self.more_waits(cpu)
 
     def posted(self, address: int, data: int) -> tuple[int, int] | None:
         """A card's interrupt message as a descriptor and a vector for the IOMMU to post; None: it comes to us."""

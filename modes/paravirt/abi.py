@@ -168,8 +168,8 @@ SEGBASE_FS, SEGBASE_GS_USER, SEGBASE_GS_KERNEL, SEGBASE_GS_USER_SEL = range(4)
 VGCF_IN_SYSCALL = 1 << 8
 PHYSDEV_SET_IOPL, PHYSDEV_SET_IOBITMAP = 6, 7
 XEN_VERSION = 4 << 16 | 19
-# features.h: mmu_pt_update_preserve_ad, highmem_assist, gnttab_map_avail_bits; and page tables may be written directly
-FEATURES = 1 << 0 | 1 << 5 | 1 << 6 | 1 << 7
+# features.h, a PV domain's: mmu_pt_update_preserve_ad, highmem_assist, gnttab_map_avail_bits, direct_mapped
+FEATURES = 1 << 5 | 1 << 6 | 1 << 7 | 1 << 17
 VMASST_ARCHITECTURAL_IOPL = 4
 VMASSISTS = 1 << 2 | 1 << 4  # and writable page tables, which are always there
 SIGNATURE = b"XenVMMXenVMM"  # CPUID 4000_0000
@@ -179,6 +179,7 @@ SIGNATURE = b"XenVMMXenVMM"  # CPUID 4000_0000
 HYPERCALL_MSR = 0x4000_0000  # CPUID 4000_0002 names it
 XENFEAT_WRITABLE_PAGE_TABLES, XENFEAT_AUTO_TRANSLATED_PHYSMAP = 1 << 0, 1 << 2
 XENFEAT_HVM_CALLBACK_VECTOR, XENFEAT_HVM_SAFE_PVCLOCK, XENFEAT_HVM_PIRQS = 1 << 8, 1 << 9, 1 << 10
+XENFEAT_NOT_DIRECT_MAPPED = 1 << 16
 
 
 class HvmOp(enum.IntEnum):

@@ -43,7 +43,6 @@ class PostedDelivery(EmulatedApics):
     reasons = EmulatedApics.reasons - {"cr8_write"} | {"apic_access", "apic_write", "virtual_eoi"}
     may_signal = MAY_SIGNAL | {svm.APIC_WRITE}
     controls = VIRTUAL_APIC
-    has_more = True
 
     def __init__(self, hw: HwAssist) -> None:
         super().__init__(hw.board, len(hw.vm.machine.cpus))
@@ -92,8 +91,8 @@ class PostedDelivery(EmulatedApics):
 
     # --- delivery ---------------------------------------------------------------------------------------------
 
-    def waits(self, cpu: Cpu) -> bool:
-        return self.descriptors[cpu.index].outstanding or super().waits(cpu)
+    def more_waits(self, cpu: Cpu) -> bool:
+        return self.descriptors[cpu.index].outstanding
 
     def inject(self, cpu: Cpu, lapic: Lapic) -> None:
         """Take over what is posted. The CPU delivers it by itself; only what the 8259s send is injected."""

@@ -53,6 +53,8 @@ class PagerState(msgspec.Struct):
     maps: dict[int, dict[int, int]] = {}  # guest frame -> the shadow entries that map it, and their linear addresses
     placed: dict[int, int] = {}  # host-physical page that is not the RAM of a guest frame -> where the guest has it
     scanned: set[int] = set()  # frames that may be executed, and not written
+    kernel_tables: set[int] = set()  # full_emulation/pager.py: shadow entries that point at page tables for the kernel
+    hidden: bool = False  # and may nothing be executed there?
 
 
 class Pager(GuestTables):
@@ -83,6 +85,9 @@ class Pager(GuestTables):
     @abc.abstractmethod
     def rights(self, view: int, entry: int, *, leaf: bool, write: bool) -> int:
         """USER and WRITABLE for the shadow of a guest's entry. `write`: it is filled for a write."""
+
+    def page_table_linked(self, at: int, view: int) -> None:
+        """The shadow entry at `at` points at a page table of `view` now."""
 
     # --- guest-physical memory --------------------------------------------------------------------------------
 
@@ -121,7 +126,7 @@ class Pager(GuestTables):
         """Forget every table. Whoever calls it, or fills, loads the root again."""
         size = self.s.used << 12
         self._bytes[:size] = bytes(size)
-        self.s = PagerState(scanned=self.s.scanned)
+        self.s = PagerState(scanned=self.s.scanned, hidden=self.s.hidden)
         self.dropped()
         self.flush()
         self.code_lost()
@@ -145,6 +150,8 @@ class Pager(GuestTables):
                 key = step.entry & ADDRESS, level - 1, view, below, False
             table = self._table(key)
             self._pool[at] = table | (flags if self.v.paging or level < 3 or self.top_without_paging == 4 else PRESENT)
+            if level == 2:
+                self.page_table_linked(at, view)
         step = steps[3] if len(steps) == 4 else None
         flags = self._flags(step, address, view, leaf=True, write=write)
         page = self.page_to_map(walk.gpa, fetch=fetch)
@@ -203,6 +210,7 @@ class Pager(GuestTables):
             below = address & -(1 << shift) & (1 << 48) - 1
             key: Key = (NOBODY if empty else entry & ADDRESS), level - 1, view, below, empty
             to = table if level == 2 else self._table(key)
+            self.s.kernel_tables.discard((at - self.base >> 3) + slot)
             self._pool[(at - self.base >> 3) + slot] = to | PRESENT | USER | WRITABLE | ACCESSED | DIRTY
             at, guest = to, entry & ADDRESS
         return True
@@ -240,6 +248,7 @@ class Pager(GuestTables):
         if not entry:
             return False
         self._pool[at] = 0
+        self.s.kernel_tables.discard(at)
         if level == 1:
             page = entry & ADDRESS
             frame = self.s.placed.get(page, page - self.ram_base)
@@ -248,7 +257,7 @@ class Pager(GuestTables):
             del mapped[at]
             if not mapped:
                 del self.s.maps[frame]
-        if not entry & NX:
+        if level > 1 or not entry & NX:
             self.code_lost()
         return True
 

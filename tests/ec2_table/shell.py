@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from hv.costs import load
 from hv.host.nbd import Nbd
 from hv.host.outside import Outside
-from hv.host.store import MemoryStore, StoreError
+from hv.host.store import MemoryStore, Store, StoreError
 from hv.loader import default_guest, load_guest
 from hv.measure import PROMPT, Measured, RowRunner
 from hv.mode import find_modes
@@ -29,7 +29,7 @@ LIMIT = 2_000_000_000 * MILLI
 class Shell:
     """A booted row, with disks of the test's own, at whose prompt one can type."""
 
-    def __init__(self, row: str, local: MemoryStore | None = None, remote: Nbd | None = None) -> None:
+    def __init__(self, row: str, local: Store | None = None, remote: Nbd | None = None) -> None:
         modes = machine_modes(row_named(row), find_modes())
         self.vm = Vm(modes, load_guest(default_guest()), load(), outside=Outside(local=local, remote=remote))
         self.run()
@@ -48,7 +48,7 @@ class Shell:
 
 
 @contextlib.contextmanager
-def shell(row: str, local: MemoryStore | None = None, remote: Nbd | None = None) -> Iterator[Shell]:
+def shell(row: str, local: Store | None = None, remote: Nbd | None = None) -> Iterator[Shell]:
     booted = Shell(row, local, remote)
     try:
         yield booted

@@ -170,7 +170,7 @@ def test_measuring_leaves_a_disk_as_it_was() -> None:
 # --- hv run ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("row", ["emulated", "nitro", "aws-metal"])
+@pytest.mark.parametrize("row", ["emulated", "xen-pv", "xen-hvm-4", "nitro", "aws-metal", "metal"])
 def test_a_write_that_was_flushed_is_in_the_file_after_a_kill(row: str, tmp_path: Path) -> None:
     image, remote = tmp_path / "disk.img", tmp_path / "socket"
     image.write_bytes(bytes(1 << 20))

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from hv.measure import OpResult
+from hv.silicon.timing import MILLI
 from modes.bare_metal import BareMetal
 from modes.hw_assist.shadow import HwShadow
 from tests.ec2_table.measuring import CPU_OPERATIONS, check_snapshot, console, measure, measure_table
+from tests.ec2_table.shell import shell
 
 ROW = "nitro+cpu=hw-shadow"
 XEN = "xen-hvm-3+cpu=hw-shadow"
@@ -106,3 +108,19 @@ def test_native_and_portable_agree_in_everything() -> None:
 @pytest.mark.parametrize("cut", [50_000, 300_000, 1_000_000])
 def test_a_run_continued_from_a_snapshot_is_the_run_that_never_stopped(cut: int) -> None:
     check_snapshot(HwShadow, "cpu.fork_exit 3 1", cut)
+
+
+def test_with_xen_beside_it_too_with_blocks_on_their_way() -> None:
+    """Cut again and again, each time taken up by another machine."""
+    commands = b"bench remote.read_qd32 5\nbench cpu.fork_exit 2\n"
+    with shell(f"{XEN}+interrupts=P") as one, shell(f"{XEN}+interrupts=P") as other:
+        one.vm.console.feed(commands)
+        start = one.vm.snapshot()
+        straight = one.run(), one.vm.ledger.totals(), one.vm.now
+        one.vm.restore(start)
+        here, there = one, other
+        for _ in range(8):
+            here.vm.run(here.vm.now + 170_000 * MILLI)
+            there.vm.restore(here.vm.snapshot())
+            here, there = there, here
+        assert (here.run(), here.vm.ledger.totals(), here.vm.now)[1:] == straight[1:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import struct
 from collections.abc import Iterator
 
@@ -138,6 +139,18 @@ def test_hv_run_with_two_guests(run_hv: RunHv, row: str) -> None:
     assert results[0] == results[1]
     assert "1| [hv: " in done.stdout
     assert "2| [hv: " in done.stdout
+
+
+@pytest.mark.parametrize("row", ["xen-pv", "aws-2017", "nitro"])
+def test_one_panics_one_powers_off_and_one_computes_on_while_the_last_measures(run_hv: RunHv, row: str) -> None:
+    commands = ("crash", "poweroff", "spin", "bench net.rr 3")
+    done = run_hv("run", row, "--guests", "4", *(word for command in commands for word in ("-c", command)))
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("hv: guest 1: ")
+    assert "kernel panicked" in done.stderr
+    assert re.search(r"^4\| bench net.rr iterations=3 .* result=\w+$", done.stdout, re.MULTILINE)
+    assert re.search(r"^4\| \[hv: \d+ exits", done.stdout, re.MULTILINE)
 
 
 def test_each_guest_may_have_a_line_of_its_own(run_hv: RunHv) -> None:

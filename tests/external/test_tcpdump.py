@@ -45,3 +45,38 @@ def test_tcpdump_sees_virtual_time_from_the_epoch_in_order(capture: Path) -> Non
     times = [int(frame.split()[0].replace(".", "")) for frame in tcpdump(capture)]
     assert times == sorted(times)
     assert EPOCH * 10**9 < times[0] < times[-1] < (EPOCH + 1) * 10**9
+
+
+READ_EXT, WRITE_EXT, FLUSH_EXT = 0x24, 0x34, 0xEA  # ATA/ATAPI-6, 48-bit commands
+ATA = re.compile(
+    r"Tag: (\w+)\s.*Sector Count: (\d+), Cmd/Status: (\d+)\s+lba0: (\d+), lba1: 0, .*Data: (\d+) bytes", re.DOTALL
+)
+FINE = 0x50  # a drive's status: ready, nothing wrong
+
+
+def test_tcpdump_decodes_the_remote_disk_over_ethernet(run_hv: RunHv, tmp_path: Path) -> None:
+    """Row metal reaches its remote disk by ATA over Ethernet: each command is answered once, and without an error."""
+    path = tmp_path / "aoe.pcap"
+    commands = "block remote 3\nwrite remote 5 from the guest\nflush remote\n"
+    assert run_hv("run", "metal", "--pcap", str(path), stdin=commands).returncode == 0
+    asked: dict[str, tuple[int, int, int]] = {}  # by tag: command, first sector, sectors
+    done: list[tuple[int, int, int]] = []
+    for frame in tcpdump(path, "-vv", "ether proto 0x88a2"):
+        assert not re.search(r"malformed|invalid|\[\|", frame), frame
+        if "Issue ATA Command" not in frame:
+            continue
+        decoded = ATA.search(frame)
+        assert decoded is not None, frame
+        tag, *numbers = decoded.groups()
+        sectors, command, lba, size = map(int, numbers)
+        if "[Response]" not in frame:
+            asked[tag] = command, lba, sectors
+            continue
+        assert command == FINE
+        done.append(asked.pop(tag))
+        assert size >= 512 * done[-1][2] * (done[-1][0] == READ_EXT)
+    assert asked == {}
+    for wanted, block in ((READ_EXT, 3), (WRITE_EXT, 5)):
+        moved = sorted((lba, sectors) for command, lba, sectors in done if command == wanted and lba // 8 == block)
+        assert moved == [(8 * block + at, 2) for at in (0, 2, 4, 6)], (wanted, done)
+    assert FLUSH_EXT in {command for command, _, _ in done}

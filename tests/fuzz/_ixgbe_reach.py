@@ -47,6 +47,7 @@ EXPECTED = frozenset(
         *EFFECTS,
         "blocked", "looped inside", "segmented", "head written back", "frame waits for descriptors", "throttled",
         "masked", "pending in MSI-X", "function reset in flight", "software reset in flight", "taken away in flight",
-        "card reset", "mailbox locked", "mailbox flood", "functions switched", "snapshot", "healthy",
+        "card reset", "card reset in flight", "mailbox locked", "mailbox flood", "functions switched", "snapshot",
+        "healthy",
     ]
 )  # fmt: skip

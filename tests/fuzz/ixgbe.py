@@ -181,6 +181,7 @@ class Hostile(Traffic):
 
     def software_reset(self) -> None:
         driver = self.drivers[0]
+        self.host.receive(frame_to(mac(0)))
         self.reached["software reset in flight"] += self.in_flight(driver)
         driver.set(0, 1 << 26)
         self.host.written.clear()
@@ -211,10 +212,21 @@ class Hostile(Traffic):
         assert frame[6:12] != mac(0), "a function that is gone sends"
 
     def card_reset(self) -> None:
-        """By whoever owns it all."""
-        if self.owned:
+        """By whoever owns it all. The hostile guest may ignore it, and is silent then; the neighbour starts again."""
+        if self.owner is None:
             self.host.set(0, self.random.choice((1 << 26, 1 << 3)))
             self.reached["card reset"] += 1
+            return
+        self.host.receive(frame_to(mac(0)))
+        self.reached["card reset in flight"] += self.in_flight(self.drivers[0])
+        self.owner.reset()
+        self.vlans.clear()
+        self.card.connect(self.never_sent)
+        self.drivers[0].set(0x2018, self.random.randrange(RING))
+        self.host.pass_time(self.host.now + 100 * US)
+        self.card.connect(self.sent)
+        for driver in self.drivers if self.random.random() < 0.8 else self.drivers[1:]:
+            self.restart(driver)
 
     def neighbour(self) -> None:
         """The well-meaning neighbour sends, to the wire and to himself by the wire's other end."""

@@ -14,6 +14,7 @@ import struct
 from typing import Any
 
 from hv.silicon.x86_64.machine import Idle
+from modes.full_emulation.translator.window import PLACES, SIZE
 from tests.support import CODE, DATA, LOG_NEXT, PRELUDE, PT, RawGuest, Where, assemble
 
 LENGTH = 40  # pieces in a sequence
@@ -39,6 +40,9 @@ mov $6, %eax; call 1f; jmp 2f; 1: dec %eax; jz 3f; call 1b; inc %r9; 3: ret; 2:
 mov $200, %r10d; lea 1f(%rip), %rbx; lea 3f(%rip), %rcx; 3: dec %r10d; jz 2f; call *%rbx; jmp *%rcx; 1: inc %r11; ret; 2:
 mov $0x900000000000, %rax; jmp *%rax
 mov $0x900000000000, %rax; push %rax; ret
+lea 1f(%rip), %rax; btc $61, %rax; push %rax; ret; 1: inc %r9
+call 1f; jmp 2f; 1: pop %rax; push %rax; btc $63, %rax; jmp *%rax; 2:
+lea 1f(%rip), %rax; mov %rax, DATA+0x100; mov $SLOT_IN_DATA, %eax; push %rax; ret; 1: inc %r9
 mov $NOT_MAPPED, %eax; call *%rax
 mov NOT_MAPPED, %rcx
 jmp *NOT_MAPPED
@@ -129,6 +133,7 @@ DEFINITIONS = (
 .set ALIAS, {ALIAS}
 .set ALIAS_ENTRY, {PT + 8 * (ALIAS >> 12)}
 .set CODE_ENTRY, {PT + 8 * (CODE >> 12)}
+.set SLOT_IN_DATA, {DATA + 0x100 - PLACES[0] - SIZE >> 3 & (1 << 61) - 1} /* nothing, but the translator looks in DATA */
 """
 )
 

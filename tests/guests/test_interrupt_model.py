@@ -146,19 +146,21 @@ class Model:
 
 some = st.sampled_from(SENT)
 several = st.lists(some, min_size=1, max_size=3, unique=True).map(lambda v: int.from_bytes(bytes(v), "little"))
+priority = st.builds(Op, st.sampled_from(["tpr", "cr8"]), st.sampled_from([0, 0, 2, 3, 4, 5, 7, 9, 12, 15]))
 plain = [
     some.map(lambda v: Op("send", v)),
-    st.builds(Op, st.sampled_from(["card", "urgent", "device"]), several),
     several.map(lambda vectors: Op("card", vectors)),
+    st.builds(Op, st.sampled_from(["urgent", "device"]), several),
     st.integers(1, 3).map(lambda n: Op("raise", n)),
-    st.integers(0, 15).map(lambda n: Op("tpr", n)),
-    st.integers(0, 15).map(lambda n: Op("cr8", n)),
-    st.sampled_from([Op("on"), Op("popf"), Op("off"), Op("blink"), Op("exit")]),
+    priority,
+    st.sampled_from([Op("on"), Op("on"), Op("popf"), Op("off"), Op("blink")]),
     st.sampled_from([Op("suppress"), Op("suppress"), Op("allow"), Op("notify")]),
-    st.integers(1, 9).map(lambda n: Op("say", n)),
-    st.integers(1, 300).map(lambda n: Op("spin", n)),
-]
-body = st.lists(st.one_of(plain), max_size=5)
+    st.one_of(st.integers(1, 9).map(lambda n: Op("say", n)), st.integers(1, 300).map(lambda n: Op("spin", n)),
+              st.just(Op("exit"))),
+]  # fmt: skip
+body = st.builds(
+    lambda open, ops: [Op("on")] * open + ops, st.booleans(), st.lists(st.one_of(plain), min_size=3, max_size=8)
+)
 LEAST_ASLEEP = {"sleep": WAKING >> 4, "doze": FROM_CARD[-1] >> 4}
 
 
@@ -184,7 +186,7 @@ class Case(NamedTuple):
 cuts = st.builds(Cut, st.integers(1, 3_000), st.frozensets(st.sampled_from(FROM_CARD)), st.booleans())
 cases = st.builds(
     Case,
-    st.lists(st.one_of(*plain, st.sampled_from([Op("sleep"), Op("doze")])), min_size=15, max_size=40).map(awake),
+    st.lists(st.one_of(*plain, st.sampled_from([Op("sleep"), Op("doze")])), min_size=20, max_size=40).map(awake),
     st.lists(body, min_size=len(VECTORS), max_size=len(VECTORS)), st.lists(cuts, max_size=10), st.booleans(),
 )  # fmt: skip
 

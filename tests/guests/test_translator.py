@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
+from hv.mode import Mode
+from hv.recursion_bench import guest as recursion_guest
 from hv.silicon.timing import MILLI
+from hv.silicon.x86_64.machine import Ended, Idle
+from hv.silicon.x86_64.state import RAX
+from hv.vm import Vm
+from modes.full_emulation.mode import TrapAndEmulate
 from modes.full_emulation.translator.mode import FullEmulation
+from modes.full_emulation.translator.targets import AREAS, PAGES_A_CODE_PAGE
 from modes.full_emulation.translator.translate import MOST_BYTES
 from modes.full_emulation.translator.window import CODE as CODE_OFFSET
-from modes.full_emulation.translator.window import CR8, IF, PLACES, REGISTERS, TABLE, TARGET
+from modes.full_emulation.translator.window import CR, CR8, IF, PLACES, REGISTERS, SIZE
 from tests.guests.sequences import Stand, code_of, stand
 from tests.guests.test_ipi import two
 from tests.support import (
@@ -16,8 +25,11 @@ from tests.support import (
     DATA,
     EVERYWHERE,
     KERNEL_CS,
+    LAPIC,
     NATIVE_METAL,
     NATIVE_TRANSLATED,
+    NOT_MAPPED,
+    PD,
     PDPT,
     PML4,
     PORTABLE_TRANSLATED,
@@ -25,6 +37,7 @@ from tests.support import (
     UNDER_TRAP,
     RawGuest,
     Where,
+    costs,
 )
 
 translated = pytest.mark.parametrize(
@@ -75,10 +88,10 @@ def test_no_exit(where: Where, name: str) -> None:
 
 
 @translated
-@pytest.mark.parametrize("offset", [CODE_OFFSET, TABLE, 0x2000], ids=["code", "targets", "facts"])
+@pytest.mark.parametrize("offset", [CODE_OFFSET, SIZE + 8 * CODE, CR], ids=["code", "targets", "facts"])
 def test_a_store_to_the_hypervisor_s_part_of_the_window_faults_as_on_hardware(offset: int, where: Where) -> None:
     """The guest has nothing there, so it gets the #PF of an address that is not mapped."""
-    code = f"mov ${WINDOW + offset:#x}, %rbx; lea 1f(%rip), %r15; movq $-1, (%rbx); 1: finish"
+    code = f"call 2f; mov ${WINDOW + offset:#x}, %rbx; lea 1f(%rip), %r15; movq $-1, (%rbx); 1: finish; 2: ret"
     guest = RawGuest(code, where).finish()
     record = guest.log[0]
     assert (record.vector, record.error, record.cr2) == (PF, 2, WINDOW + offset)
@@ -92,11 +105,68 @@ def test_a_jump_into_the_window_faults_as_on_hardware(offset: int, where: Where)
     assert (record.vector, record.error & ~1, record.rip, record.cr2) == (PF, 16, WINDOW + offset, WINDOW + offset)
 
 
+# Addresses to which no kernel returns. In the table of targets some of them have a slot where the guest has something.
+TABLE = WINDOW + SIZE  # the slot of address 0
+
+
+def with_slot_at(address: int) -> int:
+    return int(address - TABLE & (1 << 64) - 1) >> 3
+
+
+NOWHERE = {
+    "0": 0,
+    "an address of the user's": NOT_MAPPED,
+    "no canonical address": 0x9000_0000_0000,
+    "an address without a slot": 0x4000_0000_0000,
+    "a slot in a chip": with_slot_at(LAPIC + 0x20),
+    "a slot in data that is a zero": with_slot_at(DATA),
+    "a slot in data that leads to the guest's code": with_slot_at(DATA + 8),
+    "a slot in data that leads to data": with_slot_at(DATA + 16),
+    "a slot in data that is no address": with_slot_at(DATA + 24),
+    "a slot in the guest's code": with_slot_at(CODE + 8),
+    "a slot in the hypervisor's scratch": with_slot_at(WINDOW + REGISTERS),
+    "a slot in the hypervisor's facts": with_slot_at(WINDOW + CR),
+    "a slot in the table itself": with_slot_at(TABLE + 8 * CODE + 0x80),
+    "a slot in the cache": with_slot_at(WINDOW + CODE_OFFSET + 8),
+} | {f"a return point, but for its top bits: {bits}": bits << 61 for bits in range(1, 8)}  # fmt: skip
+
+
+@translated
+@pytest.mark.parametrize("name", NOWHERE)
+def test_a_jump_to_nowhere_faults_as_on_hardware(name: str, where: Where) -> None:
+    ways = ("push %rbx; ret", "jmp *%rbx", "push %rbx; ret $8", "call *DATA+0x40")
+    code = (
+        f".set CODE, {CODE}; movq $0, DATA; movq $evil, DATA+8; movq $DATA, DATA+16; movabs $0x900000000000, %rax;"
+        f"mov %rax, DATA+24; mov $11, %ecx; movabs ${NOWHERE[name]:#x}, %rbx;"
+        f"{'lea 5f(%rip), %rax; xor %rax, %rbx;' if 'top bits' in name else ''} call 2f; 5: mov %rbx, DATA+0x40;"
+        f"{' '.join(f'lea 1f(%rip), %r15; {way}; ud2; 1:' for way in ways)} mov %rcx, DATA+32; finish;"
+        "2: ret; evil: movq $1, DATA+48; finish"
+    )
+    guest, metal = RawGuest(code, where).finish(), RawGuest(code, NATIVE_METAL).finish()
+    assert len(guest.log) == len(ways)
+    assert guest.log == metal.log
+    assert guest.words(7) == metal.words(7)
+    assert "mmio" not in guest.exits
+
+
+def test_a_guest_that_forges_an_address_of_the_cache_harms_nobody_but_itself() -> None:
+    """It ends, or goes on where it has no business; there is one line if it cannot go on at all."""
+    for offset in range(0, 60, 4):
+        code = (
+            f"call 2f; mov ${WINDOW + CODE_OFFSET + offset:#x}, %rax; mov %rax, DATA; lea 1f(%rip), %r15;"
+            f"mov ${with_slot_at(DATA):#x}, %ebx; jmp *%rbx; 1: finish; 2: ret"
+        )
+        guest = RawGuest(code, NATIVE_TRANSLATED)
+        outcome = guest.run(1_000_000)
+        assert not isinstance(outcome, Ended) or "\n" not in (outcome.report or "")
+        guest.close()
+
+
 @translated
 @pytest.mark.parametrize("value", [0, -1])
 def test_what_the_guest_can_write_there_harms_nobody_but_itself(value: int, where: Where) -> None:
     """Simplified: these two pages are the guest's own state, and no fault. The hypervisor believes none of it."""
-    for offset in (*range(REGISTERS, REGISTERS + 0x80, 8), TARGET, IF, CR8):
+    for offset in (*range(REGISTERS, REGISTERS + 0x80, 8), IF, CR8):
         code = f"mov ${WINDOW + offset:#x}, %rbx; movq ${value}, (%rbx); call 1f; pushf; pop %rcx; jmp 2f; 1: ret; 2:"
         guest = RawGuest(f"{code} mov %cr8, %rax; cli; hlt", where)
         guest.run(1_000_000)
@@ -120,6 +190,49 @@ def test_the_window_moves_when_the_guest_wants_its_addresses(where: Where) -> No
     assert mode_of(guest).desk.window.base not in (WINDOW, 0)
 
 
+@translated
+def test_so_it_does_when_the_guest_wants_the_addresses_of_the_table_of_targets(where: Where) -> None:
+    """2 MiB above the window the slots of this code begin, where the guest maps a large page of its own."""
+    slot = [TABLE >> shift & 511 for shift in (39, 30, 21)]
+    entries = zip([PML4, SPARE, SPARE + 0x1000], slot, [SPARE | 3, (SPARE + 0x1000) | 3, 0x20_0083], strict=True)
+    build = "; ".join(f"movq ${to:#x}, {table + 8 * at:#x}" for table, at, to in entries)
+    guest = RawGuest(
+        f"call 1f; {build}; mov ${TABLE + 8 * CODE:#x}, %rbx; movq $77, (%rbx); call 1f; mov (%rbx), %rax;"
+        f"mov %rax, DATA; mov {0x20_0000 + 8 * CODE:#x}, %rcx; mov %rcx, DATA+8; finish; 1: incq DATA+16; ret",
+        where,
+    ).finish()
+    assert guest.words(3) == [77, 77, 2]
+    assert mode_of(guest).desk.window.base not in (WINDOW, 0)
+
+
+@translated
+def test_targets_all_over_the_address_space(where: Where) -> None:
+    """More areas than there are page tables for, and code that is called in each of them again and again."""
+    places = [0x40_0000 * n + 0x1_0000 for n in range(1, AREAS + 4)]
+    build = "; ".join(f"movq $0x83, {PD + 8 * (at >> 21):#x}" for at in places)
+    code = 0x8_0000
+    calls = "; ".join(f"mov ${at - 0x1_0000 + code:#x}, %eax; call *%rax" for at in places)
+    guest = RawGuest(
+        f"{build}; movl $0x2504FF48, {code:#x}; movl ${DATA:#x}, {code + 4:#x}; movb $0xC3, {code + 8:#x};"
+        f"mov $3, %ecx; 1: {calls}; dec %ecx; jnz 1b; finish",
+        where,
+    )
+    assert isinstance(guest.run(5_000_000), Idle)
+    assert guest.word(DATA) == 3 * len(places)
+    assert mode_of(guest).desk.cache.s.costs.flushes > 1
+
+
+def test_more_targets_than_the_table_has_pages_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modes.full_emulation.translator.targets.PAGES_OF_SLOTS", 2 * PAGES_A_CODE_PAGE)
+    calls = "".join(f"call 2f; jmp 3f; .org {n * 0x400}; 3: " for n in range(1, 20))
+    guest = RawGuest(f"mov $3, %ecx; 1: {calls} dec %ecx; jnz 1b; finish; 2: incq DATA; ret", NATIVE_TRANSLATED)
+    assert isinstance(guest.run(5_000_000), Idle)
+    assert guest.word(DATA) == 3 * 19
+    cache = mode_of(guest).desk.cache
+    assert cache.s.costs.flushes > 0
+    assert len(cache.targets.s.pages) <= 2 * PAGES_A_CODE_PAGE
+
+
 def test_a_guest_that_leaves_no_room_runs_with_patched_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("modes.full_emulation.translator.mode.PLACES", PLACES[:1])
     monkeypatch.setattr("modes.full_emulation.translator.mode.FullEmulation._fits", lambda self, base: False)
@@ -141,11 +254,12 @@ def test_a_small_cache_is_emptied_and_the_guest_does_not_notice(monkeypatch: pyt
 
 
 @translated
-def test_code_far_away_reaches_its_data_and_returns(where: Where) -> None:
+@pytest.mark.parametrize("far", [0xFFFF_F800_0000_0000, 0xFFFF_8000_0000_0000])
+def test_code_far_away_reaches_its_data_and_returns(far: int, where: Where) -> None:
     """In the middle of the address space no 32 bits lead from the cache to the guest's data."""
-    far = 0xFFFF_8000_0000_0000
     guest = RawGuest(
-        f"movq ${PDPT | 7:#x}, {PML4 + 8 * 256:#x}; mov ${far:#x}, %rcx; lea 1f(%rip), %rax; add %rcx, %rax; jmp *%rax;"
+        f"movq ${PDPT | 7:#x}, {PML4 + 8 * (far >> 39 & 511):#x}; mov ${far:#x}, %rcx; lea 1f(%rip), %rax;"
+        "add %rcx, %rax; jmp *%rax;"
         "1: mov $3, %ecx; 2: incq 4f(%rip); call 3f; loop 2b; lea 4f(%rip), %rbx; mov %rbx, DATA;"
         "mov 4f(%rip), %rax; mov %rax, DATA+8; push 4f(%rip); pop DATA+16; sgdt 4f(%rip); mov 4f+2(%rip), %rax;"
         "mov %rax, DATA+24; hlt; 3: addq $10, 4f(%rip); ret; 4: .quad 0, 0",
@@ -154,6 +268,15 @@ def test_code_far_away_reaches_its_data_and_returns(where: Where) -> None:
     words = guest.words(4)
     assert words[0] >> 32 == far >> 32
     assert words[1:] == [33, 33, 0x6000]
+
+
+@translated
+@pytest.mark.parametrize(("far", "misses"), [(0xFFFF_F800_0000_0000, 1), (0xFFFF_8000_0000_0000, 1 + 3)])
+def test_far_away_there_is_a_table_of_targets_up_to_8_tib(far: int, misses: int, where: Where) -> None:
+    """The jump there misses; beyond, each return too."""
+    code = f"movq ${PDPT | 7:#x}, {PML4 + 8 * (far >> 39 & 511):#x}; mov ${far:#x}, %rcx; lea 1f(%rip), %rax;"
+    code += "add %rcx, %rax; jmp *%rax; 1: mov $3, %ecx; 2: call 3f; loop 2b; hlt; 3: incq DATA; ret"
+    assert RawGuest(code, where).finish().exits["lookup_miss"] == misses
 
 
 @pytest.mark.parametrize("where", EVERYWHERE + UNDER_TRAP)
@@ -209,6 +332,15 @@ def test_instructions_that_do_not_fit_a_page_or_cannot_be_decoded(where: Where) 
     assert guest.word(DATA) == 0x1122_3344
     record = guest.log[0]
     assert (record.vector, record.rip, record.cr2) == (PF, at, SPARE + 0x1000)
+
+
+@pytest.mark.parametrize("mode", [TrapAndEmulate, FullEmulation])
+def test_the_benchmark_s_recursive_function_makes_no_exit(mode: type[Mode]) -> None:
+    with contextlib.closing(Vm({"cpu": mode}, recursion_guest(), costs(), smp=1)) as vm:
+        assert isinstance(vm.run(), Idle)
+        assert vm.machine.engine.state.regs[RAX] == 46368
+        assert vm.ledger.totals()["shadow_page_fault"] <= 4
+        assert sum(vm.ledger.totals().values()) < 15
 
 
 def test_translating_takes_virtual_time() -> None:
@@ -305,7 +437,7 @@ def test_init_reaches_a_cpu_in_its_cache_and_it_starts_again(where: Where) -> No
 @translated
 @pytest.mark.parametrize("value", [0, -1])
 def test_a_cpu_that_writes_into_another_one_s_window_harms_nobody_but_the_guest(value: int, where: Where) -> None:
-    offsets = (*range(REGISTERS, REGISTERS + 0x80, 8), TARGET, IF, CR8)
+    offsets = (*range(REGISTERS, REGISTERS + 0x80, 8), IF, CR8)
     stores = ";".join(f"mov ${PLACES[1] + offset:#x}, %rbx; movq ${value}, (%rbx)" for offset in offsets)
     code = f"start_other; until DATA+8, 1; mov $500, %ecx; 1: {stores}; dec %ecx; jnz 1b; finish\n"
     code += "other: incq DATA+8; 1: call 2f; pushf; pop %rcx; push %rcx; popf; mov %cr8, %rax; jmp 1b; 2: ret\n"

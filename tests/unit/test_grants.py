@@ -225,6 +225,17 @@ def test_a_guest_maps_its_own_grant_into_its_tables(rig: StoreRig) -> None:
     assert rig.flags(REF) == 1
 
 
+def test_a_mapping_by_its_entry_has_the_bits_that_are_the_guests(rig: StoreRig) -> None:
+    """As Linux's gntdev maps for programs: the entry's address, and a software bit (9) that marks it as special."""
+    entry, flags = (rig.mfn(L1) << 12) + 8 * 100, 2 | 4 | 8 | 16 | 1 << 16
+    rig.grant(REF, FRAME, 1 | 4, 1)
+    assert one(rig, MAP, "<QIIHhIQ", entry, flags, REF, 1, 99, 0, 0, status_at=18) == 0
+    handle = int.from_bytes(rig.memory.read((rig.mfn(10) << 12) + 20, 4), "little")
+    assert rig.get(L1, 100) == rig.mfn(FRAME) << 12 | 1 | 4 | 1 << 5 | 1 << 6 | 1 << 9 | 1 << 63
+    assert one(rig, UNMAP, "<QQIh", entry, 0, handle, 99, status_at=20) == 0
+    assert rig.get(L1, 100) & 1 == 0
+
+
 def test_a_mapping_of_domain_0_is_not_the_guests_to_end(rig: StoreRig) -> None:
     rig.grant(REF, FRAME)
     view = rig.domain.grants.map(REF, write=True)

@@ -571,3 +571,38 @@ def test_random_transfers_agree_with_an_array_of_bytes(transfers: list[Any], mul
             assert read == model[part]
         assert host.inp(COMMAND[0] + 7) == DRDY | DSC
     assert host.ide.channels[0].present[0].store.read(0, SECTORS) == bytes(model)
+
+
+# --- a teaching kernel's driver -------------------------------------------------------------------------------------
+
+
+def test_xv6_finds_its_second_disk_and_moves_blocks_by_double_words() -> None:
+    """xv6 (ide.c): a second drive is there if its status is ever other than 0; data go by 32 bits, with interrupts."""
+    second = numbered(64)
+    alone, host = Host(numbered(64)), Host(numbered(64), numbered(64), second)
+    for each, there in ((alone, False), (host, True)):
+        while each.inp(0x1F7) & (BSY | DRDY) != DRDY:
+            assert each.pass_time()
+        each.out(0x1F6, 0xF0)
+        assert any(each.inp(0x1F7) for _ in range(1000)) == there
+        each.out(0x1F6, 0xE0)
+
+    def start(code: int, sector: int) -> None:
+        host.out(0x3F6, 0)
+        for register, value in zip(range(0x1F2, 0x1F7), (1, sector, 0, 0, 0xF0), strict=True):
+            host.out(register, value)
+        host.out(0x1F7, code)
+
+    def interrupt() -> None:
+        while not line(host):
+            assert host.pass_time()
+        assert host.inp(0x1F7) & (BSY | DRDY | DF | ERR) == DRDY
+
+    start(0x20, 5)
+    interrupt()
+    assert [host.inp(0x1F0, 4) for _ in range(128)] == [5] * 128
+    start(0x30, 6)
+    for _ in range(128):
+        host.out(0x1F0, 0x7856_3412, 4)
+    interrupt()
+    assert second.read(6, 1) == bytes((0x12, 0x34, 0x56, 0x78)) * 128

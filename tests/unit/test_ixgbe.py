@@ -211,6 +211,25 @@ def test_what_a_driver_looks_for_when_it_starts(host: Host) -> None:
     assert host.get(0x48) == 5
 
 
+@pytest.mark.parametrize(
+    ("offset", "value"),
+    [(0x0, 0), (0x18, 0), (0x200, 0x0504_8100), (0x880, 0), (0x898, 0), (0x2100, 0x402), (0x113C, 0), (0x1154, 0x402),
+     (0x2200, 0x3200), (0x2F00, 0x0010_8808), (0x3000, 0), (0x3C00, 0x8_0000), (0x3C1C, 0x8_0000),
+     (0x4240, 0x0801_2C0B), (0x4268, 0x05EE_0000), (0x4900, 0x00C0_0000), (0x4950, 0x96), (0x4954, 0), (0x5080, 0),
+     (0x5088, 0x8100), (0x6028, 0), (0x8100, 0x10), (0xCC00, 0x2_8000), (0xCC1C, 0x2_8000), (0xCD00, 0x8900_0000)],
+)  # fmt: skip
+def test_registers_after_a_reset(host: Host, offset: int, value: int) -> None:
+    """As the data sheet prints them; DMAIDONE, bit 3 of 0x2F00, when the chip has initialized itself."""
+    host.set(0, 1 << 26)
+    assert host.get(offset) == value
+
+
+@pytest.mark.parametrize(("offset", "other"), [(0x5400, 0xA200), (0x5818, 0xEC80), (0x5C7C, 0xEB7C), (0x5480, 0xEA00)])
+def test_some_registers_have_two_places(host: Host, offset: int, other: int) -> None:
+    host.set(other, 0x1234_5678)
+    assert host.get(offset) == host.get(other) == 0x1234_5678
+
+
 def test_virtual_functions_say_how_many_they_are(host: Host) -> None:
     host.enable_vfs(3)
     assert host.get(8) >> 10 & 0xFF == 3

@@ -77,15 +77,15 @@ class LinuxDriver(Driver):
         self.ring(0)
         self.host.pass_time()
 
-    def make_queues(self, count: int) -> None:
-        """So many pairs of full depth, each with its vector; the admin queue keeps vector 0."""
+    def make_queues(self, count: int, *, vectors: bool = True) -> None:
+        """So many pairs of full depth. With `vectors` each has its own; the admin queue keeps vector 0."""
         for number in range(1, count + 1):
             self.sq[number], self.cq[number] = self.queues_at, self.queues_at + 64 * DEPTH
             self.queues_at = self.cq[number] + 16 * DEPTH
             self.host.ram[self.sq[number] : self.queues_at] = bytes(80 * DEPTH)
             self.entries[number], self.tail[number], self.head[number], self.phase[number] = DEPTH, 0, 0, 1
             size = number | DEPTH - 1 << 16
-            assert self.admin_at(self.cq[number], CREATE_CQ, size, 1 | 2 | number << 16) == 0
+            assert self.admin_at(self.cq[number], CREATE_CQ, size, 1 | 2 | number * vectors << 16) == 0
             assert self.admin_at(self.sq[number], CREATE_SQ, size, 1 | number << 16) == 0
 
     def admin_at(self, address: int, opcode: int, *words: int) -> int:
@@ -203,6 +203,17 @@ def test_an_abort_of_a_command_that_takes_too_long(linux: LinuxDriver) -> None:
     assert (aborted.id, aborted.status, aborted.final) == (slow, 7, False)
 
 
+def test_a_request_for_events_can_be_taken_back(linux: LinuxDriver) -> None:
+    linux.start()
+    linux.ask_events()
+    abort = linux.put(0, ABORT, NONE, 0, 0, EVENT_ID << 16)
+    linux.ring(0)
+    linux.host.pass_time()
+    assert {answer.id: (answer.status, answer.result) for answer in linux.all(0)} == {EVENT_ID: (7, 0), abort: (0, 0)}
+    linux.ask_events()
+    assert linux.all(0) == []
+
+
 def test_a_namespace_that_goes_is_an_event_only_for_who_wants_it() -> None:
     host = Host()
     owner = Driver(host)
@@ -267,6 +278,36 @@ def test_it_goes_and_comes_again(linux: LinuxDriver) -> None:
         linux.set(CC, linux.get(CC) & ~(3 << 14) | NORMAL_SHUTDOWN)
         linux.wait(SHUTDOWN_STATUS, SHUT_DOWN, 5)
         assert not linux.get(CSTS) & FATAL
+
+
+def test_virtual_functions_made_ready_by_hand() -> None:
+    """The commands that QEMU's documentation gives for `nvme virt-mgmt`, in their order."""
+    host = Host()
+    owner = LinuxDriver(host, PF, 0x1_0000)
+    owner.start()
+    word = {"keep": 1, "offline": 7, "assign": 8, "online": 9}
+
+    def manage(what: str, controller: int, kind: int = 0, count: int = 0) -> tuple[int, int]:
+        answer = owner.run(0, 0x1C, NONE, 0, 0, word[what] | kind << 8 | controller << 16, count)
+        return answer.status, answer.result
+
+    assert [manage("keep", 0, kind, 0) for kind in (1, 0)] == [(0, 0)] * 2
+    assert manage("keep", 0, 0, 1)[0] == 0x121  # all are the secondary controllers'
+    assert manage("keep", 1)[0] == 0x11F
+    assert manage("keep", 0, 2)[0] == 0x122
+    owner.start()
+    host.enable_vfs()
+    assert manage("online", 1)[0] == 0x120  # with nothing
+    assert (manage("offline", 1), manage("assign", 1, 1, 1), manage("assign", 1, 0, 2)) == ((0, 0), (0, 1), (0, 2))
+    assert manage("online", 1) == (0, 0)
+    assert manage("assign", 1, 0, 3)[0] == 0x120
+    host.ram[owner.page : owner.page + 4] = struct.pack("<HH", 1, 1)
+    assert owner.admin(0x15, 0, namespace=1, data=True).status == 0
+    linux = LinuxDriver(host, VF1, 0x2_0000)
+    linux.start()
+    assert linux.run(0, SET, NONE, 0, 0, 7, 7 | 7 << 16).result == 0  # one pair
+    linux.make_queues(1, vectors=False)
+    assert linux.scan() == [1]
 
 
 def test_no_two_cards_of_a_machine_are_taken_for_one() -> None:

@@ -88,6 +88,21 @@ def test_a_kernel_that_finds_a_device_in_use_closes_it_first(guest: Guest, front
     new.remove()
 
 
+def test_a_front_end_that_says_connected_at_once(guest: Guest) -> None:
+    """Mini-OS's way (blkfront.c): it goes through no Initialised, and leaves by Initialising."""
+    front = BlockFront(guest)
+    ring, ref = guest.new_ring(112, 32)
+    assert ring.requests == 0
+    guest.change(front.node, {"ring-ref": ref, "event-channel": front.new_port(), "protocol": "x86_64-abi", "state": 4})
+    assert front.other_state == CONNECTED
+    assert guest.text(f"{front.other}/mode") == "w"
+    for say, wanted in ((CLOSING, CLOSING), (CLOSED, CLOSED), (INITIALISING, INIT_WAIT)):
+        front.switch_and_hear(say, wanted)
+    guest.end_grant(ref)
+    for name in ("ring-ref", "event-channel"):
+        assert guest.ask(RM, f"{front.node}/{name}\0".encode()) == b"OK\0"
+
+
 def test_a_directory_that_the_front_end_removes(guest: Guest) -> None:
     front = NetFront(guest)
     front.connect()

@@ -203,6 +203,13 @@ def test_what_the_guest_may_only_read_is_not_written_for_it(rig: Rig) -> None:
     assert rig.call(NUMBER["xen_version"], 5, WINDOW + (L1 << 12)) == -EFAULT
 
 
+def test_the_features_are_those_that_a_pv_domain_can_live_with(rig: Rig) -> None:
+    """One of them, 0, would mean that page tables need not be write-protected: such a kernel's could not be pinned."""
+    assert rig.call(NUMBER["xen_version"], 6, rig.arguments("<II", 0, 0)) == 0
+    features = int.from_bytes(rig.memory.read((rig.mfn(10) << 12) + 4, 4), "little")
+    assert [bit for bit in range(32) if features >> bit & 1] == [5, 6, 7, 17]
+
+
 def test_event_channels(rig: Rig) -> None:
     def operate(command: Evtchn, layout: str, *values: int) -> int:
         return rig.call(NUMBER["event_channel_op"], command, rig.arguments(layout, *values))

@@ -16,8 +16,10 @@ def shown(run_hv: RunHv, function: str) -> list[list[str]]:
 def test_a_function_stands_beside_its_translation(run_hv: RunHv) -> None:
     text = "\n".join(" | ".join(line) for line in shown(run_hv, "bench_cr8wr"))
     assert "push rbp" in text
-    for words in ("mov qword ptr [kept.rcx], rcx", "pop qword ptr [target]", "[rcx*8 + table]"):
+    for words in ("mov qword ptr [kept.rcx], rcx", "pop rcx", "[rcx*8 + targets]", "push 0xffffffff8"):
         assert words in text
+    (rip,) = {line[0].split()[0] for line in shown(run_hv, "bench_cr8wr") if line[0].endswith("push rbp")}
+    assert f"[rcx + kept.rcx - 0x{rip}]" in text
 
 
 def test_a_session_ends_with_what_translating_took(run_hv: RunHv) -> None:

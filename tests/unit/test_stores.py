@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -144,6 +145,30 @@ def test_a_read_only_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert image.read(0, 1) == ONE
     with pytest.raises(StoreError):
         image.write(0, TWO)
+    image.close()
+
+
+def test_after_a_failed_flush_every_flush_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux says once that it could not write, and forgets what."""
+    path, said = tmp_path / "disk.img", list[str]()
+    path.write_bytes(bytes(4096))
+    image = Image(path, said.append)
+    image.write(1, b"x" * SECTOR, durable=True)
+
+    def fails(file: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fails, raising=False)
+        patch.setattr(os, "fsync", fails)
+        with pytest.raises(StoreError):
+            image.flush()
+    for _ in range(2):
+        with pytest.raises(StoreError, match="an earlier flush has failed"):
+            image.flush()
+    assert image.read(1, 1) == b"x" * SECTOR
+    assert len(said) == 1
+    assert "cannot be flushed: Input/output error; what the guest has written" in said[0]
     image.close()
 
 

@@ -21,7 +21,7 @@ from hv.silicon.ixgbe.chip import Chip, ChipState
 from hv.silicon.ixgbe.eeprom import contents
 from hv.silicon.ixgbe.interrupts import Interrupts, InterruptState
 from hv.silicon.ixgbe.mailbox import Mailboxes
-from hv.silicon.ixgbe.module import Module
+from hv.silicon.ixgbe.module import RELEASED, Module
 from hv.silicon.ixgbe.physical import PhysicalRegisters
 from hv.silicon.ixgbe.receive import Receiver, ReceiveState
 from hv.silicon.ixgbe.rings import CONTROL, TAIL, Ring, RxRing, write_ring
@@ -197,7 +197,10 @@ class IxgbeVirtual(IxgbeFunction, VirtualFunction):
         return self.allocated(entries >> 8 * (2 * (number & 1) + sent) & 0xFF)
 
     def software_reset(self) -> None:
-        """VTCTRL.RST: its queues and interrupts; the owner lets it send and receive again (4.2.2.3)."""
+        """VTCTRL.RST: its queues and interrupts; the owner lets it send and receive again (4.2.2.3).
+
+        Heads, tails and SRRCTL too, which the chip keeps (specification update 331521, software clarification 5).
+        """
         self.forget_work()
         self.state.registers = {}
         for queue in self.queues():
@@ -268,6 +271,7 @@ class IxgbePhysical(IxgbeFunction, PhysicalFunction):
             function.receiver.forget()
             function.transmitter.forget()
         self.chip.forget()
+        self.module.write(self.chip.state.module, RELEASED)
         self._load_address()
         self.forget_work()
         self.mailboxes.reset_begins()

@@ -12,6 +12,7 @@ import msgspec
 
 ADDRESS = 0xA0  # of the memory on the wires; the lowest bit says whether the master reads
 SCL_IN, SCL_OUT, SDA_IN, SDA_OUT = 1 << 0, 1 << 1, 1 << 2, 1 << 3  # I2CCTL
+RELEASED = SCL_OUT | SDA_OUT
 # Who the module's byte is for, or from.
 IDLE, ADDRESSED, POINTER, WRITTEN, READ = range(5)
 
@@ -37,7 +38,7 @@ def contents() -> bytes:
 class ModuleState(msgspec.Struct):
     """`clocks` of the byte that is under way, and its bits so far. `next`: the byte that is read next."""
 
-    lines: int = SCL_OUT | SDA_OUT  # as the master drives them
+    lines: int = RELEASED  # as the master drives them
     pulled: bool = False  # the module pulls SDA low
     phase: int = IDLE
     clocks: int = 0
@@ -58,7 +59,7 @@ class Module:
 
     def write(self, state: ModuleState, value: int) -> None:
         """I2CCTL. One write is one change of the wires."""
-        before, state.lines = state.lines, value & (SCL_OUT | SDA_OUT)
+        before, state.lines = state.lines, value & RELEASED
         clock, data = bool(value & SCL_OUT), bool(value & SDA_OUT)
         if clock and before & SCL_OUT:
             if data != bool(before & SDA_OUT):

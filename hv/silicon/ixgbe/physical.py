@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hv.silicon.ixgbe import registers as reg
 from hv.silicon.ixgbe.eeprom import ERASED
-from hv.silicon.ixgbe.interrupts import cause_bits
+from hv.silicon.ixgbe.interrupts import QUEUE_BITS, cause_bits
 from hv.silicon.ixgbe.mailbox import WORDS
 from hv.silicon.ixgbe.rings import DCA, SPLIT, STRIDE, Ring, read_ring
 from hv.silicon.ixgbe.statistics import COUNTERS, POOL_COUNTERS, QPTC_ALIAS
@@ -72,8 +72,7 @@ class PhysicalRegisters:
             reg.EEC: self._write_eec,
             reg.EERD: self._write_eerd,
             reg.I2CCTL: lambda value: card.module.write(chip.state.module, value),
-            reg.MSCA: lambda value: chip.store(reg.MSCA, value & ~MDI_COMMAND),
-            reg.MSRWD: lambda value: chip.store(reg.MSRWD, value & 0xFFFF | 0xFFFF_0000),
+            reg.MSCA: self._write_msca,
             reg.AUTOC: self._write_autoc,
             reg.EICR: interrupts.clear,
             reg.EICS: lambda value: interrupts.set(cause_bits(value)),
@@ -171,6 +170,12 @@ class PhysicalRegisters:
             value = data << 16 | word << 2 | reg.EERD_DONE
         self.chip[reg.EERD] = value
 
+    def _write_msca(self, value: int) -> None:
+        """The management wires of a PHY. There is none: what is read is ones."""
+        self.chip.store(reg.MSCA, value & ~MDI_COMMAND)
+        if value & MDI_COMMAND:
+            self.chip[reg.MSRWD] |= 0xFFFF_0000
+
     def _write_autoc(self, value: int) -> None:
         """The link is up again at once."""
         self.chip.store(reg.AUTOC, value & ~reg.AUTOC_RESTART)
@@ -187,7 +192,7 @@ class PhysicalRegisters:
 
     def _write_eiac(self, value: int) -> None:
         self.chip.store(reg.EIAC, value)
-        self.card.state.interrupts.auto_clear = cause_bits(value)
+        self.card.state.interrupts.auto_clear = self.chip[reg.EIAC] & QUEUE_BITS
 
     def _write_eiam(self, value: int) -> None:
         self.chip.store(reg.EIAM, value)

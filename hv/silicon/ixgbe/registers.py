@@ -33,7 +33,7 @@ FCTRL, VLNCTRL, MCSTCTRL, RXCSUM = 0x05080, 0x05088, 0x05090, 0x05000
 VT_CTL, VMTXSW, VFRE, VFTE = 0x051B0, 0x05180, 0x051E0, 0x08110
 MTA, RAL, RAL_ALIAS, VFTA, MPSAR, UTA = 0x05200, 0x0A200, 0x05400, 0x0A000, 0x0A600, 0x0F400
 VMOLR, VLVF, VLVFB, VMVIR, MRQC, MTQC = 0x0F000, 0x0F100, 0x0F200, 0x08000, 0x05818, 0x08120
-PFVFSPOOF, PFDTXGSWC = 0x08200, 0x08220
+PFVFSPOOF, PFDTXGSWC, RETA, RSSRK = 0x08200, 0x08220, 0x05C00, 0x05C80
 EEC, EERD, SWSM, FWSM, SW_FW_SYNC = 0x10010, 0x10014, 0x10140, 0x10148, 0x10160
 GCR_EXT = 0x11050
 
@@ -45,12 +45,12 @@ REGISTERS: tuple[Register, ...] = (
     Register("I2CCTL", I2CCTL, 0),
     Register("FRTIMER", FRTIMER, 0),
     Register("TCPTIMER", 0x0004C),
-    Register("LEDCTL", 0x00200),
+    Register("LEDCTL", 0x00200, reset=0x0504_8100),
     Register("EICR", EICR),
     Register("EICS", EICS),
     Register("EIMS", EIMS),
     Register("EIMC", EIMC),
-    Register("EIAC", EIAC),
+    Register("EIAC", EIAC, 0x4000_FFFF),
     Register("EIAM", EIAM),
     Register("EITR", EITR, count=24),
     Register("EITR_HIGH", EITR_HIGH, count=VECTORS - 24),
@@ -68,7 +68,7 @@ REGISTERS: tuple[Register, ...] = (
     Register("MBVFICR", MBVFICR, count=4),
     Register("MBVFIMR", MBVFIMR, reset=0xFFFF_FFFF, count=4),
     Register("RQSMR", RQSMR, 0x0F0F_0F0F, count=32),
-    Register("RDRXCTL", RDRXCTL, 0x1EFF_0006, 0x0000_8808),  # initialized: there is nothing to wait for
+    Register("RDRXCTL", RDRXCTL, 0x1EFF_0006, 0x0010_8808),  # initialized: there is nothing to wait for
     Register("QDE", QDE, 0x0001_7F01),
     Register("RXCTRL", RXCTRL, 0x1),
     Register("PFCTOP", 0x03008),
@@ -78,8 +78,7 @@ REGISTERS: tuple[Register, ...] = (
     Register("FCRTL", 0x03220, count=8),
     Register("FCRTH", 0x03260, count=8),
     Register("FCRTV", 0x032A0),
-    Register("RXPBSIZE", RXPBSIZE, 0x000F_FC00, 0x0008_0000),  # all 512 KiB for the first traffic class
-    Register("RXPBSIZE", RXPBSIZE + 4, 0x000F_FC00, count=7),
+    Register("RXPBSIZE", RXPBSIZE, 0x000F_FC00, 0x0008_0000, count=8),  # 512 KiB; only that of the first class counts
     Register("FCCFG", 0x03D00, 0x18),
     # The PCS for 1 Gb/s and its negotiation: kept, and without effect.
     Register("PCS1GCFIG", 0x04200, 0xC000_0000),
@@ -87,10 +86,10 @@ REGISTERS: tuple[Register, ...] = (
     Register("PCS1GLSTA", 0x0420C, 0),
     Register("PCS1GANA", 0x04218, 0xB1E0),
     Register("PCS1GANLP", 0x0421C, 0),
-    Register("HLREG0", HLREG0, reset=0x0000_0C01 | 0x2),
+    Register("HLREG0", HLREG0, reset=0x0801_2C0B),
     Register("MAXFRS", MAXFRS, 0xFFFF_0000, 1518 << 16),
     Register("MSCA", MSCA),
-    Register("MSRWD", MSRWD),
+    Register("MSRWD", MSRWD, 0xFFFF),
     Register("MFLCN", 0x04294, 0xF),
     Register("AUTOC", AUTOC, reset=0xC09C_6004 & ~0x1000),
     Register("LINKS", LINKS, 0),
@@ -98,10 +97,11 @@ REGISTERS: tuple[Register, ...] = (
     Register("AUTOC2", 0x042A8, reset=0x000A_0000),
     Register("LINKS2", 0x04324, 0),
     Register("MACC", 0x04330),
-    Register("RTTDCS", 0x04900),
+    Register("RTTDCS", 0x04900, reset=0x00C0_0000),
     Register("RTTDQSEL", 0x04904, 0x7F),
     Register("RTTDT1C", 0x04908),
-    Register("TXPBTHRESH", 0x04950, count=8),
+    Register("TXPBTHRESH", 0x04950, reset=0x96),
+    Register("TXPBTHRESH", 0x04954, count=7),
     Register("RTTBCNRC", 0x04984),
     Register("DMATXCTL", DMATXCTL, 0xFFFF_006B, 0x8100_0000),
     Register("DTXTCPFLGL", DTXTCPFLGL, 0x0FFF_0FFF, 0x0FF6_0FF6),  # the flags of the first segment, and of the middle
@@ -119,8 +119,8 @@ REGISTERS: tuple[Register, ...] = (
     Register("MTA", MTA, count=128, kept=True),
     Register("PSRTYPE", 0x0EA00, count=64, kept=True),
     Register("MRQC", MRQC),
-    Register("RETA", 0x05C00, count=32),
-    Register("RSSRK", 0x05C80, count=10),
+    Register("RETA", RETA, count=32),
+    Register("RSSRK", RSSRK, count=10),
     Register("TXDGPC", 0x087A0, 0, count=3),
     Register("TQSM", TQSM, 0x0F0F_0F0F, count=32),
     Register("VMVIR", VMVIR, 0xC000_FFFF, count=POOLS, kept=True),
@@ -139,9 +139,8 @@ REGISTERS: tuple[Register, ...] = (
     Register("RAH", RAL + 4, 0x8000_FFFF, count=ADDRESSES, step=8),
     Register("MPSAR", MPSAR, count=2 * ADDRESSES, kept=True),
     Register("RTTUP2TC", 0x0C800),
-    Register("TXPBSIZE", 0x0CC00, 0x000F_FC00, 0x0002_8000),  # all 160 KiB
-    Register("TXPBSIZE", 0x0CC04, 0x000F_FC00, count=7),
-    Register("RTTPCS", 0x0CD00),
+    Register("TXPBSIZE", 0x0CC00, 0x000F_FC00, 0x0002_8000, count=8),  # 160 KiB, as with RXPBSIZE
+    Register("RTTPCS", 0x0CD00, reset=0x8900_0000),
     Register("SYNQF", 0x0EC30),
     Register("RQTC", 0x0EC70),
     Register("FDIRCTRL", 0x0EE00, 0xFFFF_FFF7, 0x0000_0008),  # initialized
@@ -150,7 +149,7 @@ REGISTERS: tuple[Register, ...] = (
     Register("VLVFB", VLVFB, count=2 * VLANS, kept=True),
     Register("UTA", UTA, count=128, kept=True),
     Register("MRCTL", 0x0F600, count=4),
-    Register("EEC", EEC, 0x77, eeprom.SIZE << 11 | 0x0000_0710),  # an EEPROM, which has been read; no writes to flash
+    Register("EEC", EEC, 0x77, eeprom.SIZE << 11 | 0x003F_8710),  # an EEPROM, all of which has been read; no flash
     Register("EERD", EERD),
     Register("FLA", 0x1001C, 0x3F),
     Register("SWSM", SWSM, 0x7),
@@ -166,9 +165,13 @@ REGISTERS: tuple[Register, ...] = (
     Register("PFMAILBOX", PFMAILBOX, 0, count=POOLS),
 )
 
-# Where the first chip of the family, the 82598, had some of them: still there.
-ALIASES: dict[int, int] = {RAL_ALIAS + at: RAL + at for at in range(0, 16 * 8, 4)} | {
-    0x05480 + at: 0x0EA00 + at for at in range(0, 16 * 4, 4)
+# A second place of some: where the first chip of the family, the 82598, had them, or where this one has them too.
+ALIASES: dict[int, int] = {
+    0x0EC80: MRQC,
+    **{RAL_ALIAS + at: RAL + at for at in range(0, 16 * 8, 4)},
+    **{0x05480 + at: 0x0EA00 + at for at in range(0, 16 * 4, 4)},  # PSRTYPE
+    **{0x0EB00 + at: RETA + at for at in range(0, 32 * 4, 4)},
+    **{0x0EB80 + at: RSSRK + at for at in range(0, 10 * 4, 4)},
 }
 
 AT = by_offset(REGISTERS)

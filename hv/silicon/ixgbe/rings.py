@@ -25,7 +25,7 @@ class Ring(msgspec.Struct):
     head: int = 0
     tail: int = 0
     control: int = 0
-    dca: int = 0  # direct cache access: kept, and without effect
+    dca: int = 0  # direct cache access and order on the bus: kept, and without effect
 
     @property
     def enabled(self) -> bool:
@@ -52,6 +52,7 @@ class Ring(msgspec.Struct):
 
 
 class RxRing(Ring):
+    dca: int = 0x3200
     split: int = 0x402  # SRRCTL: buffers of 2 KiB, 256 bytes for headers
     rsc: int = 0
     drop: bool = False  # QDE
@@ -70,6 +71,7 @@ class Segmentation(msgspec.Struct):
 
 
 class TxRing(Ring):
+    dca: int = 0x2A00
     write_back_low: int = 0
     write_back_high: int = 0
     contexts: list[bytes] = msgspec.field(default_factory=lambda: [bytes(16), bytes(16)])

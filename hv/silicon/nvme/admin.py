@@ -167,7 +167,7 @@ def _namespace_attachment(controller: Controller, command: Command) -> int:
 
 
 def _virtualization(controller: Controller, command: Command) -> int:
-    """Virtualization Management (5.22). Simplified: the primary controller's own resources never change."""
+    """Virtualization Management (5.22)."""
     subsystem = controller.subsystem
     word = command.words[0]
     action, kind, target, count = word & 0xF, word >> 8 & 7, word >> 16, command.words[1] & 0xFFFF
@@ -178,7 +178,7 @@ def _virtualization(controller: Controller, command: Command) -> int:
         subsystem.set_online(target, action == SECONDARY_ONLINE)
         return 0
     if action == PRIMARY_ALLOCATION:
-        raise CommandError(Status.INVALID_RESOURCE_COUNT)
+        return subsystem.keep_for_primary(target, kind, count)
     raise CommandError(Status.INVALID_FIELD)
 
 

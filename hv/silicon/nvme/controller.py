@@ -26,7 +26,6 @@ from hv.silicon.nvme.queues import (
 from hv.silicon.nvme.registers import Registers
 from hv.silicon.nvme.spec import (
     DO_NOT_RETRY,
-    EVENT_ENABLE,
     EVENT_TYPE,
     FATAL,
     MORE,
@@ -34,7 +33,6 @@ from hv.silicon.nvme.spec import (
     TRANSIENT,
     CommandError,
     Event,
-    Feature,
     Status,
 )
 from hv.silicon.nvme.state import ErrorEntry, InFlight
@@ -245,8 +243,12 @@ class Controller(Registers):
         s.sqs.pop(queue, None)
 
     def abort(self, queue: int, id: int) -> bool:
-        """Take a command out of flight. False: it is not there (any more)."""
+        """Take a command out of flight, or a request for an event back. False: it is not there (any more)."""
         s = self.state
+        if queue == 0 and id in s.asked:
+            s.asked.remove(id)
+            self.complete(Completion(0, id, Status.ABORT_REQUESTED))
+            return True
         for flight in s.flight:
             if flight.queue == queue and parse(flight.entry).id == id:
                 s.flight.remove(flight)
@@ -260,8 +262,7 @@ class Controller(Registers):
     def event(self, event: Event) -> None:
         """Something happened that no command asked for (5.2). Many kinds are reported only where the host wants it."""
         s = self.state
-        enable = EVENT_ENABLE.get(event)
-        if enable is not None and not features.current(self, Feature.EVENTS) & enable:
+        if not features.event_wanted(self, event):
             return
         if event in (Event.INVALID_DOORBELL, Event.INVALID_DOORBELL_VALUE):
             self._log(ErrorEntry(0, 0xFFFF, 0xFFFF, 0))

@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hv.silicon.nvme.queues import Command
-from hv.silicon.nvme.spec import EVERY_NAMESPACE, TEMPERATURE, WARNING_TEMPERATURE, CommandError, Event, Feature, Status
+from hv.silicon.nvme.spec import (
+    EVENT_ENABLE,
+    EVERY_NAMESPACE,
+    TEMPERATURE,
+    WARNING_TEMPERATURE,
+    CommandError,
+    Event,
+    Feature,
+    Status,
+)
 
 if TYPE_CHECKING:
     from hv.silicon.nvme.controller import Controller
@@ -35,6 +44,12 @@ TABLE: dict[int, tuple[int, int]] = {
 def current(controller: Controller, feature: int) -> int:
     """The value of an entry of the table."""
     return controller.state.features.get(feature, TABLE[feature][0])
+
+
+def event_wanted(controller: Controller, event: Event) -> bool:
+    """Errors always are (5.21.1.11)."""
+    enable = EVENT_ENABLE.get(event)
+    return enable is None or bool(current(controller, Feature.EVENTS) & enable)
 
 
 def beyond_thresholds(controller: Controller) -> bool:

@@ -119,7 +119,7 @@ class Event(IntEnum):
 
 
 EVENT_TYPE = 7
-# The bit of the feature EVENTS without which it is not reported (5.21.1.11). Errors always are.
+# The bit of the feature EVENTS without which it is not reported (5.21.1.11).
 EVENT_ENABLE = {Event.TEMPERATURE_THRESHOLD: 1 << 1, Event.NAMESPACES_CHANGED: 1 << 8}
 
 

@@ -117,11 +117,19 @@ class Subsystem:
         secondary = self._secondary(controller)
         if secondary.online:
             raise CommandError(Status.INVALID_SECONDARY_STATE)
-        if kind not in (QUEUES, VECTORS):
-            raise CommandError(Status.INVALID_RESOURCE)
+        _check_kind(kind)
         if count > MOST_FLEXIBLE:
             raise CommandError(Status.INVALID_RESOURCE_COUNT)
         secondary.resources[kind] = count
+
+    def keep_for_primary(self, controller: int, kind: int, count: int) -> int:
+        """Keep so many flexible resources for the primary controller: none, the rest is for the secondary ones."""
+        if controller != PRIMARY:
+            raise CommandError(Status.INVALID_CONTROLLER)
+        _check_kind(kind)
+        if count:
+            raise CommandError(Status.INVALID_RESOURCE_COUNT)
+        return count
 
     def set_online(self, controller: int, online: bool) -> None:
         secondary = self._secondary(controller)
@@ -143,3 +151,8 @@ class Subsystem:
             return self.state.secondaries[controller]
         except KeyError:
             raise CommandError(Status.INVALID_CONTROLLER) from None
+
+
+def _check_kind(kind: int) -> None:
+    if kind not in (QUEUES, VECTORS):
+        raise CommandError(Status.INVALID_RESOURCE)

@@ -127,7 +127,6 @@ class Cpu:
         self._control_view = memoryview(b"")  # the control area of the hypervisor's VMCB
         self._want = 0
         self.switch = 0  # time from the guest to its hypervisor and back
-        self._cpi = timing.cpi
         self.on_exit: Callable[[Exit], None] = lambda exit: None  # the hypervisor's handler
         self.send: Callable[[int, int], None] = lambda destination, vector: None  # an interrupt to another CPU
         self.on_wake: Callable[[], None] = lambda: None  # and what it does when a waiting CPU is interrupted
@@ -160,12 +159,8 @@ class Cpu:
         self.keep_deadline()
 
     def keep_deadline(self) -> None:
-        """Time has passed inside a slice: move the instruction at which it ends."""
-        m = self.m
-        last = -((m.extra - m.deadline) // self._cpi)
-        retired = m.retired
-        now = m.stepping or (self.apic is not None and (m.recognized or m.notified or m.trap))
-        m.stop = retired if now or last < retired else last
+        """Time has passed, or something else has changed: move the instruction at which the slice ends."""
+        self.engine.pass_time(0)
 
     def stop_soon(self) -> None:
         """End the slice in front of the next instruction; safe inside a chip's register access."""
@@ -318,11 +313,9 @@ class Cpu:
 
     def run_slice(self) -> None:
         """Run until the deadline, a mark, or an exit after which the guest cannot simply go on."""
-        m = self.m
         if self.entered and self._commanded():
             self.leave()
-        m.exit_valid = 0
-        m.mark_hit = 0
+        self.m.mark_hit = 0
         if not self.entered:
             self._enter()
             self._vmrun()
@@ -343,7 +336,7 @@ class Cpu:
         """Nothing: the native hooks have done everything. PortableCpu has more to do."""
 
     def take_exit(self) -> bool:
-        """A #VMEXIT: an assist, or the hypervisor's handler. True when the guest can go on in this slice."""
+        """A #VMEXIT: an assist, or the hypervisor's handler. True when the guest can go on, until its slice is over."""
         m = self.m
         code = m.exit_code
         if code in _PLAIN and self._want >> (code - svm.INTR) & 1:
@@ -354,20 +347,12 @@ class Cpu:
             if exit is not None:
                 m.extra += self.switch
                 self.on_exit(exit)
-        m.exit_valid = 0
         if self.halted or self.host_interrupt or not self.entered:
             return False
-        timer, deadline = self.host_timer, m.deadline
-        if timer is not None and timer < deadline:
-            m.deadline = deadline = timer
-        if m.stepping:
-            return True
-        # keep_deadline() once more, on the hot path. A guest may fault for ever and never begin an instruction, where a
-        # slice ends otherwise; so it also ends here.
-        retired, last = m.retired, -((m.extra - deadline) // self._cpi)
-        posted = self.apic is not None and (m.recognized or m.notified)
-        m.stop = retired if posted else max(retired, last)
-        return last > retired
+        timer = self.host_timer
+        if timer is not None and timer < m.deadline:
+            m.deadline = timer
+        return True
 
     def _vmrun(self, delivering: int | None = None) -> None:
         """Execute VMRUN, the first time VMLOAD before it, and stop in front of the guest's next instruction.

@@ -57,6 +57,7 @@ class Engine:
     """The CPU core. `state` is its live register file, `microcode` the counters that its hooks keep."""
 
     on_exit: Callable[[], bool]  # what a #VMEXIT calls, inside the slice; False ends the slice
+    pass_time: Callable[[int], None]  # so many millicycles, inside a slice, which ends no later for it
     on_apic_write: Callable[[int], None]  # what a write to a register of the virtual APIC calls, but for the hot ones
     post: Callable[[Descriptor, int, bool], bool]  # must a notification be sent? not to the CPU that runs: it has it
     apic_page: tuple[Any, Any]  # C function pointers: how the APIC-access page is read and written
@@ -364,6 +365,7 @@ def native_hooks(engine: Engine) -> None:
 
     library = load()
     engine.start = functools.partial(library.run, ctypes.addressof(engine.microcode))
+    engine.pass_time = functools.partial(library.pass_time, ctypes.addressof(engine.microcode))
     engine.apic_page = library.apic_read, library.apic_write
     post, microcode = library.post_interrupt, ctypes.addressof(engine.microcode)
     engine.post = lambda descriptor, vector, urgent: post(microcode, descriptor.host_address, vector, urgent)

@@ -215,7 +215,8 @@ class Lapic:
             s.isr &= ~(1 << vector)
             if s.tmr >> vector & 1:
                 self.broadcast(vector)
-            self.changed()
+            if s.irr:
+                self.changed()
 
     # --- timer ------------------------------------------------------------------------------------------------
 

@@ -232,8 +232,7 @@ class Machine:
         board, cpu = self.board, self._loaded
         assert board is not None
         cpu.assists["mmio"] += 1
-        cpu.m.extra += cost
-        cpu.keep_deadline()
+        self.engine.pass_time(cost)
         board.lapics[cpu.index].set_priority_class(cpu.tpr)
         return board
 
@@ -251,8 +250,7 @@ class Machine:
         cards, cpu = self.cards, self._loaded
         assert cards is not None
         cpu.assists["mmio"] += 1
-        cpu.m.extra += cost
-        cpu.keep_deadline()
+        self.engine.pass_time(cost)
         return cards
 
     def _read_card(self, offset: int, size: int) -> int:

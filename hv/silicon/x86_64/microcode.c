@@ -35,7 +35,7 @@ struct microcode {
     u64 count[N_EVENTS];    /* silicon events by kind */
     u64 cost[N_EVENTS];     /* what one of them takes */
     /* The last #VMEXIT. */
-    u64 exit_valid;
+    u64 exit_valid;         /* of portable.py: it has not been handled yet */
     u64 exit_code;          /* AMD APM vol. 2, appendix C */
     u64 exit_info1;
     u64 exit_left;          /* the world switch is done already: the CPU is in host mode */
@@ -112,6 +112,16 @@ static void set_stop(struct microcode *m)
     /* Time never runs backwards: a deadline in the past stops at once. */
     u64 left = m->deadline > m->extra ? (m->deadline - m->extra + m->cpi - 1) / m->cpi : 0;
     m->stop = left > m->retired && !(m->recognized | m->trap | m->notified) ? left : m->retired;
+}
+
+/* Time passes that the hooks do not see, or a reason to stop has come or gone. */
+void pass_time(struct microcode *m, u64 millicycles)
+{
+    m->extra += millicycles;
+    if (m->stepping)
+        m->stop = m->retired;
+    else
+        set_stop(m);
 }
 
 static void charge(struct microcode *m, enum event e)
@@ -294,6 +304,16 @@ static int control_changed(struct microcode *m)
     return 0;
 }
 
+/* After an exit: where the slice ends now. A guest may fault for ever and never begin an instruction, where a slice ends
+   otherwise; so it also ends here. */
+static int late(struct microcode *m)
+{
+    if (m->stepping)
+        return 0;
+    set_stop(m);
+    return m->retired * m->cpi + m->extra >= m->deadline;
+}
+
 static void vmexit(struct microcode *m, u32 code)
 {
     int event = observed(m, code);
@@ -328,7 +348,6 @@ static void vmexit(struct microcode *m, u32 code)
     m->injecting = 0;
     m->entering = 0;
     m->delivering = ~0ull;
-    m->exit_valid = 1;
     m->exit_code = code;
     m->exit_info1 = *m->error_code;
     m->exit_left = 0;
@@ -338,7 +357,7 @@ static void vmexit(struct microcode *m, u32 code)
         m->do_vmexit(m->env, code, 0);
         m->exit_left = 1;
     }
-    if (!m->on_exit() || control_changed(m))
+    if (!m->on_exit() || control_changed(m) || late(m))
         m->emu_stop(m->uc);
 }
 

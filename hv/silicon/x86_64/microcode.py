@@ -113,6 +113,7 @@ def load() -> ctypes.CDLL:
         library = ctypes.CDLL(str(path))
         library.microcode_size.restype = c_uint64
         library.run.argtypes = [c_void_p, c_uint64]
+        library.pass_time.argtypes, library.pass_time.restype = [c_void_p, c_uint64], None
         library.post_interrupt.argtypes = [c_void_p, c_void_p, c_uint32, c_uint32]
     except (OSError, AttributeError):
         raise SiliconError("the microcode library is damaged; run make again") from None

@@ -88,6 +88,7 @@ class PortableHooks:
             (unicorn.UC_HOOK_INSN, void, (c_void_p, word, c_int, word, c_void_p), self.hook_out, x86.UC_X86_INS_OUT),
         ):
             engine.hook(kind, engine.callback(ctypes.CFUNCTYPE(result, *arguments), function), *extra)
+        engine.pass_time = self.pass_time
         engine.apic_page = (
             engine.callback(ctypes.CFUNCTYPE(c_uint64, c_void_p, c_uint64, word, c_void_p), self.apic_read),
             engine.callback(ctypes.CFUNCTYPE(void, c_void_p, c_uint64, word, c_uint64, c_void_p), self.apic_write),
@@ -98,6 +99,13 @@ class PortableHooks:
         m = self.m
         left = -(-(m.deadline - m.extra) // m.cpi) if m.deadline > m.extra else 0
         m.stop = m.retired if m.recognized or m.trap else max(left, m.retired)
+
+    def pass_time(self, millicycles: int) -> None:
+        self.m.extra += millicycles
+        if self.m.stepping:
+            self.m.stop = self.m.retired
+        else:
+            self.set_stop()
 
     def charge(self, event: int) -> None:
         self.m.count[event] += 1
@@ -428,6 +436,8 @@ class PortableCpu(Cpu):
             self._deliver(event)
         if self.m.exit_valid:
             self.take_exit()
+            self.m.exit_valid = 0
+            self.keep_deadline()
 
     def _deliver_virtual(self) -> None:
         """deliver_virtual of virtual_apic.h, by an injected interrupt."""

@@ -14,6 +14,7 @@ import capstone
 import msgspec
 
 from modes.full_emulation.translator import emit
+from modes.full_emulation.translator.targets import Targets
 from modes.full_emulation.translator.translate import (
     AT_TARGET,
     BIT_RCX,
@@ -25,7 +26,7 @@ from modes.full_emulation.translator.translate import (
     Jump,
     Place,
 )
-from modes.full_emulation.translator.window import BUCKETS, CODE, SIZE, TABLE, Window
+from modes.full_emulation.translator.window import CODE, SIZE, Window
 
 ADAPT = 4  # so many faults on page tables, and a store becomes a call-out; each time that was wrong, 4 times as many
 REVERT = 2  # so many call-outs in a row that no fault would have been, and it is a plain store again
@@ -65,13 +66,11 @@ class CacheState(msgspec.Struct):
 
     base: int
     next: int  # where the next block goes
-    miss: int  # the call-out of a look-up that finds nothing
     where: dict[int, int] = {}  # the guest's instruction -> its translation
     places: dict[int, Place] = {}  # each instruction in the cache
     linked: dict[int, list[Jump]] = {}  # jumps to a translation, by the guest's target
     waiting: dict[int, list[Jump]] = {}  # jumps to a stub, because there is none yet
-    entries: dict[int, tuple[int, int]] = {}  # an indirect branch's target -> its entry, and that one's other jump
-    buckets: dict[int, list[int]] = {}  # low 16 bits -> targets, the first one's entry is in the table
+    landings: dict[int, int] = {}  # where an indirect branch to an address of the guest lands
     pages: dict[int, Page] = {}  # by linear page
     blocks: dict[int, list[Block]] = {}  # by linear page
     stores: dict[int, Store] = {}
@@ -83,8 +82,9 @@ class Cache:
 
     def __init__(self, window: Window, inert_port: Callable[[int], bool], size: int) -> None:
         self.window, self.inert_port = window, inert_port
+        self.targets = Targets(window)
         self.size = min(size, SIZE - CODE)
-        self.s = CacheState(0, 0, 0)
+        self.s = CacheState(0, 0)
         self.flush()
         self.s.costs = Costs()
 
@@ -97,21 +97,20 @@ class Cache:
         window, costs = self.window, self.s.costs
         costs.flushes += 1
         start = window.base + CODE
-        miss = (start & (1 << 64) - 1).to_bytes(8, "little")
-        window.bytes[TABLE : TABLE + 8 * BUCKETS] = miss * BUCKETS
-        window.write(start, emit.CALL_OUT)
-        self.s = CacheState(window.base, start + len(emit.CALL_OUT), start, costs=costs)
+        self.s = CacheState(window.base, start + len(emit.CALL_OUT), costs=costs)
+        self.targets.empty(start)
+        window.write(start, emit.CALL_OUT)  # what a look-up finds that finds nothing
         self.s.places[start] = Place(0, AT_TARGET | BIT_RCX | MISS)
 
     # --- translating ------------------------------------------------------------------------------------------
 
-    def translate(self, rip: int, fetch: Callable[[int], capstone.CsInsn | None], *, entry: bool) -> int:
-        """Translate a block; with `entry`, one that indirect branches find. Returns how many instructions it has."""
+    def translate(self, rip: int, fetch: Callable[[int], capstone.CsInsn | None], *, landing: bool) -> int:
+        """Translate a block; with `landing`, one that indirect branches find. Returns how many instructions it has."""
         s = self.s
         fetch(rip)  # what this raises, it raises before anything is changed
-        b = Builder(self.window, s.next, rip, s.where, self.inert_port, self._build_entry)
-        if entry:
-            self._build_entry(b, rip)
+        b = self._builder(rip)
+        if landing:
+            b.landing(rip)
         b.translate(fetch)
         self._commit(b)
         pages = sorted({address >> 12 for address in (*b.found, b.next - 1 & (1 << 64) - 1)})
@@ -128,12 +127,15 @@ class Cache:
         s.costs.instructions += len(b.found)
         return len(b.found)
 
-    def add_entry(self, rip: int) -> None:
+    def add_landing(self, rip: int) -> None:
         """Let indirect branches find what is translated already."""
-        b = Builder(self.window, self.s.next, rip, self.s.where, self.inert_port, self._build_entry)
-        self._build_entry(b, rip)
+        b = self._builder(rip)
+        b.landing(rip)
         b.put(emit.JUMP + emit.rel32(b.here + 1, self.s.where[rip]))
         self._commit(b)
+
+    def _builder(self, rip: int) -> Builder:
+        return Builder(self.window, self.s.next, rip, self.s.where, self.inert_port, self.s.landings)
 
     def _commit(self, b: Builder) -> None:
         s = self.s
@@ -142,41 +144,18 @@ class Cache:
         s.next += len(b.code)
         s.where.update(b.found)
         s.places.update(b.places)
+        s.landings.update(b.landings)
+        for rip, at in b.landings.items():
+            self.targets.set(rip, at)
 
     @property
     def full(self) -> bool:
-        return self.used + MOST_BYTES > self.size
+        return self.used + MOST_BYTES > self.size or self.targets.full
 
     # --- jumps ------------------------------------------------------------------------------------------------
 
     def _patch(self, site: int, target: int) -> None:
         self.window.write(site, emit.rel32(site, target))
-
-    def _build_entry(self, b: Builder, rip: int) -> None:
-        """The newest entry of a bucket is the first; each knows the next one."""
-        s = self.s
-        if rip in s.entries:
-            return
-        bucket = s.buckets.setdefault(rip & BUCKETS - 1, [])
-        at = b.here
-        site = b.entry(rip, s.entries[bucket[0]][0] if bucket else s.miss)
-        bucket.insert(0, rip)
-        s.entries[rip] = at, site
-        self._lead(rip & BUCKETS - 1, at)
-
-    def _lead(self, bucket: int, entry: int) -> None:
-        self.window.set_word(TABLE + 8 * bucket, entry & (1 << 64) - 1)
-
-    def _remove_entry(self, rip: int) -> None:
-        s = self.s
-        number = rip & BUCKETS - 1
-        s.entries.pop(rip)
-        bucket = s.buckets[number]
-        bucket.remove(rip)
-        chain = [s.entries[other] for other in bucket]
-        self._lead(number, chain[0][0] if chain else s.miss)
-        for (_, site), after in zip(chain, [*chain, (s.miss, 0)][1:], strict=True):
-            self._patch(site, after[0])
 
     # --- what has become untrue -------------------------------------------------------------------------------
 
@@ -190,8 +169,8 @@ class Cache:
                 if s.where.pop(rip, None) is None:
                     continue
                 s.stores.pop(rip, None)
-                if rip in s.entries:
-                    self._remove_entry(rip)
+                if s.landings.pop(rip, None) is not None:
+                    self.targets.forget(rip)
                 for jump in s.linked.pop(rip, []):
                     self._patch(jump.site, jump.stub)
                     s.waiting.setdefault(rip, []).append(jump)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import struct
 
-RCX = 1
+RCX, RDX = 1, 2
 LOAD, STORE, LOAD_BYTE, STORE_BYTE = b"\x8b", b"\x89", b"\x8a", b"\x88"
-ZERO_EXTEND_BYTE, ZERO_EXTEND_WORD = b"\x0f\xb6", b"\x0f\xb7"
+ZERO_EXTEND_BYTE = b"\x0f\xb6"
 CALL_OUT = b"\xcd\x20"  # INT: vectors to the hypervisor
 JUMP = b"\xe9"  # JMP rel32; the 4 bytes follow
 JUMP_SIZE = 5
@@ -72,18 +72,26 @@ def push_near(at: int, literal: int) -> bytes:
     return b"\xff\x35" + rel32(at + 2, literal)
 
 
-def pop_slot(address: int) -> bytes:
-    return b"\x8f\x04\x25" + struct.pack("<i", signed(address))
+def push_constant(value: int) -> bytes:
+    """PUSH imm32, sign-extended to 8 bytes."""
+    return b"\x68" + struct.pack("<i", signed(value))
 
 
-def add_constant(register: int, value: int) -> bytes:
-    """LEA register, [register + value]; `register` is not RSP or R12."""
-    return bytes((0x48, 0x8D, 0x80 | register << 3 | register)) + struct.pack("<i", value)
+POP_RCX = b"\x59"
+LOAD_RCX_FROM_STACK = b"\x48\x8b\x0c\x24"  # MOV RCX, [RSP]
 
 
-def add_register(register: int, other: int) -> bytes:
-    """LEA register, [register + other]; both below 8 and neither RSP nor RBP."""
-    return bytes((0x48, 0x8D, 0x04 | register << 3, other << 3 | register))
+def copy_to_rcx(register: int) -> bytes:
+    """MOV RCX, register."""
+    return bytes((0x48 | register >> 3, 0x8B, 0xC0 | RCX << 3 | register & 7))
+
+
+def load_near_rcx(displacement: int) -> bytes:
+    """MOV RCX, [RCX + displacement]."""
+    return b"\x48\x8b\x89" + struct.pack("<i", displacement)
+
+
+LOAD_AT_RCX_PLUS_RDX = b"\x48\x8b\x0c\x11"  # MOV RCX, [RCX + RDX]
 
 
 def drop_stack(size: int) -> bytes:

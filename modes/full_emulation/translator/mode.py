@@ -21,6 +21,7 @@ from hv.silicon.timing import MILLI
 from hv.silicon.x86_64 import svm
 from hv.silicon.x86_64.cpu import Cpu, Exit, Shutdown
 from hv.silicon.x86_64.paging import ADDRESS
+from hv.silicon.x86_64.state import RCX
 from hv.silicon.x86_64.state import REGISTERS as REGISTERS_BY_NUMBER
 from hv.silicon.x86_64.svm import Vmcb
 from hv.vcpu import Vcpu
@@ -29,9 +30,10 @@ from hv.x86_64.decode import decode, store_of
 from modes.full_emulation.devices import EmulatedDevices
 from modes.full_emulation.emulate import HANDLERS
 from modes.full_emulation.mode import Seat, TrapAndEmulate, TrapAndEmulateState
-from modes.full_emulation.reflect import PF
+from modes.full_emulation.reflect import GP, PF
 from modes.full_emulation.translator.cache import Cache, CacheState, Page
 from modes.full_emulation.translator.show import Listing
+from modes.full_emulation.translator.targets import TargetsState
 from modes.full_emulation.translator.translate import (
     AFTER_STI,
     AT_TARGET,
@@ -54,13 +56,14 @@ from modes.full_emulation.translator.window import (
     PLACES,
     REGISTERS,
     SIZE,
-    TARGET,
     Window,
 )
 from modes.shadow.guest_tables import ACCESSED, PF_FETCH
 from modes.shadow.registers import GuestFault
 
 TRIES = 8  # the shadow tables are dropped while the cache is checked against them
+# A look-up has found an address that is none of the cache's: the guest itself has something where the slot would be.
+ASTRAY = Place(0, AT_TARGET | 1 << RCX | MISS)
 
 
 class Desk:
@@ -71,15 +74,22 @@ class Desk:
         self.inside = False  # the real CPU is in the cache
         self.place: Place | None = None  # where it was there, at this exit
         self.ready: set[int] = set()  # shadow roots for which the cache is true
+        self.untranslated = False  # the real CPU runs the kernel at its own address
         self.lost = False  # a mapping of code has gone
         self.missed = False  # an indirect branch has not found its target
+
+    def places(self, base: int) -> dict[int, int]:
+        """With the window at `base`: what lies where, linear addresses of 2 MiB and their page tables."""
+        return {**self.cache.targets.places(base), base: self.window.page_table}
 
 
 class DeskState(msgspec.Struct):
     """What is remembered of a desk. The cache is packed, because it is large and seldom looked at."""
 
     cache: bytes
+    targets: TargetsState
     inside: bool
+    untranslated: bool
     ready: set[int]
 
 
@@ -155,7 +165,10 @@ class FullEmulation(TrapAndEmulate, EmulatedDevices):
     def state(self) -> FullEmulationState | None:  # type: ignore[override]
         if self.vm.mode is not self:
             return None  # another mode has the CPU
-        desks = [DeskState(msgspec.msgpack.encode(desk.cache.s), desk.inside, desk.ready) for desk in self.desks]
+        desks = []
+        for desk in self.desks:
+            cache, targets = msgspec.msgpack.encode(desk.cache.s), desk.cache.targets.s
+            desks.append(DeskState(cache, targets, desk.inside, desk.untranslated, desk.ready))
         return FullEmulationState(super().state(), desks, self.refused)
 
     def set_state(self, state: FullEmulationState | None) -> None:  # type: ignore[override]
@@ -164,8 +177,9 @@ class FullEmulation(TrapAndEmulate, EmulatedDevices):
         super().set_state(state.trap)
         for desk, saved in zip(self.desks, state.desks, strict=True):
             desk.cache.s = msgspec.msgpack.decode(saved.cache, type=CacheState)
+            desk.cache.targets.s = saved.targets
             desk.window.base = desk.cache.s.base
-            desk.inside, desk.ready = saved.inside, saved.ready
+            desk.inside, desk.untranslated, desk.ready = saved.inside, saved.untranslated, saved.ready
         self.refused = state.refused
 
     def translation(self, start: int, end: int) -> list[tuple[str, list[str]]]:
@@ -186,7 +200,7 @@ class FullEmulation(TrapAndEmulate, EmulatedDevices):
         if desk.inside:
             place, window = desk.cache.s.places.get(cpu.rip), desk.window
             if place is not None:
-                values["rip"] = window.word(TARGET) if place.fix & AT_TARGET else place.rip
+                values["rip"] = cpu.regs[RCX] if place.fix & AT_TARGET else place.rip
                 for number, name in enumerate(REGISTERS_BY_NUMBER):
                     if place.fix >> number & 1:
                         values[name] = window.word(REGISTERS + 8 * number)
@@ -232,6 +246,9 @@ class FullEmulation(TrapAndEmulate, EmulatedDevices):
             return self._called_out(cpu, place)
         if self._lost_window(exit):
             return "shadow_page_fault"
+        if place.fix & AT_TARGET and exit.code in (svm.EXCEPTION + PF, svm.EXCEPTION + GP):
+            self.desk.missed = True
+            return "lookup_miss"
         if exit.code == svm.EXCEPTION + PF and exit.info2 - self.desk.window.base >> 12 == INTERRUPT_PAGE:
             instruction = self._instruction(cpu)
             if instruction is not None and instruction.id in HANDLERS and is_sensitive(instruction):
@@ -278,10 +295,12 @@ class FullEmulation(TrapAndEmulate, EmulatedDevices):
         if cpu.tpr != window.bytes[CR8] & 0xF:
             cpu.tpr = window.bytes[CR8] & 0xF
         place = self.desk.cache.s.places.get(at)
-        if place is None:
+        if place is None and window.holds(at):
             raise Shutdown(f"the translation cache has no instruction at {at:#x}")
+        if place is None:
+            place = ASTRAY
         fix = place.fix
-        rip = window.word(TARGET) if fix & AT_TARGET else place.rip
+        rip = cpu.regs[RCX] if fix & AT_TARGET else place.rip
         for register in range(16) if fix & REGISTER_BITS else ():
             if fix >> register & 1:
                 cpu.regs[register] = window.word(REGISTERS + 8 * register)
@@ -316,6 +335,8 @@ class FullEmulation(TrapAndEmulate, EmulatedDevices):
                 cpu.rip = address
                 self.desk.inside = True
         self.desk.missed = False
+        self.desk.untranslated = self.v.cpl == 0 and not (self.desk.inside or cpu.halted or cpu.waits)
+        self.pager.hide_code(not any(desk.untranslated for desk in self.desks))
 
     def _find(self, cpu: Cpu) -> int | None:
         """The translation of what the guest executes next. None when that is better left to the real CPU to refuse."""
@@ -323,29 +344,43 @@ class FullEmulation(TrapAndEmulate, EmulatedDevices):
         for _ in range(TRIES):
             if not self._check(rip):
                 return None
-            if rip in cache.s.where:
-                if self.desk.missed and rip not in cache.s.entries:
-                    cache.add_entry(rip)
-                return cache.s.where[rip]
+            landing = self.desk.missed and rip not in cache.s.landings
             try:
-                self._translate(cpu, rip)
+                if not cache.targets.covers(rip):
+                    self._cover(rip)
+                    continue
+                if rip not in cache.s.where or landing:
+                    if cache.full:
+                        self._empty_cache()
+                        continue
+                    self._translate(cpu, rip, landing=landing)
             except GuestFault:
                 return None
             if self.pager.root() in self.desk.ready:
                 return cache.s.where.get(rip)
         return None
 
-    def _translate(self, cpu: Cpu, rip: int) -> None:
-        cache = self.desk.cache
-        if cache.full:
+    def _cover(self, rip: int) -> None:
+        """Code in a new area: its targets need a place, too. Raises GuestFault where the guest has no code."""
+        self.pager.walk(rip, fetch=True)
+        if self.desk.cache.targets.all_areas_used:
             self._empty_cache()
+        self.desk.cache.targets.cover(rip)
+        self.desk.ready.clear()
+
+    def _translate(self, cpu: Cpu, rip: int, *, landing: bool) -> None:
+        cache = self.desk.cache
+        if rip in cache.s.where:
+            cache.add_landing(rip)
+            return
         self._add_page(rip >> 12)
-        count = cache.translate(rip, self._fetch, entry=self.desk.missed and rip not in cache.s.entries)
+        count = cache.translate(rip, self._fetch, landing=landing)
         cpu.charge(count * self.vm.costs.translation)
         self.vm.machine.renew_marks()
 
     def _empty_cache(self) -> None:
         self.desk.cache.flush()
+        self.core.flush()
         self.vm.machine.renew_marks()
 
     def _add_page(self, page: int) -> None:
@@ -414,26 +449,31 @@ class FullEmulation(TrapAndEmulate, EmulatedDevices):
         return True
 
     def _place_window(self) -> bool:
-        """Hang the window into the kernel's view; where the guest has something, it moves."""
+        """Hang the window and the table of targets into the kernel's view; where the guest has something, they move."""
         window = self.desk.window
         if self._fits(window.base):
             return True
         self.refused.add(window.base)
-        taken = self.refused | {desk.window.base for desk in self.desks}
         for base in PLACES:
-            if base not in taken and self._fits(base):
+            if base not in self.refused and self._fits(base):
                 window.base = base
                 self.pager.drop_all()  # where it was, it is no more
                 self._empty_cache()
-                return self.pager.hang(base, window.page_table)
+                return self._fits(base)
+        self._empty_cache()  # without its targets the window may fit again, for other code
         return False
 
     def _fits(self, base: int) -> bool:
-        """Does the guest leave it empty, and are no breakpoints there?"""
+        """Hang everything where it belongs with the window at `base`, if nobody has anything there."""
+        desk = self.desk
         marked = self.breakpoints.marked
         if any(page in marked for page in range(base >> 12, (base >> 12) + PAGES)):
             return False
-        return self.pager.hang(base, self.desk.window.page_table)
+        taken = {at for other in self.desks if other is not desk for at in other.places(other.window.base)}
+        wanted = desk.places(base)
+        if taken & wanted.keys() or base in desk.cache.targets.places(base):
+            return False
+        return all(self.pager.hang(at, table) for at, table in wanted.items())
 
     # --- adaptation -------------------------------------------------------------------------------------------
 

@@ -2,10 +2,9 @@
 
 guest                                      translation
 ffffffff80100f30  cli                      mov byte ptr [IF], 0
-ffffffff80100f31  ret                      pop qword ptr [target]
-                                           mov qword ptr [kept.rcx], rcx
-                                           movzx ecx, word ptr [target]
-                                           jmp qword ptr [rcx*8 + table]
+ffffffff80100f31  ret                      mov qword ptr [kept.rcx], rcx
+                                           pop rcx
+                                           jmp qword ptr [rcx*8 + targets]
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ import capstone
 
 from hv.silicon.x86_64.state import REGISTERS as REGISTER_NAMES
 from modes.full_emulation.translator.cache import Cache
-from modes.full_emulation.translator.translate import AT_TARGET, CALL_OUT, MISS, STEP, STUB
+from modes.full_emulation.translator.emit import RCX
+from modes.full_emulation.translator.translate import AT_TARGET, CALL_OUT, MISS, STEP, STUB, Place
 from modes.full_emulation.translator.window import (
     CR,
     CR8,
@@ -27,8 +27,7 @@ from modes.full_emulation.translator.window import (
     LDTR,
     REGISTERS,
     SELECTORS,
-    TABLE,
-    TARGET,
+    SIZE,
     TOO_BIG,
     TR,
     VALUE,
@@ -38,9 +37,9 @@ NAMES = {
     **{REGISTERS + 8 * number: f"kept.{name}" for number, name in enumerate(REGISTER_NAMES)},
     **{CR + 8 * number: f"cr{number}" for number in range(5)},
     **{SELECTORS + 8 * number: name for number, name in enumerate(("es", "cs", "ss", "ds", "fs", "gs"))},
-    TARGET: "target", VALUE: "value", VALUE + 1: "value+1", IF: "IF", CR8: "CR8", GDTR: "gdtr", GDTR + 2: "gdtr+2",
+    VALUE: "value", VALUE + 1: "value+1", IF: "IF", CR8: "CR8", GDTR: "gdtr", GDTR + 2: "gdtr+2",
     IDTR: "idtr", IDTR + 2: "idtr+2", LDTR: "ldtr", TR: "tr", TOO_BIG: "too_big", FLAGS_BYTE: "flags_byte",
-    TABLE: "table",
+    SIZE: "targets",
 }  # fmt: skip
 OUTS = {STUB: "not linked yet", MISS: "not in the table", STEP: "run it at its own address", CALL_OUT: "call-out"}
 NUMBER = re.compile(r"(- )?0x[0-9a-f]+")
@@ -68,15 +67,15 @@ class Listing:
         return f"{rip:016x}  " + ("(none)" if i is None else f"{i.mnemonic} {i.op_str}".strip())
 
     def _translation(self, rip: int) -> list[str]:
-        """From its first instruction to the one that belongs to another, and what lies behind the block for it."""
+        """From its landing or first instruction to the one that belongs to another, and what lies behind for it."""
         places, first = self.cache.s.places, self.cache.s.where[rip]
         out = []
-        for at in self.order[self.order.index(first) :]:
+        for at in self.order[self.order.index(min(first, self.cache.s.landings.get(rip, first))) :]:
             fix = places[at].fix
-            if at != first and (at in self.origin or fix & STUB or (fix >= CALL_OUT and places[at].rip != rip)):
+            if at > first and (at in self.origin or fix & STUB or (fix >= CALL_OUT and places[at].rip != rip)):
                 break
-            if at != first and fix & AT_TARGET and places[at].rip != rip:
-                break  # the entry of what follows
+            if at > first and fix & AT_TARGET and places[at].rip != rip:
+                break  # the landing of what follows
             out.append(self._text(at))
         return out
 
@@ -88,20 +87,25 @@ class Listing:
         if out is not None:
             return f"int 0x20  ; {out}"
         i = next(self.decoder.disasm(bytes(window.bytes[offset : offset + 15]), at, 1))
-        return f"{i.mnemonic} {NUMBER.sub(self._name, i.op_str)}".strip()
+        if i.op_str.startswith("-0x"):  # a return address that is pushed
+            return f"{i.mnemonic} {int(i.op_str, 16) & (1 << 64) - 1:#x}"
+        return f"{i.mnemonic} {NUMBER.sub(lambda match: self._name(match, place), i.op_str)}".strip()
 
-    def _name(self, match: re.Match[str]) -> str:
+    def _name(self, match: re.Match[str], place: Place) -> str:
         """A number as what it stands for: a place in the window, or the translation of something."""
         text = match[0]
+        plus = "+ " if text.startswith("- ") else ""
         value = int(text.removeprefix("- "), 16)
-        if text.startswith("- "):
+        if plus:
             value = (1 << 64) - value
         offset = value - self.cache.window.base
         if offset in NAMES:
-            return f"+ {NAMES[offset]}" if text.startswith("- ") else NAMES[offset]
+            return plus + NAMES[offset]
+        if place.fix & AT_TARGET and offset + place.rip & (1 << 64) - 1 == REGISTERS + 8 * RCX:
+            return f"{plus}kept.rcx - {place.rip:#x}"  # a landing's load
         if value in self.origin:
             return f"<{self.origin[value]:x}>"
-        place = self.cache.s.places.get(value)
-        if place is None:
+        target = self.cache.s.places.get(value)
+        if target is None:
             return text
-        return f"<{place.rip:x}, not yet>" if place.fix & STUB else "<call-out>" if place.fix & CALL_OUT else text
+        return f"<{target.rip:x}, not yet>" if target.fix & STUB else "<call-out>" if target.fix & CALL_OUT else text

@@ -2,7 +2,7 @@
 
 An innocuous instruction is copied; a RIP-relative operand is made to reach what it reached. A sensitive one becomes a
 short sequence on the virtual CPU in the window, or a call-out, which the hypervisor performs and which is an exit.
-Direct branches go to translations; indirect ones look theirs up (jump_to_target, and Builder.entry for the other end).
+Direct branches go to translations; an indirect one looks its own up, and lands on it (look_up and landing).
 
 Every instruction of the translation has a Place: which instruction of the guest it belongs to, and what makes the CPU's
 state the guest's own there. A sequence has one instruction at which it takes effect. Before that one the place says how
@@ -12,7 +12,7 @@ to go back to the sequence's start, behind it how to go on to its end.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import capstone
@@ -22,7 +22,7 @@ from capstone import x86
 from modes.full_emulation.emulate import FLAG_SIZES, HANDLERS, SEGMENT_REGISTERS
 from modes.full_emulation.state import FLAG_IOPL, FLAG_TF
 from modes.full_emulation.translator import emit
-from modes.full_emulation.translator.emit import RCX
+from modes.full_emulation.translator.emit import RCX, RDX
 from modes.full_emulation.translator.window import (
     CR,
     CR8,
@@ -33,8 +33,7 @@ from modes.full_emulation.translator.window import (
     LDTR,
     REGISTERS,
     SELECTORS,
-    TABLE,
-    TARGET,
+    SIZE,
     TOO_BIG,
     TR,
     VALUE,
@@ -42,7 +41,7 @@ from modes.full_emulation.translator.window import (
 )
 
 # What to do to be at the guest's instruction of a place. The low 16 bits: registers to take from where they are kept.
-AT_TARGET = 1 << 16  # the guest's RIP is in TARGET
+AT_TARGET = 1 << 16  # the guest's RIP is in RCX: an indirect branch has taken effect
 PUSHED = 1 << 17  # 8 bytes more than yet due are on the stack
 FINISH = 1 << 18  # the flags are spoilt, but the instruction sets them: complete it first
 AFTER_STI = 1 << 19  # no interrupt may come here
@@ -52,7 +51,7 @@ CALL_OUT, STEP, STUB, MISS = 1 << 20, 1 << 21, 1 << 22, 1 << 23
 REGISTER_BITS = 0xFFFF
 # How the guest comes to the next instruction: from the one before it, by a return, or perhaps never.
 NEXT, RETURNS, ELSEWHERE = range(3)
-BIT_RCX = 1 << RCX
+BIT_RCX, BIT_RDX = 1 << RCX, 1 << RDX
 
 MOST_INSTRUCTIONS = 128  # of the guest in one block
 MOST_BYTES = 1 << 14  # that a block can take
@@ -83,24 +82,26 @@ class Block(msgspec.Struct):
 
 
 class Builder:
-    """A block while it is made. `where` has the translations that there are, `inert_port` says what IN need not do."""
+    """A block while it is made. `where` has the translations that there are, `landed` the addresses that have a
+    landing; `inert_port` says what IN need not do.
+    """
 
     def __init__(
         self, window: Window, at: int, start: int, where: dict[int, int], inert_port: Callable[[int], bool],
-        add_entry: Callable[[Builder, int], None],
+        landed: Collection[int],
     ) -> None:  # fmt: skip
         self.window, self.origin, self.start = window, at, start
-        self.where, self.inert_port, self.add_entry = where, inert_port, add_entry
+        self.where, self.inert_port, self.landed = where, inert_port, landed
         self.code = bytearray()
         self.places: dict[int, Place] = {}
         self.found: dict[int, int] = {}  # the guest's instructions in this block
+        self.landings: dict[int, int] = {}  # where indirect branches to some of them land
         self.jumps: list[Jump] = []
         self._open: list[tuple[int, int]] = []  # jumps: where the displacement is, the guest's target
         self._outs: list[tuple[int, Place]] = []  # jumps to a call-out
-        self._literals: list[tuple[int, int]] = []
+        self._literals: list[tuple[int, int]] = []  # where the distance to a value is, and the value
         self.rip = self.next = start  # the guest's instruction that is translated, and the one behind it
         self.after_sti = False
-        self.spoilt = 0  # registers that take_target has used
 
     @property
     def here(self) -> int:
@@ -138,7 +139,7 @@ class Builder:
                     self.jump(self.rip)
                 break
             if then == RETURNS:
-                self.add_entry(self, self.rip)
+                self.landing(self.rip)
             self.found[self.rip] = self.here
             if i is None:
                 self.put(emit.CALL_OUT, STEP)
@@ -192,36 +193,25 @@ class Builder:
         self.put(emit.JUMP + bytes(4), fix)
         self._outs.append((self.here - 4, Place(self.rip, fix | CALL_OUT)))
 
-    def literal(self, value: int) -> None:
-        """The last 4 bytes are the distance to this value."""
-        self._literals.append((self.here - 4, value))
-
     def branch(self, i: capstone.CsInsn) -> int:
         operand = i.operands[0] if i.operands else None
-        direct = operand is not None and operand.type == x86.X86_OP_IMM
-        if i.id == x86.X86_INS_CALL:
-            if operand is not None and not direct:
-                self.take_target(i, operand)
-            self.put(emit.push_near(self.here, self.here), 0 if direct else self.spoilt)
-            self.literal(self.next)
-            if operand is not None and direct:
-                self.jump(self.target(operand))
-            else:
-                self.jump_to_target()
-            return RETURNS
         if i.id == x86.X86_INS_RET:
             self.returns(operand.imm & 0xFFFF if operand is not None else 0)
-        elif operand is not None and not direct:
+            return ELSEWHERE
+        assert operand is not None
+        direct = operand.type == x86.X86_OP_IMM
+        if not direct:
             self.take_target(i, operand)
-            self.jump_to_target()
-        elif i.id == x86.X86_INS_JMP:
-            assert operand is not None
-            self.jump(self.target(operand))
-        else:
-            assert operand is not None
+        if i.id == x86.X86_INS_CALL:
+            self.push_next(0 if direct else BIT_RCX)
+        elif i.id != x86.X86_INS_JMP:
             self.conditional(i, self.target(operand))
             return NEXT
-        return ELSEWHERE
+        if direct:
+            self.jump(self.target(operand))
+        else:
+            self.look_up()
+        return RETURNS if i.id == x86.X86_INS_CALL else ELSEWHERE
 
     def target(self, operand: x86.X86Op) -> int:
         """Where a direct branch goes; capstone has decoded it at address 0."""
@@ -236,54 +226,54 @@ class Builder:
         self.put(bytes((0xEB, emit.JUMP_SIZE)), 0, self.next)
         self.jump(target)
 
+    def push_next(self, fix: int) -> None:
+        """A call's return address is the guest's own: nothing on its stack shows the cache."""
+        if emit.fits(emit.signed(self.next)):
+            self.put(emit.push_constant(self.next), fix)
+        else:
+            self.put(emit.push_near(self.here, self.here), fix)
+            self._literals.append((self.here - 4, self.next))
+
     def take_target(self, i: capstone.CsInsn, operand: x86.X86Op) -> None:
-        """TARGET = where an indirect branch goes."""
-        self.spoilt = 0
-        if operand.type == x86.X86_OP_REG:
-            self.put(emit.keep(register_number(i.reg_name(operand.reg)), self.at(TARGET)))
-            return
+        """RCX = where an indirect branch goes; the guest's own RCX is kept."""
         self.put(emit.keep(RCX, self.kept(RCX)))
-        self.with_memory(i, emit.LOAD, RCX, wide=True, fix=BIT_RCX)
-        self.put(emit.keep(RCX, self.at(TARGET)), BIT_RCX)
-        self.spoilt = BIT_RCX
+        if operand.type == x86.X86_OP_MEM:
+            self.with_memory(i, emit.LOAD, RCX, wide=True, fix=BIT_RCX)
+        elif operand.reg != x86.X86_REG_RCX:
+            self.put(emit.copy_to_rcx(register_number(i.reg_name(operand.reg))), BIT_RCX)
 
     def returns(self, dropped: int) -> None:
-        """RET: from the guest's stack, where nothing but guest addresses lies."""
-        self.spoilt = 0
+        """RET, or RET imm16: RCX = what lies on the guest's stack."""
+        self.put(emit.keep(RCX, self.kept(RCX)))
         if not dropped:
-            self.put(emit.pop_slot(self.at(TARGET)))
+            self.put(emit.POP_RCX, BIT_RCX)
         else:
-            self.put(emit.keep(RCX, self.kept(RCX)))
-            self.put(b"\x48\x8b\x0c\x24", BIT_RCX)  # MOV RCX, [RSP]
-            self.put(emit.keep(RCX, self.at(TARGET)), BIT_RCX)
+            self.put(emit.LOAD_RCX_FROM_STACK, BIT_RCX)
             self.put(emit.drop_stack(8 + dropped), BIT_RCX)
-            self.spoilt = BIT_RCX
-        self.jump_to_target()
+        self.look_up()
 
-    def jump_to_target(self) -> None:
-        """Look the translation of TARGET up, without leaving the cache: by its low 16 bits, in a table of entries."""
-        if not self.spoilt:
-            self.put(emit.keep(RCX, self.kept(RCX)), AT_TARGET)
-        self.put(emit.slot(emit.ZERO_EXTEND_WORD, RCX, self.at(TARGET), wide=False), AT_TARGET | BIT_RCX)
-        self.put(emit.jump_through(self.at(TABLE)), AT_TARGET | BIT_RCX)
+    def look_up(self) -> None:
+        """Go where the guest's address in RCX is translated: its slot in the table of targets holds the landing."""
+        self.put(emit.jump_through(self.at(SIZE)), AT_TARGET | BIT_RCX)
 
-    def entry(self, rip: int, other: int) -> int:
-        """What the table leads to: is TARGET really `rip`? If not, jump to `other`; returns where that address is."""
+    def landing(self, rip: int) -> None:
+        """Here an indirect branch to `rip` arrives. The guest gets its RCX back.
+
+        That load is also the check that RCX is `rip`: it adds the distance from `rip` to where RCX is kept. An address
+        that shares the slot with `rip` has other top bits, and so has what is loaded from then: it faults.
+        """
+        if rip in self.landed or rip in self.landings:
+            return
+        self.landings[rip] = self.here
         fix = AT_TARGET | BIT_RCX
-        self.put(emit.load(RCX, self.at(TARGET)), fix)
-        minus = -emit.signed(rip)
-        if emit.fits(minus):
-            self.put(emit.add_constant(RCX, minus), fix)
-        else:
-            self.put(emit.keep(2, self.kept(2)), fix)
-            self.put(emit.constant(2, minus), fix | 1 << 2)
-            self.put(emit.add_register(RCX, 2), fix | 1 << 2)
-            self.put(emit.load(2, self.kept(2)), fix | 1 << 2)
-        self.put(emit.OVER_JUMP, fix)
-        self.put(emit.JUMP + emit.rel32(self.here + 1, other), fix)
-        site = self.here - 4
-        self.put(emit.load(RCX, self.kept(RCX)), fix)
-        return site
+        distance = emit.signed(self.kept(RCX) - rip & (1 << 64) - 1)
+        if emit.fits(distance):
+            self.put(emit.load_near_rcx(distance), fix)
+            return
+        self.put(emit.keep(RDX, self.kept(RDX)), fix)
+        self.put(emit.constant(RDX, distance), fix | BIT_RDX)
+        self.put(emit.LOAD_AT_RCX_PLUS_RDX, fix | BIT_RDX)
+        self.put(emit.load(RDX, self.kept(RDX)), BIT_RDX)
 
     # --- operands in memory -----------------------------------------------------------------------------------
 
@@ -370,7 +360,7 @@ class Builder:
             return False
         spoilt = BIT_RCX | FINISH
         self.put(emit.keep(RCX, self.kept(RCX)))
-        self.put(b"\x48\x8b\x0c\x24", BIT_RCX)  # MOV RCX, [RSP]
+        self.put(emit.LOAD_RCX_FROM_STACK, BIT_RCX)
         self.put(b"\xf7\xc1" + struct.pack("<I", FLAG_TF | FLAG_IOPL), BIT_RCX)  # TEST ECX, ..
         self.put(b"\x74\x05", spoilt)  # JZ over the jump
         self.out(spoilt)

@@ -5,15 +5,18 @@ when the guest maps something there. It lies in the first or last 2 GiB, so that
 operands of a kernel in the last 2 GiB reach the guest's data.
 
     page       what                                                     translated code may
-    0          scratch: places for registers, a branch's target         read, write
-    1          the virtual IF and CR8, which translated code changes    read, write (read: while an interrupt waits)
-    2          facts: control registers, selectors, tables to look up   read
-    128..255   where the translation of an indirect branch's target is  read
+    0..252     memory for the table of targets, which lies elsewhere    (targets.py)
+    253        scratch: places for registers                            read, write
+    254        the virtual IF and CR8, which translated code changes    read, write (read: while an interrupt waits)
+    255        facts: control registers, selectors, tables to look up   read
     256..511   the translation cache                                    read, execute
+
+The window begins at a multiple of 2 MiB, and Unicorn's TLB finds a page by the low bits of its number. So the busiest
+pages are not the first ones: those bits are zero at the start of many a kernel's code, and so in its targets' slots.
 
 A 32-bit kernel of 1998 could not even reach such a window: the hypervisor cut it off its segments' limits. 64-bit mode
 ignores limits, and user and kernel share ring 3 here. So a store of the guest to an address that it has not mapped
-faults as on hardware everywhere but in pages 0 and 1, and a load in the whole window finds bytes instead of a fault;
+faults as on hardware everywhere but in pages 253 and 254, and a load finds bytes from page 253 on instead of a fault;
 so does a jump into it of a kernel that runs untranslated.
 What the guest could change there is its own state and nothing else; the hypervisor believes none of it.
 """
@@ -29,19 +32,21 @@ from modes.full_emulation.state import VirtualCpu
 
 SIZE = 2 << 20
 PAGES = SIZE >> 12
-SCRATCH_PAGE, INTERRUPT_PAGE, FACTS_PAGE, TABLE_PAGE, CODE_PAGE = 0, 1, 2, 128, 256
+SCRATCH_PAGE, INTERRUPT_PAGE, FACTS_PAGE, CODE_PAGE = 253, 254, 255, 256
+SCRATCH, INTERRUPTS, FACTS, CODE = SCRATCH_PAGE << 12, INTERRUPT_PAGE << 12, FACTS_PAGE << 12, CODE_PAGE << 12
 # Offsets in the window. A register r is kept at REGISTERS + 8 * r.
-REGISTERS, TARGET, VALUE = 0x00, 0x80, 0x88  # VALUE is 8 bytes, and 8 zero bytes behind them
-IF, CR8 = 0x1000, 0x1008
-CR, SELECTORS, GDTR, IDTR, LDTR, TR = 0x2000, 0x2050, 0x2080, 0x2090, 0x20A0, 0x20A8
-TOO_BIG, FLAGS_BYTE = 0x2100, 0x2200  # by byte: is it above 15; by IF and byte: bits 15:8 of RFLAGS with that IF
-TABLE, CODE = TABLE_PAGE << 12, CODE_PAGE << 12
-BUCKETS = 1 << 16  # by the low 16 bits of a guest address
-FACTS = struct.Struct("<9Q 8x 6Q HQ6x HQ6x 2Q")
+REGISTERS, VALUE = SCRATCH, SCRATCH + 0x80  # VALUE is 8 bytes, and 8 zero bytes behind them
+IF, CR8 = INTERRUPTS, INTERRUPTS + 8
+CR, SELECTORS, GDTR, IDTR, LDTR, TR = (FACTS + offset for offset in (0, 0x50, 0x80, 0x90, 0xA0, 0xA8))
+TOO_BIG = FACTS + 0x100  # by byte: is it above 15?
+FLAGS_BYTE = FACTS + 0x200  # by IF and byte: bits 15:8 of RFLAGS with that IF
+REGISTERS_NOW = struct.Struct("<9Q 8x 6Q HQ6x HQ6x 2Q")
 ALWAYS = PRESENT | USER | 0x60  # accessed and dirty, so that the CPU need not write
 
-# Where it may lie: downwards from the end of the last 2 GiB, where kernels have the least, then of the first.
-PLACES = (*range((1 << 64) - (256 << 20), (1 << 64) - (1 << 31), -SIZE), *range((1 << 31) - (256 << 20), SIZE, -SIZE))
+# Where it may lie: downwards from the end of the last 2 GiB, where kernels have the least, then of the first. Between
+# two places there is room for the targets of the lowest addresses, where a boot runs.
+APART = 32 * SIZE
+PLACES = (*range((1 << 64) - (256 << 20), (1 << 64) - (1 << 31), -APART), *range((1 << 31) - (256 << 20), 0, -APART))
 
 
 def _lookup_bytes() -> bytes:
@@ -65,15 +70,19 @@ class Window:
         start = self.page_table - pool.region.base
         self._entries = view[start : start + 0x1000].cast("Q")
         for page in (SCRATCH_PAGE, INTERRUPT_PAGE):
-            self._entries[page] = self._frame(page) | ALWAYS | WRITABLE | NX
-        for page in (FACTS_PAGE, *range(TABLE_PAGE, CODE_PAGE)):
-            self._entries[page] = self._frame(page) | ALWAYS | NX
+            self._entries[page] = self.data_entry(page) | WRITABLE
+        self._entries[FACTS_PAGE] = self.data_entry(FACTS_PAGE)
         for page in range(CODE_PAGE, PAGES):
-            self._entries[page] = self._frame(page) | ALWAYS
+            self._entries[page] = self.frame(page) | ALWAYS
         self.bytes[TOO_BIG : TOO_BIG + 768] = _lookup_bytes()
 
-    def _frame(self, page: int) -> int:
+    def frame(self, page: int) -> int:
+        """Physical address of one of its pages."""
         return self.physical + (page << 12)
+
+    def data_entry(self, page: int) -> int:
+        """A page-table entry through which one of its pages can be read."""
+        return self.frame(page) | ALWAYS | NX
 
     def holds(self, address: int) -> bool:
         return self.base <= address < self.base + SIZE
@@ -85,7 +94,7 @@ class Window:
 
     def guard(self, on: bool) -> None:
         """Let the next write of IF or CR8 fault, or not. The caller empties the real TLB."""
-        self._entries[INTERRUPT_PAGE] = self._frame(INTERRUPT_PAGE) | ALWAYS | NX | (0 if on else WRITABLE)
+        self._entries[INTERRUPT_PAGE] = self.data_entry(INTERRUPT_PAGE) | (0 if on else WRITABLE)
 
     # --- data that the translated code uses -------------------------------------------------------------------
 
@@ -93,17 +102,14 @@ class Window:
         value: int = struct.unpack_from("<Q", self.bytes, offset)[0]
         return value
 
-    def set_word(self, offset: int, value: int) -> None:
-        struct.pack_into("<Q", self.bytes, offset, value)
-
     def tell(self, v: VirtualCpu) -> None:
         """Bring the facts up to date."""
-        facts = FACTS.pack(
+        facts = REGISTERS_NOW.pack(
             v.cr0, 0, v.cr2, v.cr3, v.cr4, 0, 0, 0, 0, *v.selectors, v.gdt[1], v.gdt[0], v.idt[1], v.idt[0],
             v.ldt[0], v.tr[0],
         )  # fmt: skip
-        if self.bytes[CR : CR + FACTS.size] != facts:
-            self.bytes[CR : CR + FACTS.size] = facts
+        if self.bytes[CR : CR + len(facts)] != facts:
+            self.bytes[CR : CR + len(facts)] = facts
 
     # --- translated code --------------------------------------------------------------------------------------
 

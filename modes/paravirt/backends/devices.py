@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hv.neighbours import ethernet_address
 from modes.paravirt.backends.blkback import Blkback
 from modes.paravirt.backends.cpu import BackendCpu
 from modes.paravirt.backends.netback import Netback
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from hv.vm import Vm
     from modes.paravirt.bus import Bus
 
-NIC_ADDRESS = bytes.fromhex("026876000001")  # the emulated card's too
 XVDA, XVDB = 202 << 8, 202 << 8 | 16  # device numbers of the first two disks (Xen, docs/misc/vbd-interface)
 
 
@@ -29,7 +29,7 @@ class SplitDevices:
         """The back end of column net, local or remote."""
         outside, costs = self.vm.outside, self.vm.costs
         if column == "net":
-            self.backends.append(Netback(self.cpu, self.cpu.lay_wire(), NIC_ADDRESS))
+            self.backends.append(Netback(self.cpu, self.cpu.lay_wire(), ethernet_address(self.vm.number)))
         elif column == "local":
             self.backends.append(Blkback(self.cpu, outside.local, costs.local, XVDA))
         elif column == "remote":

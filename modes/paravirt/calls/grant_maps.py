@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import struct
 
-from hv.silicon.x86_64.paging import PRESENT, USER, WRITABLE
+from hv.silicon.x86_64.paging import NX, PRESENT, USER, WRITABLE
 from modes.paravirt.abi import Refused
 from modes.paravirt.calls.grants import LISTED, STATUS, check_granter, grant_table_op
 from modes.paravirt.calls.memory import is_table, write_entry
 from modes.paravirt.foreign import PAGE
 from modes.paravirt.frames import Kind
 from modes.paravirt.grants import GrantRefused, Status, View
-from modes.paravirt.tables import ACCESSED, DIRTY, frame_of
+from modes.paravirt.tables import ACCESSED, AVAILABLE, DIRTY, frame_of
 from modes.paravirt.vcpu import PvVcpu
 
 MAP, UNMAP = struct.Struct("<QIIH14x"), struct.Struct("<QQI4x")
 MAPPED, NO_HANDLE = struct.Struct("<hIQ"), 0xFFFF_FFFF
 DEVICE_MAP, HOST_MAP, READ_ONLY, APPLICATION_MAP, CONTAINS_PTE = 1, 2, 4, 8, 16
+AVAILABLE_SHIFT = 16 - 9  # flags 18:16 become bits 11:9 of the entry, which are software's
 
 
 def _entry_for(v: PvVcpu, place: int, *, is_entry: bool) -> int:
@@ -55,7 +56,8 @@ def _map(v: PvVcpu, at: int) -> None:
 
 def _show(v: PvVcpu, view: View, place: int, flags: int) -> None:
     """The mapping becomes an entry of the guest's tables."""
-    rights = PRESENT | ACCESSED | DIRTY | (WRITABLE if view.writable else 0) | (USER if flags & APPLICATION_MAP else 0)
+    rights = PRESENT | ACCESSED | DIRTY | NX | flags >> AVAILABLE_SHIFT & AVAILABLE
+    rights |= (WRITABLE if view.writable else 0) | (USER if flags & APPLICATION_MAP else 0)
     entry = _entry_for(v, place, is_entry=bool(flags & CONTAINS_PTE))
     try:
         write_entry(v, entry, view.address | rights)

@@ -19,6 +19,7 @@ from modes.paravirt.abi import (
     XENFEAT_HVM_CALLBACK_VECTOR,
     XENFEAT_HVM_PIRQS,
     XENFEAT_HVM_SAFE_PVCLOCK,
+    XENFEAT_NOT_DIRECT_MAPPED,
     XENFEAT_WRITABLE_PAGE_TABLES,
     HvmParam,
     Refused,
@@ -77,7 +78,7 @@ class HvmDomain(XenDomain):
         self.pool = HypervisorMemory(memory, SHARED_POOL_BASE, SHARED_POOL_SIZE)
         self.physmap = Physmap(machine, mode.forget_mapping)
         board.ram = self.physmap
-        self.features = XENFEAT_WRITABLE_PAGE_TABLES | XENFEAT_AUTO_TRANSLATED_PHYSMAP
+        self.features = XENFEAT_WRITABLE_PAGE_TABLES | XENFEAT_AUTO_TRANSLATED_PHYSMAP | XENFEAT_NOT_DIRECT_MAPPED
         self.console_output = self._print
         self.grants = Grants(memory, self.physmap)
         self.grants.new_page = lambda: self.pool.alloc() // PAGE

@@ -20,7 +20,6 @@ class XenInterrupts(EmulatedApics):
     """Delivery for the vCPUs of `domain`."""
 
     may_signal = MAY_SIGNAL | {svm.VMMCALL}
-    has_more = True
 
     def __init__(self, board: Board, domain: HvmDomain) -> None:
         super().__init__(board, len(domain.vcpus))
@@ -29,8 +28,8 @@ class XenInterrupts(EmulatedApics):
     def due(self, cpu: Cpu, exit: Exit) -> bool:
         return super().due(cpu, exit) or next_time(self.domain.vcpus[cpu.index]) is not None
 
-    def waits(self, cpu: Cpu) -> bool:
-        return super().waits(cpu) or self._upcall(cpu)
+    def more_waits(self, cpu: Cpu) -> bool:
+        return self._upcall(cpu)
 
     def deliver(self, cpu: Cpu) -> None:
         v = self.domain.vcpus[cpu.index]

@@ -1,0 +1,149 @@
+"""What goes wrong outside, at the disks of every technique: the guest gets an I/O error, the user one line.
+
+Emulated IDE, Xen's split driver beside its own kernel and beside a PC, a virtual function of an NVMe drive, the whole
+drive, and ATA over Ethernet. Each guest goes on afterwards, and nothing that was acknowledged is lost.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hv.host import nbd as nbd_client
+from hv.host.image import Image
+from hv.host.nbd import InProcess, Nbd, NbdError
+from hv.host.nbd_server import NbdServer
+from hv.host.store import MemoryStore, StoreError
+from tests.ec2_table.shell import Shell, shell
+from tests.ec2_table.test_disks import BLOCK
+
+ROWS = ("emulated", "xen-pv", "xen-hvm-4", "nitro", "aws-metal", "metal")
+EACH = pytest.mark.parametrize("row", ROWS)
+FAILED = "input/output error\n"
+
+
+class Refusing(MemoryStore):
+    """Nothing can be read from block 100 on."""
+
+    def read(self, sector: int, count: int) -> bytes:
+        if sector + count > 800:
+            raise StoreError("bad", sector)
+        return super().read(sector, count)
+
+
+class Server:
+    """An NBD server with a cache, which a kill loses; `down`: nobody is there; `short`: replies end too early."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(nbd_client, "PAUSES", (0.0, 0.0))
+        self.disk, self.cache = Refusing(8192), Refusing(8192)
+        self.down = self.short = False
+        self.said: list[str] = []
+        self.cache.flush = self._flush  # type: ignore[method-assign]
+
+    def _flush(self) -> None:
+        self.disk.pages = dict(self.cache.pages)
+
+    def kill(self) -> None:
+        self.down, self.cache.pages = True, dict(self.disk.pages)
+
+    def connect(self) -> InProcess:
+        if self.down:
+            raise ConnectionRefusedError(111, "Connection refused")
+        return Cable(self)
+
+    def store(self) -> Nbd:
+        return Nbd("x", "", self.connect, self.said.append)
+
+
+class Cable(InProcess):
+    def __init__(self, server: Server) -> None:
+        super().__init__(NbdServer({"": server.cache}))
+        self.outside = server
+
+    def send(self, data: bytes) -> None:
+        if self.outside.down:
+            raise NbdError("the server has hung up")
+        super().send(data)
+        if self.outside.short:
+            del self.waiting[8:]
+
+
+def goes_on(guest: Shell, disk: str = "remote") -> None:
+    assert guest.type(f"block {disk} 12").startswith("0000  00")
+
+
+@EACH
+def test_a_server_that_dies_and_comes_back_has_all_that_it_acknowledged(
+    row: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three times: it dies with a write in its cache, is away for a while, and is there again."""
+    server = Server(monkeypatch)
+    with shell(row, remote=server.store()) as guest:
+        for number in (1, 2, 3):
+            guest.type(f"write remote {number} kept {number}")
+            server.kill()
+            assert guest.type(f"block remote {50 + number}") == f"block: {FAILED}"
+            assert guest.type("flush remote") == f"flush: {FAILED}"
+            assert len(server.said) == number
+            assert "\n" not in server.said[-1]
+            server.down = False
+            assert guest.type("flush remote") == "flush: done\n"
+            assert server.disk.read(8 * number, 1).startswith(f"kept {number}\n".encode())
+        goes_on(guest)
+
+
+@EACH
+def test_errors_and_replies_that_end_too_early_are_errors_of_the_disk(
+    row: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server(monkeypatch)
+    with shell(row, remote=server.store()) as guest:
+        for block in (100, 101):
+            assert guest.type(f"block remote {block}") == f"block: {FAILED}"
+        assert server.said == ["remote disk x: the server refuses a request for sector 800: EIO"]
+        goes_on(guest)
+        server.short = True
+        assert guest.type("block remote 7") == f"block: {FAILED}"
+        assert len(server.said) == 2
+        server.short = False
+        assert guest.type("block remote 7").startswith("0000  00")
+
+
+@EACH
+def test_an_image_that_shrinks_under_the_guest(row: str, tmp_path: Path) -> None:
+    path, said = tmp_path / "disk.img", list[str]()
+    path.write_bytes(bytes(64 * BLOCK))
+    with shell(row, Image(path, said.append)) as guest:
+        goes_on(guest, "local")
+        os.truncate(path, 32 * BLOCK)
+        assert guest.type("block local 40") == f"block: {FAILED}"
+        assert guest.type("block local 41") == f"block: {FAILED}"
+        assert said == [f"disk image {path} has become shorter: the guest's reads fail"]
+        guest.type("write local 20 still here")
+        assert guest.type("flush local") == "flush: done\n"
+    assert path.read_bytes()[20 * BLOCK :].startswith(b"still here\n")
+
+
+@EACH
+def test_an_image_that_may_not_be_written(row: str, tmp_path: Path) -> None:
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(64 * BLOCK))
+    image = Image(path, print)
+    image.read_only = True  # as where the file's rights forbid it; root may write all the same
+    with shell(row, image) as guest:
+        guest.type("write local 20 x")
+        assert guest.type("flush local") == f"flush: {FAILED}"
+        goes_on(guest, "local")
+    assert path.read_bytes() == bytes(64 * BLOCK)
+
+
+@EACH
+def test_an_image_too_small_for_a_measurement(row: str, tmp_path: Path) -> None:
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(1000))
+    with shell(row, Image(path, print)) as guest:
+        assert guest.type("bench local.read4k 1") == "bench local.read4k na: the disk is too small\n"
+        assert guest.type("block local 0") == "block: no such block\n"

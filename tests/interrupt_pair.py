@@ -1,0 +1,327 @@
+"""A guest with two CPUs that run scripts of interrupts to each other, and its machine.
+
+A script is a list of operations of two bytes. Each vector has one sender and one receiver, and is sent only when its
+last one has come; a handler counts it, lets others in for a moment, and checks that it exceeds what it interrupts. A
+CPU that lingers does nothing else, so what is sent to it must come soon.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from hv.silicon.posted import Descriptor
+from hv.silicon.x86_64.engine import BUS_BASE
+from hv.silicon.x86_64.machine import MetalBoard
+from hv.x86_64.board import Board
+from modes.bare_metal import BareMetal
+from modes.hw_assist.mode import HwAssist
+from tests.support import DATA, LAPIC, RawGuest, Where, two_cpus
+
+# Offsets behind DATA. A CPU's own words, at BLOCK times its number; then arrays by vector.
+BLOCK = 0x80
+ARMED, NOTED, DISORDER, LATE, DONE, LINGERS, OTHER_ID, OTHER_BIT = 0, 4, 8, 12, 16, 24, 32, 36
+CAME, SENT, SENT_AT, SCRIPTS = 0x200, 0x600, 0xA00, (0x2000, 0x2800)
+LINGER, PROMPT = 150_000, 150_000  # rounds of a loop of two instructions; cycles
+CARD, PORTS = 0xFEF0_0000, 0xC0  # a register and a port a CPU: what is written there is a vector for it
+
+TIMER = (0x7A, 0x7B)
+OUTSIDE = (0xEC, 0xED)
+
+
+class Line(NamedTuple):
+    """How a vector is sent, from which CPU to which."""
+
+    kind: str
+    sender: int
+    receiver: int
+
+
+LINES = {
+    0x41: Line("physical", 0, 1), 0x92: Line("logical", 0, 1), 0xD3: Line("others", 0, 1), 0x54: Line("self", 0, 0),
+    0x45: Line("physical", 1, 0), 0x96: Line("logical", 1, 0), 0xD7: Line("others", 1, 0), 0x58: Line("self", 1, 1),
+    0x62: Line("card", 0, 0), 0xA3: Line("card", 1, 0), 0x66: Line("card", 0, 1), 0xA7: Line("card", 1, 1),
+    0x33: Line("device", 0, 0), 0xB4: Line("device", 1, 0), 0x37: Line("device", 0, 1), 0xB8: Line("device", 1, 1),
+}  # fmt: skip
+SENDS = ("physical", "logical", "others", "self", "card0", "card1", "device0", "device1")
+KINDS = ("end", *SENDS, "tpr", "cr8", "on", "off", "spin", "alarm", "nap", "doze", "linger", "exit")
+
+# Registers: RBP the local APIC, R10 the task priority class, R12 the class in service, R14 the script's next operation,
+# R15 the CPU's own words. A handler leaves all of them as they were.
+CODE = f"""
+    start_other
+    movl $0x1000000, DATA + {OTHER_ID}
+    movl $0x2000000, DATA + {OTHER_BIT}
+    movl $0x1000000, DATA + {BLOCK + OTHER_BIT}
+    mov $DATA, %r15
+    mov $DATA + {SCRIPTS[0]}, %r14
+    movl $0x1000000, 0xD0(%rbp)
+    movl ${TIMER[0]}, 0x320(%rbp)
+    jmp begin
+other:
+    mov $DATA + {BLOCK}, %r15
+    mov $DATA + {SCRIPTS[1]}, %r14
+    movl $0x2000000, 0xD0(%rbp)
+    movl ${TIMER[1]}, 0x320(%rbp)
+begin:
+    xor %r10d, %r10d
+    xor %r12d, %r12d
+    movl $0xB, 0x3E0(%rbp)
+    sti
+    hlt                                 /* until the test begins */
+    call run
+    movl $1, {DONE}(%r15)
+    1: sti
+    hlt
+    jmp 1b
+operations: .quad {", ".join("do_" + kind for kind in KINDS)}
+run:
+    movzbl (%r14), %eax
+    movzbl 1(%r14), %ecx
+    add $2, %r14
+    jmp *operations(,%rax,8)
+do_end:
+    ret
+do_physical:
+    note_sending
+    mov {OTHER_ID}(%r15), %eax
+    mov %eax, 0x310(%rbp)
+    or $0x4000, %ecx
+    mov %ecx, 0x300(%rbp)
+    jmp run
+do_logical:
+    note_sending
+    mov {OTHER_BIT}(%r15), %eax
+    mov %eax, 0x310(%rbp)
+    or $0x4800, %ecx
+    mov %ecx, 0x300(%rbp)
+    jmp run
+do_others:
+    note_sending
+    or $0xC4000, %ecx
+    mov %ecx, 0x300(%rbp)
+    jmp run
+do_self:
+    note_sending
+    or $0x44000, %ecx
+    mov %ecx, 0x300(%rbp)
+    jmp run
+do_card0:
+    note_sending
+    mov %ecx, {CARD - LAPIC}(%rbp)
+    jmp run
+do_card1:
+    note_sending
+    mov %ecx, {CARD - LAPIC + 4}(%rbp)
+    jmp run
+do_device0:
+    note_sending
+    mov %ecx, %eax
+    out %eax, ${PORTS}
+    jmp run
+do_device1:
+    note_sending
+    mov %ecx, %eax
+    out %eax, ${PORTS + 4}
+    jmp run
+do_tpr:                                 /* R10 is never above the real one */
+    cmp %ecx, %r10d
+    cmova %ecx, %r10d
+    mov %ecx, %eax
+    shl $4, %eax
+    mov %eax, 0x80(%rbp)
+    mov %ecx, %r10d
+    jmp run
+do_cr8:
+    cmp %ecx, %r10d
+    cmova %ecx, %r10d
+    mov %rcx, %cr8
+    mov %ecx, %r10d
+    jmp run
+do_on:
+    sti
+    jmp run
+do_off:
+    cli
+    jmp run
+do_spin:
+    imul $20, %ecx
+    1: dec %ecx
+    jnz 1b
+    jmp run
+do_exit:
+    cpuid
+    jmp run
+do_alarm:
+    arm
+    jmp run
+do_nap:                                 /* until the timer's interrupt has come */
+    take_all
+    arm
+    1: cli
+    mov {ARMED}(%r15), %eax
+    cmp %eax, {NOTED}(%r15)
+    je do_on
+    sti
+    hlt
+    jmp 1b
+do_doze:                                /* until something comes */
+    take_all
+    sti
+    hlt
+    jmp run
+do_linger:
+    take_all
+    sti
+    time
+    mov %rdx, {LINGERS}(%r15)
+    mov ${LINGER}, %ecx
+    1: dec %ecx
+    jnz 1b
+    movq $0, {LINGERS}(%r15)
+    jmp run
+handler:                                /* EAX is the vector; what it was is on the stack */
+    push %rcx
+    push %rdx
+    push %r12
+    mov %eax, %ecx
+    shr $4, %ecx
+    cmp %r12d, %ecx
+    jbe 1f
+    cmp %r10d, %ecx
+    ja 2f
+    1: incl {DISORDER}(%r15)
+    2: mov %ecx, %r12d
+    mov %eax, %ecx
+    and $0xFE, %ecx
+    cmp ${TIMER[0]}, %ecx
+    jne 3f
+    incl {NOTED}(%r15)
+    jmp 4f
+    3: mov {LINGERS}(%r15), %rcx
+    test %rcx, %rcx
+    jz 4f
+    cmp DATA + {SENT_AT}(,%rax,8), %rcx
+    cmovb DATA + {SENT_AT}(,%rax,8), %rcx /* whichever was later: it lingers, or the interrupt */
+    push %rax
+    time
+    pop %rax
+    sub %rcx, %rdx
+    cmp ${PROMPT}, %rdx
+    jle 4f
+    incl {LATE}(%r15)
+    4: lock incl DATA + {CAME}(,%rax,4)
+    sti
+    mov $5, %ecx
+    5: dec %ecx
+    jnz 5b
+    cli
+    movl $0, 0xB0(%rbp)
+    pop %r12
+    pop %rdx
+    pop %rcx
+    pop %rax
+    iretq
+"""
+MACROS = f"""
+.macro time                             /* RDX: the counter */
+    rdtsc
+    shl $32, %rdx
+    or %rax, %rdx
+.endm
+.macro note_sending                     /* vector ECX, unless the last one is under way */
+    mov DATA + {SENT}(,%rcx,4), %eax
+    cmp %eax, DATA + {CAME}(,%rcx,4)
+    jne run
+    incl DATA + {SENT}(,%rcx,4)
+    time
+    mov %rdx, DATA + {SENT_AT}(,%rcx,8)
+.endm
+.macro arm
+    mov {ARMED}(%r15), %eax
+    cmp %eax, {NOTED}(%r15)
+    jne 7f
+    incl {ARMED}(%r15)
+    shl $6, %ecx
+    inc %ecx
+    mov %ecx, 0x380(%rbp)
+    7:
+.endm
+.macro take_all                         /* the lowest task priority */
+    xor %r10d, %r10d
+    movl $0, 0x80(%rbp)
+.endm
+"""
+VECTORS = (*LINES, *TIMER, *OUTSIDE)
+STUBS = "".join(f"h{vector:x}: push %rax; mov ${vector}, %eax; jmp handler\n" for vector in VECTORS)
+
+
+class Op(NamedTuple):
+    kind: str
+    value: int = 0
+
+
+def send(vector: int) -> Op:
+    """What sends a vector."""
+    kind, _, receiver = LINES[vector]
+    return Op(f"{kind}{receiver}" if kind in ("card", "device") else kind, vector)
+
+
+def script(ops: list[Op]) -> bytes:
+    return b"".join(bytes((KINDS.index(kind), value)) for kind, value in [*ops, Op("end")])
+
+
+class Pair:
+    """The guest in its machine, with the card and the device that it asks for interrupts."""
+
+    def __init__(self, where: Where, scripts: tuple[list[Op], list[Op]]) -> None:
+        memory = {DATA + at: script(ops) for at, ops in zip(SCRIPTS, scripts, strict=True)}
+        self.guest = RawGuest(
+            two_cpus(MACROS + CODE + STUBS), where, cpus=2, memory=memory,
+            gates={vector: (f"h{vector:x}", {}) for vector in VECTORS},
+        )  # fmt: skip
+        self.vm, self.run, self.close = self.guest.vm, self.guest.run, self.guest.close
+        board, mode, self.machine = self.vm.board, self.vm.mode, self.guest.machine
+        assert isinstance(board, Board | MetalBoard)
+        self.board, self.on_metal = board, where.mode is BareMetal
+        board.ports.add(PORTS, 8, self)
+        board.mmio.add(CARD, 0x1000, self)
+        self.descriptors: list[Descriptor] = []
+        if where.interrupts is not None:
+            assert isinstance(mode, HwAssist)
+            self.descriptors = [Descriptor(self.machine.memory, vmcb.posted_descriptor) for vmcb in mode.vmcbs]
+            self.machine.engine.map_chip(BUS_BASE, 0x1000, self.mmio_read, self.mmio_write)
+            mode.npt.map(CARD, BUS_BASE)
+
+    def port_read(self, offset: int, size: int) -> int:
+        return 0
+
+    def port_write(self, offset: int, size: int, value: int) -> None:
+        self.board.message(LAPIC | offset // 4 << 12, value & 0xFF)
+
+    def mmio_read(self, offset: int, size: int) -> int:
+        return 0
+
+    def mmio_write(self, offset: int, size: int, value: int) -> None:
+        if self.descriptors:
+            self.machine.post(self.descriptors[offset // 4], value & 0xFF)
+        else:
+            self.port_write(offset, size, value)
+
+    def wake(self, cpu: int) -> None:
+        """An interrupt from outside."""
+        self.mmio_write(4 * cpu, 4, OUTSIDE[cpu])
+        if not cpu and not self.descriptors and not self.on_metal:
+            self.machine.cpus[0].host_interrupt = True
+
+    def own(self, cpu: int, offset: int) -> int:
+        return self._word(BLOCK * cpu + offset)
+
+    def came(self, vector: int) -> int:
+        return self._word(CAME + 4 * vector)
+
+    def sent(self, vector: int) -> int:
+        return self._word(SENT + 4 * vector)
+
+    def _word(self, offset: int) -> int:
+        return int(struct.unpack("<I", self.guest.read(DATA + offset, 4))[0])
