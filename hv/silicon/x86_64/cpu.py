@@ -6,7 +6,8 @@ A bare-metal guest is the same thing with a VMCB that intercepts nothing.
 
 Simplified: the world switch is lazy. After a #VMEXIT the guest's registers stay in the CPU, where the hypervisor reads
 and changes them through `state`; only when it has changed the VMCB's control area, or calls leave(), does the real
-switch happen. The time of a switch is charged for every exit all the same.
+switch happen; nor does it for nothing but an external interrupt to be injected, which the microcode delivers. The time
+of a switch is charged for every exit all the same.
 """
 
 from __future__ import annotations
@@ -313,7 +314,7 @@ class Cpu:
 
     def run_slice(self) -> None:
         """Run until the deadline, a mark, or an exit after which the guest cannot simply go on."""
-        if self.entered and self._commanded():
+        if self.entered and self._commanded() and not self._interrupt_at_once():
             self.leave()
         self.m.mark_hit = 0
         if not self.entered:
@@ -324,6 +325,21 @@ class Cpu:
                 return
         self._run(self.state.eip)
         self._settle()
+
+    def _interrupt_at_once(self) -> bool:
+        """Is an external interrupt all that the hypervisor commands? The microcode delivers it, without a VMRUN."""
+        vmcb, m = self.vmcb, self.m
+        event = vmcb.eventinj
+        if event & (svm.EVENT_VALID | svm.EVENT_TYPE) != svm.EVENT_VALID | svm.EVENT_INTR or m.stepping or m.trap:
+            return False
+        vmcb.eventinj = 0
+        if self._commanded():
+            vmcb.eventinj = event
+            return False
+        self._count_injection(event)
+        m.external = event & (svm.EVENT_VALID | 0xFF)
+        self.keep_deadline()
+        return True
 
     def _goes_on(self) -> bool:
         return self.entered and not self.halted and not self._commanded()
