@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from modes.paravirt.events import MASK, PENDING, SELECTOR, UPCALL_MASK
 from tests.guests.test_paravirt import CONTEXT
-from tests.guests.test_pv_on_hvm import HELP
+from tests.hvm_rig import HELP
 
 # Offsets behind DATA. A vCPU's own words, at BLOCK times its number; then what all have.
 BLOCK = 0x80
