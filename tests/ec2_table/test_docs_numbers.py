@@ -65,9 +65,7 @@ def test_the_session_in_the_readme_is_what_a_user_gets(run_hv: RunHv) -> None:
 def test_the_picture_of_the_table_has_the_numbers_of_a_run() -> None:
     """docs/table.svg is what hv table prints, as rich draws it."""
     lines: dict[str, str] = {}
-    for y, text in re.findall(
-        r'<text [^>]*y="([\d.]+)"[^>]*>([^<]*)', (ROOT / "docs" / "table.svg").read_text("utf-8")
-    ):
+    for y, text in re.findall(r'<text [^>]*y="([\d.]+)"[^>]*>([^<]*)', PICTURE):
         lines[y] = f"{lines.get(y, '')} {html.unescape(text)}"
     drawn = {line.split()[0]: re.findall(r"\b(VS|VH|P|H)\s(\d+)", line) for line in lines.values() if line.split()}
     headlines = [op for op in OPS.values() if op.headline]
