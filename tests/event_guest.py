@@ -16,13 +16,25 @@ from tests.guests.test_pv_on_hvm import HELP
 
 # Offsets behind DATA. A vCPU's own words, at BLOCK times its number; then what all have.
 BLOCK = 0x80
-BUDGET, ARMED, NOTED, EARLY, DEADLINE, ARGUMENT, DONE, LATE, SENT_AT, LINGERS = 0, 4, 8, 12, 16, 24, 64, 68, 72, 80
-LENGTH, CAME, SENT, LOG = 0x100, 0x110, 0x440, 0x600  # CAME and SENT: 4 bytes a port
+BUDGET, ARMED, NOTED, EARLY, DEADLINE, ARGUMENT, DONE, LATE, SENT_AT, LINGERS, STRAY = (
+    0,
+    4,
+    8,
+    12,
+    16,
+    24,
+    64,
+    68,
+    72,
+    80,
+    88,
+)
+LENGTH, CAME, SENT, LOG, LIST = 0x100, 0x110, 0x510, 0x910, 0xF00  # CAME and SENT: 4 bytes a port
 MAIN, BODIES = (0x2000, 0x2F00), 0x2100
 MOST = 24  # sends: handlers that send to each other come to an end
 KINDS = (
-    "end send ring ring_other mask unmask unmask_by_memory bind on off blink say spin call alarm nap poll sleep block "
-    "doze note hasten linger in_time"
+    "end send send_at_alarm ring ring_other mask unmask unmask_by_memory bind_to_0 bind_to_1 on off blink say spin "
+    "call alarm nap poll sleep block doze note hasten linger in_time here"
 ).split()
 POLL_NS = 20_000  # how long a poll waits
 LINGER = 60_000  # rounds of a loop
@@ -55,6 +67,26 @@ do_send:
     js run
     port_op 4
     jmp run
+do_send_at_alarm:                       /* both in one exit, if none is set */
+    decl {BUDGET}(%r15)
+    js run
+    mov $DATA + {LIST}, %rdi            /* of two struct multicall_entry: op, result, arguments */
+    mov %ecx, {ARGUMENT}(%r15)
+    movq $event_channel_op, (%rdi)
+    movq $4, 16(%rdi)
+    lea {ARGUMENT}(%r15), %rax
+    mov %rax, 24(%rdi)
+    mov $1, %esi
+    mov {ARMED}(%r15), %eax
+    cmp %eax, {NOTED}(%r15)
+    jne 1f
+    incl {ARMED}(%r15)
+    movq $set_timer_op, 64(%rdi)
+    movq $1, 80(%rdi)
+    movq $1, {DEADLINE}(%r15)
+    inc %esi
+    1: hypercall multicall
+    jmp run
 do_ring_other:                          /* the next port is its other end */
     mov %ecx, %edx
     xor $1, %edx
@@ -77,11 +109,12 @@ do_unmask_by_memory:                    /* and Xen is called only if there is so
 do_unmask:
     port_op 9
     jmp run
-do_bind:                                /* bit 7: the vCPU */
-    mov %ecx, %eax
-    shr $7, %eax
-    mov %eax, {ARGUMENT + 4}(%r15)
-    and $0x7F, %ecx
+do_bind_to_0:
+    movl $0, {ARGUMENT + 4}(%r15)
+    port_op 8
+    jmp run
+do_bind_to_1:
+    movl $1, {ARGUMENT + 4}(%r15)
     port_op 8
     jmp run
 do_on: let_in
@@ -112,6 +145,8 @@ do_linger:                              /* open, and without an exit */
     mov ${LINGER}, %ecx
     1: dec %ecx
     jnz 1b
+    xor %edi, %edi
+    hypercall xen_version               /* now at the latest, but that is too late */
     movq $0, {LINGERS}(%r15)
     jmp run
 do_hasten:                              /* a port whose event is in_time on the other vCPU, if that one lingers */
@@ -138,6 +173,13 @@ do_in_time:
     jle 1f
     incl {LATE}(%r15)
     1: pop %rdx
+    jmp run
+do_here:                                /* on this vCPU */
+    imul ${BLOCK}, %ecx
+    add $DATA, %rcx
+    cmp %rcx, %r15
+    je run
+    incl {STRAY}(%r15)
     jmp run
 do_alarm:
     arm

@@ -14,7 +14,7 @@ from modes.paravirt.common import XenDomain
 from modes.paravirt.events import MASK, PENDING, SELECTOR, UPCALL_MASK
 from modes.paravirt.hvm.platform import XenPlatform
 from modes.paravirt.state import Channel
-from tests.event_guest import ARMED, BLOCK, CAME, DONE, EARLY, LATE, LENGTH, LOG, NOTED, PV, SENT, hvm
+from tests.event_guest import ARMED, BLOCK, CAME, DONE, EARLY, LATE, LENGTH, LOG, NOTED, PV, SENT, STRAY, hvm
 from tests.guests.test_pv_on_hvm import ARGUMENTS, BY_LINE, BY_VECTOR, VECTOR
 from tests.pv_support import DATA as PV_DATA
 from tests.pv_support import PvGuest
@@ -56,6 +56,10 @@ class Guest:
     def late(self, vcpu: int) -> int:
         """How many events came too late to a vCPU that did nothing else."""
         return self._word(BLOCK * vcpu + LATE)
+
+    def strays(self, vcpu: int) -> int:
+        """How many events of the other vCPU's came to this one."""
+        return self._word(BLOCK * vcpu + STRAY)
 
     def done(self, vcpu: int = 0) -> bool:
         """Is its script over?"""

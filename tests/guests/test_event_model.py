@@ -55,7 +55,7 @@ class Model:
                 self.upcall()
 
     def do(self, kind: str, value: int) -> None:
-        if kind == "send":
+        if kind in ("send", "send_at_alarm"):
             self.budget -= 1
             if self.budget >= 0:
                 self.pend(RAISES[value])
@@ -113,7 +113,11 @@ plain = [
 ]
 times = st.integers(0, 120)
 alarms = st.builds(Op, st.sampled_from(["alarm", "nap"]), times)
-sleeping = [alarms, st.sampled_from([Op("sleep", WAKE), Op("block", WAKE)])]
+sleeping = [
+    alarms,
+    some_port.map(lambda port: Op("send_at_alarm", port)),
+    st.sampled_from([Op("sleep", WAKE), Op("block", WAKE)]),
+]
 body = st.lists(st.one_of(plain), max_size=5)
 main = st.lists(st.one_of(*plain, *sleeping), min_size=8, max_size=30)
 LAST = [*(Op("unmask", port) for port in (*RAISES, OUTSIDE)), Op("on")]

@@ -22,40 +22,45 @@ from tests.event_rig import TECHNIQUES, Guest, Make
 LIMIT = 20_000_000  # cycles
 MOST_TO_WAKE = 100
 
+# Words 0 and 1 are of ports that stay with vCPU 0 and 1; those of words 2 and 3 can be bound elsewhere.
 IPIS = {0: 20, 1: 71}  # each vCPU's to itself
-HASTY = {0: 21, 1: 70}  # and to the other
-PAIRS = {0: (30, 81), 1: (31, 80)}  # whose other end the next number is
-ECHOES = {0: 90, 1: 91}  # which domain 0 answers at once
-OUTSIDE = (100, 101)
-TIMERS = (140, 200)
+HASTY = {0: 72, 1: 22}  # and to the other
+TIMERS = (30, 90)
+PAIRS = {0: (130, 201), 1: (131, 200)}  # whose other end the next number is
+ECHOES = {0: 140, 1: 210}  # which domain 0 answers at once
+OUTSIDE = (150, 220)
 CHANNELS = {
-    20: Channel(IPI, 0), 21: Channel(IPI, 1), 70: Channel(IPI, 0), 71: Channel(IPI, 1),
-    30: Channel(INTERDOMAIN, 0, GUEST_DOMID, 31), 31: Channel(INTERDOMAIN, 1, GUEST_DOMID, 30),
-    80: Channel(INTERDOMAIN, 1, GUEST_DOMID, 81), 81: Channel(INTERDOMAIN, 0, GUEST_DOMID, 80),
-    90: Channel(INTERDOMAIN, 0, BACKEND_DOMID, 50), 91: Channel(INTERDOMAIN, 0, BACKEND_DOMID, 51),
-    100: Channel(INTERDOMAIN, 0, BACKEND_DOMID, 52), 101: Channel(INTERDOMAIN, 1, BACKEND_DOMID, 53),
-    140: Channel(VIRQ, 0, virq=VIRQ_TIMER), 200: Channel(VIRQ, 1, virq=VIRQ_TIMER),
+    20: Channel(IPI, 0), 22: Channel(IPI, 0), 30: Channel(VIRQ, 0, virq=VIRQ_TIMER),
+    71: Channel(IPI, 1), 72: Channel(IPI, 1), 90: Channel(VIRQ, 1, virq=VIRQ_TIMER),
+    130: Channel(INTERDOMAIN, 0, GUEST_DOMID, 131), 131: Channel(INTERDOMAIN, 1, GUEST_DOMID, 130),
+    200: Channel(INTERDOMAIN, 1, GUEST_DOMID, 201), 201: Channel(INTERDOMAIN, 0, GUEST_DOMID, 200),
+    140: Channel(INTERDOMAIN, 0, BACKEND_DOMID, 50), 210: Channel(INTERDOMAIN, 0, BACKEND_DOMID, 51),
+    150: Channel(INTERDOMAIN, 0, BACKEND_DOMID, 52), 220: Channel(INTERDOMAIN, 1, BACKEND_DOMID, 53),
 }  # fmt: skip
-BINDABLE = (30, 31, 80, 81, 90, 91, *OUTSIDE)
-MASKABLE = (20, 71, 30, 31, 80, 81, 90, 91)
+BINDABLE = (130, 131, 200, 201, 140, 210, *OUTSIDE)
+MASKABLE = (20, 71, 130, 131, 200, 201, 140, 210)
 COMES_AS = {port: port ^ 1 for ports in PAIRS.values() for port in ports}  # other ports as themselves
-BODIES_OF = {port: [Op("in_time")] for port in HASTY.values()} | {port: [Op("note")] for port in TIMERS}
+BODIES_OF = (
+    {port: [Op("here", vcpu)] for vcpu, port in IPIS.items()}
+    | {port: [Op("in_time"), Op("here", 1 - vcpu)] for vcpu, port in HASTY.items()}
+    | {port: [Op("note"), Op("here", vcpu)] for vcpu, port in enumerate(TIMERS)}
+)
 
 
 def scripts(vcpu: int) -> st.SearchStrategy[list[Op]]:
-    """What a vCPU may do. In the end it unmasks everything, so that nothing is left."""
+    """What a vCPU may do. In the end it unmasks everything, so that nothing is left, and is there for the other."""
     op = st.one_of(
         st.sampled_from([Op("ring", IPIS[vcpu]), Op("ring", ECHOES[vcpu]), Op("hasten", HASTY[vcpu])]),
         st.just(Op("hasten", HASTY[vcpu])),
         st.sampled_from(PAIRS[vcpu]).map(lambda port: Op("ring_other", port)),
         st.builds(Op, st.sampled_from(["mask", "unmask", "unmask_by_memory"]), st.sampled_from(MASKABLE)),
-        st.builds(lambda port, to: Op("bind", port | to << 7), st.sampled_from(BINDABLE), st.integers(0, 1)),
+        st.builds(Op, st.sampled_from(["bind_to_0", "bind_to_1"]), st.sampled_from(BINDABLE)),
         st.sampled_from([Op("on"), Op("off"), Op("blink"), Op("call"), Op("linger"), Op("doze")]),
         st.builds(Op, st.sampled_from(["alarm", "nap"]), st.integers(0, 120)),
         st.sampled_from([*BINDABLE, HASTY[1 - vcpu]]).map(lambda port: Op("poll", port)),
         st.integers(1, 60).map(lambda n: Op("spin", n)),
     )
-    last = [*(Op("unmask", port) for port in MASKABLE), Op("on")]
+    last = [*(Op("unmask", port) for port in MASKABLE), Op("linger"), Op("linger")]
     return st.lists(op, min_size=8, max_size=30).map(lambda ops: ops + last)
 
 
@@ -118,6 +123,7 @@ def check(make: Make, case: Case) -> None:
             armed, noted, early = guest.alarms(vcpu)
             assert (noted, early) == (armed, 0)
             assert not guest.late(vcpu)
+            assert not guest.strays(vcpu)
     finally:
         guest.close()
 

@@ -34,7 +34,7 @@ TWO = {
 
 
 def scripts(cpu: int) -> st.SearchStrategy[list[Op]]:
-    """What a CPU may do."""
+    """What a CPU may do. In the end it is there for the other."""
     sends = st.sampled_from([send(vector) for vector, line in LINES.items() if line.sender == cpu])
     op = st.one_of(
         sends, sends, sends,
@@ -43,7 +43,7 @@ def scripts(cpu: int) -> st.SearchStrategy[list[Op]]:
         st.builds(Op, st.sampled_from(["alarm", "nap"]), st.integers(0, 200)),
         st.integers(1, 60).map(lambda n: Op("spin", n)),
     )  # fmt: skip
-    return st.lists(op, min_size=10, max_size=30).map(lambda ops: [*ops, Op("tpr", 0), Op("on")])
+    return st.lists(op, min_size=10, max_size=30).map(lambda ops: [*ops, Op("linger"), Op("linger")])
 
 
 class Cut(NamedTuple):

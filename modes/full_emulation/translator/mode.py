@@ -58,7 +58,7 @@ from modes.full_emulation.translator.window import (
     SIZE,
     Window,
 )
-from modes.shadow.pager import ACCESSED, PF_FETCH
+from modes.shadow.guest_tables import ACCESSED, PF_FETCH
 from modes.shadow.registers import GuestFault
 
 TRIES = 8  # the shadow tables are dropped while the cache is checked against them
