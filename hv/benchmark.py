@@ -23,13 +23,13 @@ from hv.measure import RowRunner, Settings, run_table
 from hv.mode import Mode
 from hv.ops import OPS
 from hv.recursion_bench import recursion
+from hv.silicon.deadlines import NEVER
 from hv.silicon.ixgbe.rings import CONTROL, ENABLE, TAIL
 from hv.silicon.ixgbe.virtual import TX_RINGS
 from hv.silicon.nvme.spec import ACQ, AQA, ASQ, CC, DOORBELLS, PAGE
 from hv.silicon.pci import BAR0, COMMAND, COMMAND_MASTER, COMMAND_MEMORY
 from hv.silicon.x86_64.bare import bare_loop, empty_hook
 from hv.silicon.x86_64.machine import Idle
-from hv.silicon.x86_64.pc import NEVER
 from hv.silicon.x86_64.state import RAX
 from hv.table import customize, find_row
 from hv.vm import Vm

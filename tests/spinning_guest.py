@@ -11,9 +11,9 @@ from hv.host.store import MemoryStore
 from hv.loader import Guest, Segment
 from hv.mode import Mode
 from hv.neighbours import Neighbours
+from hv.silicon.deadlines import NEVER
 from hv.silicon.iommu import Fault
 from hv.silicon.x86_64.machine import Paused
-from hv.silicon.x86_64.pc import NEVER
 from hv.vm import Vm
 from hv.x86_64.assigned import AssignedFunction
 from hv.x86_64.pool import CARDS_POOL_BASE, POOL_BASE

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import capstone
 
+from hv.silicon.deadlines import NEVER
 from hv.silicon.x86_64.cpu import Cpu, Shutdown
 from hv.silicon.x86_64.lapic import TPR
-from hv.silicon.x86_64.pc import IOAPIC_BASE, LAPIC_BASE, NEVER, Pc
+from hv.silicon.x86_64.pc import IOAPIC_BASE, LAPIC_BASE, Pc
 from hv.x86_64.assigned import AssignedFunction
 from hv.x86_64.mmio import Emulation, Translate
 from hv.x86_64.platform import Platform

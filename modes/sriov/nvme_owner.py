@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 
 from hv.errors import HvError
+from hv.silicon.deadlines import NEVER
 from hv.silicon.nvme.card import NvmePhysical, NvmeVirtual
 from hv.silicon.nvme.spec import (
     ACQ,
@@ -26,7 +27,6 @@ from hv.silicon.nvme.spec import (
 )
 from hv.silicon.pci import BAR0, COMMAND, COMMAND_MASTER, COMMAND_MEMORY
 from hv.silicon.sriov import CONTROL, NUM_VFS, VF_BAR0, VF_ENABLE, VF_MEMORY
-from hv.silicon.x86_64.pc import NEVER
 from hv.silicon.x86_64.root_complex import RootComplex
 from hv.x86_64.iommu_tables import Domain, IommuTables
 from hv.x86_64.pool import HypervisorMemory

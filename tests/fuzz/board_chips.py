@@ -10,12 +10,13 @@ import random
 from collections.abc import Callable, Iterable
 
 from hv.costs import load
+from hv.silicon.deadlines import NEVER
 from hv.silicon.memory import BusError
 from hv.silicon.pci import Bar, Function, Header
 from hv.silicon.timing import MILLI
 from hv.silicon.uart16550 import FIFO
 from hv.silicon.x86_64.ioapic import PINS, Ioapic
-from hv.silicon.x86_64.pc import COM1, IOAPIC_BASE, LAPIC_BASE, NEVER, Pc
+from hv.silicon.x86_64.pc import COM1, IOAPIC_BASE, LAPIC_BASE, Pc
 
 ACCESSES = 300
 SIZES = (1, 2, 4)

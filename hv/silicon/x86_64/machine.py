@@ -81,7 +81,7 @@ class MetalBoard(Pc):
 
     def reschedule(self, number: int) -> None:
         """The slice goes on until the deadline; another CPU's ends, since devices act in the first one's time."""
-        self._note_deadline(number)
+        self.note_deadline(number)
         if self.machine.running.index == 0:
             self.machine.look_by(self.deadline)
         else:

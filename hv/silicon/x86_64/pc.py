@@ -23,7 +23,7 @@ import msgspec
 
 from hv.silicon.bus import MmioBus, PortBus
 from hv.silicon.cmos import INDEX, Cmos
-from hv.silicon.device import Device
+from hv.silicon.deadlines import Deadlines
 from hv.silicon.fw_cfg import FW_CFG, PORTS, FwCfg
 from hv.silicon.i8254 import COUNTERS, PORT_B, Pit, PortB
 from hv.silicon.i8259 import MASTER, MASTER_ELCR, SLAVE, ElcrPort, PicPair, PicPort
@@ -35,7 +35,6 @@ from hv.silicon.x86_64.apic_bus import ApicBus
 from hv.silicon.x86_64.ioapic import Ioapic
 from hv.silicon.x86_64.lapic import EXTINT, LVT_LINT0, Lapic, Message
 
-NEVER = (1 << 63) - 1
 IOAPIC_BASE, LAPIC_BASE = 0xFEC0_0000, 0xFEE0_0000
 PIT_IRQ, PIT_PIN, CMOS_IRQ = 0, 2, 8
 ECAM_BASE, ECAM_SIZE = 0xE000_0000, 16 << 20  # 16 buses
@@ -125,19 +124,16 @@ class LinesState(msgspec.Struct):
     sources: list[int]
 
 
-class Pc:
-    """`line`, `slot` and `plug` connect devices; `deadline` is when the first of them has to act by itself."""
-
-    deadline = NEVER
+class Pc(Deadlines):
+    """`line`, `slot` and `plug` connect devices. The ports of one that is added are put on `ports`."""
 
     def __init__(
         self, timing: Timing, cpus: int, ram: Ram, clock: Callable[[], int], sink: Callable[[int], None],
         end: Callable[[str, str], None],
     ) -> None:  # fmt: skip
+        super().__init__()
         self.ram, self.clock = ram, clock
         self.ports, self.mmio = PortBus(), MmioBus()
-        self.devices: list[Device] = []
-        self._due: list[int] = []  # their deadlines
         self.state = LinesState([0] * IRQS)
         self._drivers = 0
         self.ioapic = Ioapic(self._deliver)
@@ -192,15 +188,6 @@ class Pc:
         """A place for a device on the board itself, with an IRQ of its own."""
         return BoardSlot(self, self.line(irq))
 
-    def add(self, device: Device) -> Callable[[], None]:
-        """Let a device act when its deadline comes, and be part of snapshots. Its ports are put on `ports`.
-
-        Returns what it has to call whenever its deadline has changed.
-        """
-        self.devices.append(device)
-        self._due.append(NEVER)
-        return partial(self.reschedule, len(self.devices) - 1)
-
     def plug(self, function: Function, device: int, number: int = 0) -> None:
         """Put a card's function into PCI slot `device`, and those that come with it behind it."""
         place = device << 3 | number
@@ -211,21 +198,8 @@ class Pc:
 
     def reschedule(self, number: int) -> None:
         """The deadline of device `number` has changed."""
-        self._note_deadline(number)
+        self.note_deadline(number)
         self.changed()
-
-    def _note_deadline(self, number: int) -> None:
-        deadline = self.devices[number].deadline
-        self._due[number] = NEVER if deadline is None else deadline
-        self.deadline = min(self._due)
-
-    def advance(self, now: int) -> None:
-        """Let the devices that are due act, in the order in which they are."""
-        if now < self.deadline:
-            return
-        for _, number in sorted((deadline, number) for number, deadline in enumerate(self._due) if deadline <= now):
-            self.devices[number].advance(now)
-            self.reschedule(number)
 
     def receive(self, cpu: int, now: int) -> None:
         """The clock of CPU number `cpu` has come to `now`: messages to it arrive. CPU 0's is the devices' clock."""

@@ -9,19 +9,17 @@ Simplified: no pins, so a card that is given to a guest needs MSI-X; a hyperviso
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from hv.silicon.bus import MmioBus, PortBus
-from hv.silicon.device import Device
+from hv.silicon.deadlines import Deadlines
 from hv.silicon.iommu import Iommu, IommuPort
 from hv.silicon.pci import Function, PciBus
 from hv.silicon.pcie import Ecam
 from hv.silicon.x86_64.engine import BUS_BASE
-from hv.silicon.x86_64.pc import ECAM_BASE, ECAM_SIZE, NEVER
+from hv.silicon.x86_64.pc import ECAM_BASE, ECAM_SIZE
 
 if TYPE_CHECKING:
     from hv.silicon.x86_64.machine import Machine
@@ -54,19 +52,16 @@ class RootState(msgspec.Struct):
     waiting: list[tuple[int, int]] = []
 
 
-class RootComplex:
-    """`deadline` is when the first card has to act by itself."""
-
-    deadline = NEVER
+class RootComplex(Deadlines):
+    """Its devices are the cards' functions, and what hangs on them."""
 
     def __init__(self, machine: Machine) -> None:
+        super().__init__()
         self.machine = machine
         self.ports, self.mmio = PortBus(), MmioBus()
         self.pci = PciBus(self.ports, self.mmio, lambda wire, level: None)
         self.mmio.add(ECAM_BASE, ECAM_SIZE, Ecam(self.pci))
         self.iommu = Iommu(machine.memory, self._interrupt, machine.post)
-        self.devices: list[Device] = []  # the cards' functions, and what hangs on them
-        self._due: list[int] = []  # their deadlines
         self.state = RootState()
 
     def plug(self, function: Function, device: int) -> None:
@@ -80,12 +75,6 @@ class RootComplex:
         self.add(function)
         self.pci.remap()
 
-    def add(self, device: Device) -> Callable[[], None]:
-        """Let a device act when its deadline comes. Returns what it calls when that has changed."""
-        self.devices.append(device)
-        self._due.append(NEVER)
-        return partial(self.reschedule, len(self.devices) - 1)
-
     def address(self, bus_address: int) -> int:
         """The physical address at which a CPU finds what is at a bus address of a card."""
         return BUS_BASE + bus_address - WINDOWS
@@ -94,18 +83,8 @@ class RootComplex:
 
     def reschedule(self, number: int) -> None:
         """The deadline of device `number` has changed."""
-        deadline = self.devices[number].deadline
-        self._due[number] = NEVER if deadline is None else deadline
-        self.deadline = min(self._due)
+        self.note_deadline(number)
         self.machine.look_by(self.deadline)
-
-    def advance(self, now: int) -> None:
-        """Let the devices that are due act, in the order in which they are."""
-        if now < self.deadline:
-            return
-        for _, number in sorted((deadline, number) for number, deadline in enumerate(self._due) if deadline <= now):
-            self.devices[number].advance(now)
-            self.reschedule(number)
 
     # --- interrupts -------------------------------------------------------------------------------------------
 
