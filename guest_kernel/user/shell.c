@@ -163,14 +163,14 @@ static bool find_disk(int count, char *words[], int wanted, const char *usage, u
 static char block_data[BLOCK_SIZE];
 
 /* A line for each 16 bytes: where, their values, and what they are as text. */
-static void block_command(int count, char *words[])
+static void cat_command(int count, char *words[])
 {
     u64 place, number;
     if (!find_disk(count, words, 3, "local|remote NUMBER", &place, &number))
         return;
     i64 error = system_call(SYS_BLOCK_READ, place, number, (u64)block_data);
     if (error) {
-        print("block: %s\n", disk_error(error));
+        print("cat: %s\n", disk_error(error));
         return;
     }
     for (u64 at = 0; at < 256; at += 16) {
@@ -347,7 +347,7 @@ static const struct command {
     {"bench", bench_command, "NAME [N [SEED]]: measure an operation; alone: list them"},
     {"ping", ping_command, "ADDRESS [COUNT]: ask a host for an echo"},
     {"disks", disks_command, "[local|remote dma|pio]: list them, or choose who moves the data"},
-    {"block", block_command, "local|remote NUMBER: show the beginning of a block of 4 KiB"},
+    {"cat", cat_command, "local|remote NUMBER: show the beginning of a block of 4 KiB"},
     {"write", write_command, "local|remote NUMBER TEXT: put text at the beginning of a block"},
     {"flush", flush_command, "local|remote: what was written is on the disk's medium"},
     {"xenstore", xenstore_command, "[ls [PATH]] or read PATH: what Xen's store tells this domain"},

@@ -101,12 +101,12 @@ class Bad(MemoryStore):
 
 def check_bad_sectors(guest: Shell) -> None:
     """With `Bad` as its local disk: what the guest says of the two sectors, and that it goes on."""
-    assert guest.type("block local 10") == "block: input/output error\n"
-    assert guest.type("block local 11").startswith("0000  00")
+    assert guest.type("cat local 10") == "cat: input/output error\n"
+    assert guest.type("cat local 11").startswith("0000  00")
     assert guest.type("write local 20 x") == ""
     assert guest.type("flush local") == "flush: input/output error\n"
     assert guest.type("write local 21 y") == ""
-    assert guest.type("block local 21").startswith("0000  79 0a")
+    assert guest.type("cat local 21").startswith("0000  79 0a")
 
 
 def hv_run(*arguments: str) -> subprocess.Popen[str]:

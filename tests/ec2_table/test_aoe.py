@@ -98,9 +98,9 @@ def test_a_network_that_breaks_down_is_an_error_and_no_end(start: Start) -> None
     down: list[bool] = []
     with shell(start(lambda number: bool(down))) as say:
         down.append(True)
-        assert "error" in say("block remote 2")
+        assert "error" in say("cat remote 2")
         down.clear()
-        assert say("block remote 2").startswith("0000  68 76 20 72 65 6d 6f 74 65")  # "hv remote"
+        assert say("cat remote 2").startswith("0000  68 76 20 72 65 6d 6f 74 65")  # "hv remote"
 
 
 def test_without_a_target_there_is_no_disk(start: Start) -> None:
@@ -140,8 +140,8 @@ class Broken(MemoryStore):
 
 def test_errors_of_the_store_are_the_guest_s_errors(start: Start) -> None:
     with shell(start(remote=Broken(4096))) as say:
-        assert "error" not in say("block remote 7")
-        assert "error" in say("block remote 8")
+        assert "error" not in say("cat remote 7")
+        assert "error" in say("cat remote 8")
         say("write remote 3 x")
         assert say("flush remote") == "flush: input/output error\n"
 
@@ -169,7 +169,7 @@ def test_a_block_is_asked_for_in_four_pieces(start: Start) -> None:
     assert wire is not None
     wire.capture = capture = Noted()
     with shell(vm) as say:
-        say("block remote 1")
+        say("cat remote 1")
     asked = [frame for frame in capture.frames if frame[12:14] == TYPE and not frame[14] & 8]
     assert asked[0][:6] == b"\xff" * 6
     assert all(frame[:6] == MAC for frame in asked[-4:])

@@ -67,7 +67,7 @@ def test_a_server_that_dies_and_comes_back_has_all_that_it_acknowledged(
         for number in (1, 2, 3):
             guest.type(f"write remote {number} kept {number}")
             server.kill()
-            assert guest.type(f"block remote {50 + number}") == f"block: {FAILED}"
+            assert guest.type(f"cat remote {50 + number}") == f"cat: {FAILED}"
             assert guest.type("flush remote") == f"flush: {FAILED}"
             assert len(server.said) == number
             assert "\n" not in server.said[-1]
@@ -84,14 +84,14 @@ def test_errors_and_replies_that_end_too_early_are_errors_of_the_disk(
     server = Server(monkeypatch)
     with shell(row, remote=server.client()) as guest:
         for block in (100, 101):
-            assert guest.type(f"block remote {block}") == f"block: {FAILED}"
+            assert guest.type(f"cat remote {block}") == f"cat: {FAILED}"
         assert server.said == ["remote disk x: the server refuses a request for sector 800: EIO"]
         goes_on(guest)
         server.short = True
-        assert guest.type("block remote 7") == f"block: {FAILED}"
+        assert guest.type("cat remote 7") == f"cat: {FAILED}"
         assert len(server.said) == 2
         server.short = False
-        assert guest.type("block remote 7").startswith("0000  00")
+        assert guest.type("cat remote 7").startswith("0000  00")
 
 
 @EACH
@@ -101,8 +101,8 @@ def test_an_image_that_shrinks_under_the_guest(row: str, tmp_path: Path) -> None
     with shell(row, Image(path, said.append)) as guest:
         goes_on(guest, "local")
         os.truncate(path, 32 * BLOCK)
-        assert guest.type("block local 40") == f"block: {FAILED}"
-        assert guest.type("block local 41") == f"block: {FAILED}"
+        assert guest.type("cat local 40") == f"cat: {FAILED}"
+        assert guest.type("cat local 41") == f"cat: {FAILED}"
         assert said == [f"disk image {path} has become shorter: the guest's reads fail"]
         guest.type("write local 20 still here")
         assert guest.type("flush local") == "flush: done\n"
@@ -128,4 +128,4 @@ def test_an_image_too_small_for_a_measurement(row: str, tmp_path: Path) -> None:
     path.write_bytes(bytes(1000))
     with shell(row, Image(path, print)) as guest:
         assert guest.type("bench local.read4k 1") == "bench local.read4k na: the disk is too small\n"
-        assert guest.type("block local 0") == "block: no such block\n"
+        assert guest.type("cat local 0") == "cat: no such block\n"

@@ -141,8 +141,8 @@ def test_a_read_only_disk_refuses_to_be_written() -> None:
 def test_a_disk_that_is_too_small_for_a_measurement() -> None:
     with shell("emulated", MemoryStore(64)) as guest:
         assert guest.type("bench local.read4k 1") == "bench local.read4k na: the disk is too small\n"
-        assert guest.type("block local 7").startswith("0000  00")
-        assert guest.type("block local 8") == "block: no such block\n"
+        assert guest.type("cat local 7").startswith("0000  00")
+        assert guest.type("cat local 8") == "cat: no such block\n"
 
 
 def test_a_server_that_goes_away_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +152,7 @@ def test_a_server_that_goes_away_and_comes_back(monkeypatch: pytest.MonkeyPatch)
         guest.type("write remote 1 before")
         server.there = False
         assert guest.type("flush remote") == "flush: input/output error\n"
-        assert guest.type("block remote 2") == "block: input/output error\n"
+        assert guest.type("cat remote 2") == "cat: input/output error\n"
         assert said == ["remote disk x: the server has hung up; trying again"]
         server.there = True
         assert guest.type("flush remote") == "flush: done\n"
@@ -200,7 +200,7 @@ def test_the_default_disks_are_made_on_first_use_and_kept(run_hv: RunHv, tmp_pat
     first = run_hv("run", "emulated", stdin="write remote 9 again\nblock local 3\n", env=env)
     assert first.stderr.count("made a disk of 16 MiB") == 2
     assert "hv local disk, b" in first.stdout
-    second = run_hv("run", "emulated", "-c", "block remote 9", env=env)
+    second = run_hv("run", "emulated", "-c", "cat remote 9", env=env)
     assert second.stderr == ""
     assert "again." in second.stdout
 
@@ -227,7 +227,7 @@ def test_a_default_disk_in_use_is_said_and_does_not_stop_the_guest(run_hv: RunHv
     run_hv("run", "emulated", "-c", "disks", env=env)
     with (tmp_path / "hv" / "local.img").open("rb") as image:
         fcntl.flock(image, fcntl.LOCK_EX)
-        done = run_hv("run", "emulated", "-c", "block local 3", env=env)
+        done = run_hv("run", "emulated", "-c", "cat local 3", env=env)
     assert done.returncode == 0
     assert done.stderr.count("\n") == 1
     assert "in use by another process; the guest's local disk is in memory" in done.stderr

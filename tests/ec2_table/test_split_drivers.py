@@ -128,12 +128,12 @@ def test_a_back_end_that_forgets_is_left_and_connected_again() -> None:
         assert isinstance(mode, Paravirt)
         back = mode.split.backends[1]
         back.kicked = lambda: None  # type: ignore[method-assign]
-        guest.vm.console.feed(b"block local 77\n")
+        guest.vm.console.feed(b"cat local 77\n")
         guest.vm.run(guest.vm.now + 3_000_000_000)
         del back.kicked
         assert "input/output error" in guest.run()
-        assert guest.type("block local 78").startswith("0000  68 76")
-        assert guest.type("block local 77").startswith("0000  68 76")
+        assert guest.type("cat local 78").startswith("0000  68 76")
+        assert guest.type("cat local 77").startswith("0000  68 76")
 
 
 # --- what survives --------------------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def test_a_write_that_was_flushed_is_in_the_file_after_a_kill_and_the_next_boot_
         process.communicate()
         assert image.read_bytes()[5 * BLOCK :].startswith(b"kept for ever\n")
         assert store.read(48, 1).startswith(b"far away\n")
-        again = run_hv("run", "xen-pv", *disks, "-c", "block local 5")
+        again = run_hv("run", "xen-pv", *disks, "-c", "cat local 5")
         assert "kept for ever" in again.stdout
 
 

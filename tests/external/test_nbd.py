@@ -140,7 +140,7 @@ def test_a_block_that_the_guest_wrote_is_read_back_through_nbdkit(run_hv: RunHv,
         assert done.stderr == ""
         tool("nbdcopy", url, str(copy))
         assert copy.read_bytes()[5 * BLOCK :].startswith(b"from the guest\n")
-        done = run_hv("run", "emulated", "-nbd", url, "-c", "block remote 5")
+        done = run_hv("run", "emulated", "-nbd", url, "-c", "cat remote 5")
         assert "from the guest." in done.stdout
 
 
@@ -148,8 +148,8 @@ def test_an_error_of_the_server_is_one_of_the_guest_s_disk(run_hv: RunHv, tmp_pa
     path = tmp_path / "socket"
     fails = ("error=EIO", "error-pread-rate=1")
     with running("nbdkit", "-f", "-U", str(path), "--filter=error", "memory", "16M", *fails, ready=path):
-        done = run_hv("run", "emulated", "-nbd", f"nbd+unix:///?socket={path}", "-c", "block remote 5")
-    assert "block: input/output error" in done.stdout
+        done = run_hv("run", "emulated", "-nbd", f"nbd+unix:///?socket={path}", "-c", "cat remote 5")
+    assert "cat: input/output error" in done.stdout
     assert done.stderr.count("\n") == 1
     assert "the server refuses a request for sector 40: EIO" in done.stderr
 

@@ -57,7 +57,7 @@ FINE = 0x50  # a drive's status: ready, nothing wrong
 def test_tcpdump_decodes_the_remote_disk_over_ethernet(run_hv: RunHv, tmp_path: Path) -> None:
     """Row metal reaches its remote disk by ATA over Ethernet: each command is answered once, and without an error."""
     path = tmp_path / "aoe.pcap"
-    commands = "block remote 3\nwrite remote 5 from the guest\nflush remote\n"
+    commands = "cat remote 3\nwrite remote 5 from the guest\nflush remote\n"
     assert run_hv("run", "metal", "--pcap", str(path), stdin=commands).returncode == 0
     asked: dict[str, tuple[int, int, int]] = {}  # by tag: command, first sector, sectors
     done: list[tuple[int, int, int]] = []

@@ -290,7 +290,7 @@ def test_ctrl_bracket_leaves_a_guest_that_waits_for_a_hung_server(tmp_path: Path
         try:
             terminal.wait_for(b"hv> ")
             hang.set()
-            terminal.type(b"block remote 100\r")
+            terminal.type(b"cat remote 100\r")
             terminal.wait_for(b"\r\n")
             terminal.type(LEAVE)
             assert terminal.leave() == 0
