@@ -14,8 +14,9 @@ from modes.paravirt.common import XenDomain
 from modes.paravirt.events import MASK, PENDING, SELECTOR, UPCALL_MASK
 from modes.paravirt.hvm.platform import XenPlatform
 from modes.paravirt.state import Channel
-from tests.event_guest import ARMED, BLOCK, CAME, DONE, EARLY, LATE, LENGTH, LOG, NOTED, PV, SENT, STRAY, hvm
-from tests.guests.test_pv_on_hvm import ARGUMENTS, BY_LINE, BY_VECTOR, VECTOR
+from tests.event_guest import PV, hvm
+from tests.event_script import ARMED, BLOCK, CAME, DONE, EARLY, LATE, LENGTH, LOG, NOTED, SENT, STRAY
+from tests.hvm_rig import ARGUMENTS, BY_LINE, BY_VECTOR, VECTOR
 from tests.pv_support import DATA as PV_DATA
 from tests.pv_support import PvGuest
 from tests.support import DATA, RawGuest, Where, two_cpus

@@ -31,6 +31,7 @@ from tests.support import assemble, costs
 LOCAL, REMOTE = 4 << 3, 5 << 3  # places on the guest's board
 LOCAL_VF = LOCAL + 1  # and in the root complex
 WINDOW = {LOCAL: 0xFE00_0000, REMOTE: 0xFE01_0000}
+BY_NESTED_OR_SHADOW_TABLES = pytest.mark.parametrize("mode", [HwAssist, HwShadow])
 TRANSFER_ERROR = 4
 TARGETS = {
     "the hypervisor's memory": POOL_BASE, "its IOMMU tables": CARDS_POOL_BASE, "the microcode": PRIVATE_BASE,
@@ -217,12 +218,13 @@ def test_the_window_follows_its_base_address_and_never_covers_an_apic(guest: Dri
     assert board.assigned_page(0xFEE0_0000) is None
 
 
-def test_code_in_a_cards_registers_ends_the_guest_in_order() -> None:
+@BY_NESTED_OR_SHADOW_TABLES
+def test_code_in_a_cards_registers_ends_the_guest_in_order(mode: type[HwAssist]) -> None:
     """Mapped or not: the first touch is a read, the second a jump."""
     for touch in ("", f"movl {WINDOW[LOCAL] + 0x1C:#x}, %eax"):
         code = assemble(f".code32\n{touch}\n mov ${WINDOW[LOCAL]:#x}, %eax\n jmp *%eax", CODE).data
         guest = Guest(Path("jumping"), "", CODE, [Segment(CODE, len(code), code)], {}, b"")
-        vm = Vm({"cpu": HwAssist, "local": Sriov}, guest, costs(), mib=16)
+        vm = Vm({"cpu": mode, "local": Sriov}, guest, costs(), mib=16)
         card = vm.board.pci.functions[LOCAL]
         vm.board.pci.config_write(card, BAR0, 4, WINDOW[LOCAL])
         vm.board.pci.config_write(card, 4, 2, 6)
@@ -231,6 +233,32 @@ def test_code_in_a_cards_registers_ends_the_guest_in_order() -> None:
         assert outcome.cause == "crash"
         assert "\n" not in outcome.report
         vm.close()
+
+
+@BY_NESTED_OR_SHADOW_TABLES
+def test_a_window_that_moves_is_not_where_it_was(mode: type[HwAssist]) -> None:
+    """Its registers are mapped when the guest writes the base address register, by the configuration ports."""
+    old, new = WINDOW[LOCAL], 0xFE80_0000
+    code = assemble(
+        f".code32\n movl {old + 8:#x}, %eax\n mov %eax, {COUNT}\n mov ${1 << 31 | LOCAL << 8 | BAR0:#x}, %eax\n"
+        f"mov $0xCF8, %edx\n out %eax, %dx\n mov ${new:#x}, %eax\n mov $0xCFC, %edx\n out %eax, %dx\n"
+        f"movl {old + 8:#x}, %eax\n mov %eax, {COUNT + 4}\n movl {new + 8:#x}, %eax\n mov %eax, {COUNT + 8}\n"
+        "cli\n hlt",
+        CODE,
+    ).data
+    vm = Vm(
+        {"cpu": mode, "local": Sriov},
+        Guest(Path("moving"), "", CODE, [Segment(CODE, len(code), code)], {}, b""),
+        costs(),
+        mib=16,
+    )
+    card = vm.board.pci.functions[LOCAL]
+    vm.board.pci.config_write(card, BAR0, 4, old)
+    vm.board.pci.config_write(card, 4, 2, 6)
+    assert isinstance(vm.run(), Idle)
+    read = vm.machine.memory.read(vm.machine.ram_base + COUNT, 12)
+    assert struct.unpack("<3I", read) == (0x0001_0400, 0xFFFF_FFFF, 0x0001_0400)
+    vm.close()
 
 
 def test_registers_are_reached_without_exits_after_the_first_touch() -> None:

@@ -18,8 +18,8 @@ from hv.silicon.x86_64.machine import Idle
 from modes.paravirt.abi import BACKEND_DOMID, GUEST_DOMID, VIRQ_TIMER
 from modes.paravirt.events import INTERDOMAIN, IPI, MASK, PENDING, VIRQ
 from modes.paravirt.state import Channel
-from tests.event_guest import BODIES, MAIN, MOST, Op, script
 from tests.event_rig import TECHNIQUES, Make, Spy
+from tests.event_script import BODIES, MAIN, MOST, Op, script
 
 LIMIT = 20_000_000  # cycles
 

@@ -16,8 +16,8 @@ from hv.silicon.x86_64.machine import Idle
 from modes.paravirt.abi import BACKEND_DOMID, GUEST_DOMID, VIRQ_TIMER
 from modes.paravirt.events import INTERDOMAIN, IPI, PENDING, VIRQ
 from modes.paravirt.state import Channel
-from tests.event_guest import BODIES, MAIN, Op, script
 from tests.event_rig import TECHNIQUES, Guest, Make
+from tests.event_script import BODIES, MAIN, Op, script
 
 LIMIT = 20_000_000  # cycles
 MOST_TO_WAKE = 100
@@ -100,6 +100,7 @@ def play(guest: Guest, case: Case) -> dict[int, int]:
         guest.run(cut.cycles)
     for _ in range(MOST_TO_WAKE):
         assert isinstance(guest.run(LIMIT), Idle)
+        assert all(guest.came(port) == guest.sent(port) for port in HASTY.values())  # or one would not sleep
         if guest.done(0) and guest.done(1):
             return sent
         for vcpu, port in enumerate(OUTSIDE):  # one dozes

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hv.silicon.x86_64.machine import Idle
-from tests.interrupt_pair import ARMED, DISORDER, DONE, LATE, LINES, NOTED, OUTSIDE, Op, Pair, send
+from tests.interrupt_pair import Pair
+from tests.pair_script import ARMED, DISORDER, DONE, LATE, LINES, NOTED, OUTSIDE, Op, send
 from tests.support import (
     NATIVE_AVIC,
     NATIVE_HW,
@@ -83,6 +84,7 @@ def play(pair: Pair, case: Case) -> dict[int, int]:
         pair.run(cut.cycles)
     for _ in range(MOST_TO_WAKE):
         assert isinstance(pair.run(LIMIT), Idle)
+        assert all(pair.came(vector) == pair.sent(vector) for vector in LINES)  # or one would not sleep
         if pair.own(0, DONE) and pair.own(1, DONE):
             return sent | {vector: pair.sent(vector) for vector in LINES}
         wake(both)  # one dozes

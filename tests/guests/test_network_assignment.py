@@ -298,10 +298,8 @@ def reset_function(driver: VfDriver) -> None:
     guest.configure(NET, 4, 6, 2)
 
 
-@pytest.mark.parametrize("reset", [reset_softly, reset_function])
-def test_a_function_that_is_reset_in_flight_writes_nothing_more(
-    world: World, watch: Watch, reset: Callable[[VfDriver], None]
-) -> None:
+def busy(world: World) -> list[VfDriver]:
+    """Both drivers, while many frames are on their way from him to the wire and from her to him."""
     her, him = world.drivers
     for _ in range(20):
         him.put(frame(STRANGER, HIS, b"x" * 1400))
@@ -309,6 +307,14 @@ def test_a_function_that_is_reset_in_flight_writes_nothing_more(
     him.ring()
     her.ring()
     world.pass_time(3)
+    return [her, him]
+
+
+@pytest.mark.parametrize("reset", [reset_softly, reset_function])
+def test_a_function_that_is_reset_in_flight_writes_nothing_more(
+    world: World, watch: Watch, reset: Callable[[VfDriver], None]
+) -> None:
+    her, him = busy(world)
     assert len(him.received()) < 20
     reset(him)
     ram = him.guest.ram[him.base : him.base + 0x3_0000]
@@ -323,13 +329,7 @@ def test_a_function_that_is_reset_in_flight_writes_nothing_more(
 
 
 def test_a_function_that_is_taken_away_is_gone_at_once(world: World, watch: Watch) -> None:
-    her, him = world.drivers
-    for _ in range(20):
-        him.put(frame(STRANGER, HIS, b"x" * 1400))
-        her.put(frame(HIS, HERS, b"y" * 1400))
-    him.ring()
-    her.ring()
-    world.pass_time(3)
+    her, him = busy(world)
     sriov = next(mode for mode in world.vms[1]._objects.values() if isinstance(mode, Sriov))
     sriov.take_away("net")
     watch.memory = watch.everything()  # the hypervisor has changed his tables itself

@@ -7,7 +7,7 @@ import pytest
 from hv.silicon.x86_64.machine import Ended, Idle
 from modes.full_emulation.translator.targets import AREAS, PAGES_A_CODE_PAGE
 from modes.full_emulation.translator.window import CODE as CODE_OFFSET
-from modes.full_emulation.translator.window import CR, REGISTERS, SIZE
+from modes.full_emulation.translator.window import CR, PLACES, REGISTERS, SIZE
 from tests.guests.test_translator import SPARE, WINDOW, mode_of, translated
 from tests.support import (
     CODE,
@@ -110,6 +110,24 @@ def test_the_table_moves_when_the_guest_wants_its_addresses(where: Where) -> Non
     ).finish()
     assert guest.words(3) == [77, 77, 2]
     assert mode_of(guest).desk.window.base not in (WINDOW, 0)
+
+
+def test_code_whose_targets_find_no_room_runs_patched_and_other_code_is_translated_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """There is one place for the window. The guest has a page of its own where the slots of what it calls would be."""
+    monkeypatch.setattr("modes.full_emulation.translator.mode.PLACES", PLACES[:1])
+    called = 0x108_0000  # a second mapping of 0x8_0000; its slots are 132 MiB above those of address 0
+    slots = [TABLE + 8 * called >> shift & 511 for shift in (39, 30, 21)]
+    entries = zip([PML4, SPARE, SPARE + 0x1000], slots, [SPARE | 3, (SPARE + 0x1000) | 3, 0x20_0083], strict=True)
+    build = "; ".join(f"movq ${to:#x}, {table + 8 * at:#x}" for table, at, to in entries)
+    guest = RawGuest(
+        f"{build}; movq $0x83, {PD + 8 * (called >> 21):#x}; movl $0xC3FBFA, 0x80000; mov ${called:#x}, %eax;"
+        "mov $3, %ecx; 1: call *%rax; cli; sti; cli; dec %ecx; jnz 1b; finish",
+        NATIVE_TRANSLATED,
+    ).finish()
+    assert guest.exits["sti"] == 3
+    assert guest.exits["lookup_miss"] >= 3
 
 
 @translated

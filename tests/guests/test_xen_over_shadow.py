@@ -14,7 +14,7 @@ from hv.silicon.timing import MILLI
 from modes.hw_assist.mode import HwAssist
 from modes.hw_assist.shadow import HwShadow
 from modes.paravirt.mode import Paravirt
-from tests.guests.test_pv_on_hvm import ARGUMENTS, HELP, SELF, SHARED, TAKE, TAKING, VECTOR, run
+from tests.hvm_rig import ARGUMENTS, HELP, SELF, SHARED, TAKE, TAKING, VECTOR, run
 from tests.support import DATA, PD, RawGuest, Where, two_cpus
 
 NESTED, SHADOW, PORTABLE = (Where(mode, portable, Paravirt) for mode, portable in (

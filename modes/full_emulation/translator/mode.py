@@ -426,7 +426,8 @@ class FullEmulation(TrapAndEmulate, EmulatedDevices):
                 self.pager.drop_all()  # where it was, it is no more
                 self._empty_cache()
                 return self._fits(base)
-        self._empty_cache()  # without its targets the window may fit again, for other code
+        if self.desk.cache.targets.s.areas:
+            self._empty_cache()  # without its targets the window may fit again, for other code
         return False
 
     def _fits(self, base: int) -> bool:
