@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from tests.ixgbe_host import ENABLE, RX, TX, US, Driver, Host
 
-CTRL, STATUS, LINKS, EICS, EIMS, EIMC, EIAC, EIAM = 0x0, 0x8, 0x10, 0x104, 0x108, 0x10C, 0x110, 0x114
+CTRL, STATUS, LINKS, EICR, EICS, EIMS, EIMC, EIAC, EIAM = 0x0, 0x8, 0x10, 0x100, 0x104, 0x108, 0x10C, 0x110, 0x114
 IVAR, IVAR_MISC, MEMORY, MAILBOX, PSRTYPE, EITR = 0x120, 0x140, 0x200, 0x2FC, 0x300, 0x820
 REQUEST, TAKEN, OURS, MESSAGE, READ, RESETTING, HAS_RESET = 1, 2, 4, 16, 32, 64, 128
 CLEARED_BY_READING = MESSAGE | READ | HAS_RESET
@@ -73,7 +73,7 @@ class Ixgbevf:
 
     def stop(self) -> None:
         self.set(EIMC, 7)
-        self.get(0x100)
+        self.get(EICR)
         for queue in range(8):
             self.set(0x2028 + 0x40 * queue, 1 << 26)
             self.set(0x1028 + 0x40 * queue, 0)

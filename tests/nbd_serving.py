@@ -14,10 +14,10 @@ from hv.host.store import Store
 
 
 class FickleServer:
-    """A server in this process that a test sends away and brings back by `there`."""
+    """A server in this process that a test sends away and brings back by `there`. `short`: replies end too early."""
 
     def __init__(self, store: Store) -> None:
-        self.store, self.there = store, True
+        self.store, self.there, self.short = store, True, False
 
     def connect(self) -> InProcess:
         if not self.there:
@@ -36,6 +36,8 @@ class Cable(InProcess):
         if not self.behind.there:
             raise NbdError("the server has hung up")
         super().send(data)
+        if self.behind.short:
+            del self.waiting[8:]
 
 
 @contextlib.contextmanager

@@ -53,7 +53,7 @@ def run(
         Number of CPUs: 2, or as many as the row can have.
     guests
         So many guests side by side, which share the row's cards, each with a function of its own; takes -c, once for
-        all or once for each.
+        all or once for each. --pcap, -drive and -nbd are the first one's; the disks of the others are in memory.
     commands
         Type this line, print what the guest answers, and power off.
     pcap

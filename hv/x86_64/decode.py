@@ -9,7 +9,7 @@ import msgspec
 from capstone import x86
 
 from hv.silicon.x86_64.cpu import Cpu
-from hv.silicon.x86_64.state import HF_CS64, REGISTERS
+from hv.silicon.x86_64.state import HF_CS32, HF_CS64, REGISTERS
 
 MASKS = {1: 0xFF, 2: 0xFFFF, 4: 0xFFFF_FFFF, 8: 0xFFFF_FFFF_FFFF_FFFF}
 
@@ -72,7 +72,11 @@ def write_register(cpu: Cpu, name: str, value: int) -> None:
 
 def decode(code: bytes, is_64: bool) -> capstone.CsInsn | None:
     """The instruction that `code` begins with. Capstone 5 takes some far CALLs and JMPs (FF /3 and /5) for near."""
-    found = next(_decoder(capstone.CS_MODE_64 if is_64 else capstone.CS_MODE_32).disasm(code, 0, 1), None)
+    return _decode(code, capstone.CS_MODE_64 if is_64 else capstone.CS_MODE_32)
+
+
+def _decode(code: bytes, mode: int) -> capstone.CsInsn | None:
+    found = next(_decoder(mode).disasm(code, 0, 1), None)
     if found is not None and found.opcode[0] == 0xFF and (found.modrm >> 3 & 7) in FAR:
         found._raw.id = FAR[found.modrm >> 3 & 7]
     return found
@@ -80,7 +84,9 @@ def decode(code: bytes, is_64: bool) -> capstone.CsInsn | None:
 
 def decode_here(cpu: Cpu) -> capstone.CsInsn | None:
     """The instruction at RIP, in the size of the code segment that it is in."""
-    return decode(cpu.instruction_bytes(), bool(cpu.state.hflags & HF_CS64))
+    code, hflags = cpu.instruction_bytes(), cpu.state.hflags
+    is_16 = not hflags & (HF_CS32 | HF_CS64)
+    return _decode(code, capstone.CS_MODE_16) if is_16 else decode(code, bool(hflags & HF_CS64))
 
 
 def store_of(cpu: Cpu, instruction: capstone.CsInsn | None) -> Store | None:
@@ -97,8 +103,21 @@ def store_of(cpu: Cpu, instruction: capstone.CsInsn | None) -> Store | None:
     return Store(instruction.size, size, address_of(cpu, instruction, target), value & MASKS[size])
 
 
+SEGMENTS = {
+    x86.X86_REG_ES: 0, x86.X86_REG_CS: 1, x86.X86_REG_SS: 2, x86.X86_REG_DS: 3, x86.X86_REG_FS: 4, x86.X86_REG_GS: 5,
+}  # fmt: skip
+OF_THE_STACK = frozenset((x86.X86_REG_BP, x86.X86_REG_EBP, x86.X86_REG_ESP))
+
+
+def _segmented(cpu: Cpu, instruction: capstone.CsInsn, mem: x86.X86OpMem, offset: int) -> int:
+    """The linear address of an offset in 16-bit code: in DS, SS or the segment that a prefix names."""
+    segment = SEGMENTS.get(mem.segment, 2 if mem.base in OF_THE_STACK else 3)
+    base: int = cpu.state.segs[segment].base
+    return base + (offset & MASKS[instruction.addr_size]) & MASKS[4]
+
+
 def address_of(cpu: Cpu, instruction: capstone.CsInsn, operand: x86.X86Op) -> int:
-    """The linear address of a memory operand. Segments are flat but for FS and GS."""
+    """The linear address of a memory operand. Segments are flat but for FS and GS, and but for those of 16-bit code."""
     mem = operand.mem
     address: int = mem.disp
     if mem.base:
@@ -106,6 +125,8 @@ def address_of(cpu: Cpu, instruction: capstone.CsInsn, operand: x86.X86Op) -> in
         address += cpu.state.eip + instruction.size if name in ("rip", "eip") else read_register(cpu, name)
     if mem.index not in (0, x86.X86_REG_RIZ, x86.X86_REG_EIZ):  # the last two are "none", spelled out
         address += read_register(cpu, register_name(mem.index)) * mem.scale
+    if not cpu.state.hflags & (HF_CS64 | HF_CS32):
+        return _segmented(cpu, instruction, mem, address)
     if mem.segment in (x86.X86_REG_FS, x86.X86_REG_GS):
         address += cpu.state.segs[4 if mem.segment == x86.X86_REG_FS else 5].base
     return address & MASKS[8 if cpu.state.hflags & HF_CS64 else 4]

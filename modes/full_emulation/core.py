@@ -14,7 +14,7 @@ from modes.full_emulation.state import (
     FLAG_TF,
     VirtualCpu,
 )
-from modes.shadow.pager import ALL
+from modes.shadow.guest_tables import ALL
 from modes.shadow.registers import GuestFault
 
 SS_VECTOR, GP = 12, 13

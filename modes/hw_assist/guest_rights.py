@@ -10,7 +10,8 @@ from hv.silicon.x86_64.machine import Machine
 from hv.silicon.x86_64.paging import USER, WRITABLE
 from hv.x86_64.board import Board
 from hv.x86_64.pool import HypervisorMemory
-from modes.shadow.pager import ALL, Pager
+from modes.shadow.guest_tables import ALL
+from modes.shadow.pager import Pager
 from modes.shadow.registers import CR0_WP, PagingRegisters
 
 # Views. Without CR0.WP the kernel may write to read-only pages, and the user may not: one entry cannot say both. So a

@@ -27,7 +27,8 @@ from modes.hw_assist.control_registers import CR0, CR3, CR4, access
 from modes.hw_assist.guest_rights import GuestRightsPager
 from modes.hw_assist.mode import HANDLERS, Handler, HwAssist, HwAssistState
 from modes.shadow.faults import FaultHandler, Opened
-from modes.shadow.pager import PF_USER, PagerState
+from modes.shadow.guest_tables import PF_USER
+from modes.shadow.pager import PagerState
 from modes.shadow.registers import (
     CR0_PG,
     CR0_WP,

@@ -18,7 +18,8 @@ from hv.silicon.x86_64.cpu import Cpu, Shutdown
 from hv.silicon.x86_64.paging import ADDRESS
 from hv.x86_64.board import Board
 from hv.x86_64.decode import store_of
-from modes.shadow.pager import PF_FETCH, PF_WRITE, Pager, Walk
+from modes.shadow.guest_tables import PF_FETCH, PF_WRITE, Walk
+from modes.shadow.pager import Pager
 from modes.shadow.registers import GuestFault
 
 # These push a frame or the flags, in which a trap flag that is ours would show.

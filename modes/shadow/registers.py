@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
-from hv.silicon.x86_64.cpu import CR4_WRITABLE, Shutdown
+from hv.silicon.x86_64.cpu import Shutdown
+from hv.silicon.x86_64.instructions import CR4_WRITABLE
 from hv.silicon.x86_64.msr import EFER_WRITABLE
 
 CR0_PE, CR0_TS, CR0_WP, CR0_PG = 1, 1 << 3, 1 << 16, 1 << 31

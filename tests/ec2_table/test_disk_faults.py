@@ -13,11 +13,11 @@ import pytest
 
 from hv.host import nbd as nbd_client
 from hv.host.image import Image
-from hv.host.nbd import InProcess, Nbd, NbdError
-from hv.host.nbd_server import NbdServer
+from hv.host.nbd import Nbd
 from hv.host.store import MemoryStore, StoreError
 from tests.ec2_table.shell import Shell, shell
 from tests.ec2_table.test_disks import BLOCK
+from tests.nbd_serving import FickleServer
 
 ROWS = ("emulated", "xen-pv", "xen-hvm-4", "nitro", "aws-metal", "metal")
 EACH = pytest.mark.parametrize("row", ROWS)
@@ -33,13 +33,13 @@ class Refusing(MemoryStore):
         return super().read(sector, count)
 
 
-class Server:
-    """An NBD server with a cache, which a kill loses; `down`: nobody is there; `short`: replies end too early."""
+class Server(FickleServer):
+    """With a cache, which a kill loses."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(nbd_client, "PAUSES", (0.0, 0.0))
         self.disk, self.cache = Refusing(8192), Refusing(8192)
-        self.down = self.short = False
+        super().__init__(self.cache)
         self.said: list[str] = []
         self.cache.flush = self._flush  # type: ignore[method-assign]
 
@@ -47,28 +47,10 @@ class Server:
         self.disk.pages = dict(self.cache.pages)
 
     def kill(self) -> None:
-        self.down, self.cache.pages = True, dict(self.disk.pages)
+        self.there, self.cache.pages = False, dict(self.disk.pages)
 
-    def connect(self) -> InProcess:
-        if self.down:
-            raise ConnectionRefusedError(111, "Connection refused")
-        return Cable(self)
-
-    def store(self) -> Nbd:
+    def client(self) -> Nbd:
         return Nbd("x", "", self.connect, self.said.append)
-
-
-class Cable(InProcess):
-    def __init__(self, server: Server) -> None:
-        super().__init__(NbdServer({"": server.cache}))
-        self.outside = server
-
-    def send(self, data: bytes) -> None:
-        if self.outside.down:
-            raise NbdError("the server has hung up")
-        super().send(data)
-        if self.outside.short:
-            del self.waiting[8:]
 
 
 def goes_on(guest: Shell, disk: str = "remote") -> None:
@@ -81,7 +63,7 @@ def test_a_server_that_dies_and_comes_back_has_all_that_it_acknowledged(
 ) -> None:
     """Three times: it dies with a write in its cache, is away for a while, and is there again."""
     server = Server(monkeypatch)
-    with shell(row, remote=server.store()) as guest:
+    with shell(row, remote=server.client()) as guest:
         for number in (1, 2, 3):
             guest.type(f"write remote {number} kept {number}")
             server.kill()
@@ -89,7 +71,7 @@ def test_a_server_that_dies_and_comes_back_has_all_that_it_acknowledged(
             assert guest.type("flush remote") == f"flush: {FAILED}"
             assert len(server.said) == number
             assert "\n" not in server.said[-1]
-            server.down = False
+            server.there = True
             assert guest.type("flush remote") == "flush: done\n"
             assert server.disk.read(8 * number, 1).startswith(f"kept {number}\n".encode())
         goes_on(guest)
@@ -100,7 +82,7 @@ def test_errors_and_replies_that_end_too_early_are_errors_of_the_disk(
     row: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = Server(monkeypatch)
-    with shell(row, remote=server.store()) as guest:
+    with shell(row, remote=server.client()) as guest:
         for block in (100, 101):
             assert guest.type(f"block remote {block}") == f"block: {FAILED}"
         assert server.said == ["remote disk x: the server refuses a request for sector 800: EIO"]

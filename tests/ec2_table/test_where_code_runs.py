@@ -168,7 +168,7 @@ def test_under_xen_hypervisor_code_runs_only_inside_counted_exits(op: str) -> No
 
 
 @pytest.mark.parametrize("op", ["interrupts.timer_tick", "interrupts.ipi", "cpu.cpuid"])
-@pytest.mark.parametrize("row", ["xen-hvm-3", "xen-hvm-4"])
+@pytest.mark.parametrize("row", ["xen-hvm-3", "xen-hvm-4", "xen-hvm-4+cpu=hw-shadow"])
 def test_xen_beside_a_pc_runs_only_inside_counted_exits(row: str, op: str) -> None:
     with watching(row) as (runner, witness):
         assert run_in_exits(runner, witness, op) > 0
@@ -206,7 +206,7 @@ def test_an_emulated_card_and_its_wire_act_only_inside_counted_exits(row: str, o
     ("row", "op"),
     [
         ("xen-pv", "net.rr"), ("xen-pv", "net.tx_burst"), ("xen-pv", "remote.write4k"), ("xen-hvm-4", "net.rr"),
-        ("xen-hvm-4", "local.read_qd32"),
+        ("xen-hvm-4", "local.read_qd32"), ("xen-hvm-4+cpu=hw-shadow", "net.rr"),
     ],
 )  # fmt: skip
 def test_a_back_end_works_on_domain_0_s_cpu_and_not_in_the_guest_s_time(row: str, op: str) -> None:

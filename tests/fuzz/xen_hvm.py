@@ -24,7 +24,7 @@ from modes.paravirt.hvm.beside import XenBeside
 from modes.paravirt.hvm.physmap import HOLE, PAGE, Physmap
 from modes.paravirt.hvm.upcall import LINE, PIN
 from modes.paravirt.mode import Paravirt
-from modes.shadow.pager import PF_WRITE
+from modes.shadow.guest_tables import PF_WRITE
 from modes.shadow.registers import GuestFault
 from tests.support import RawGuest, Where
 

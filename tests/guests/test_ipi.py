@@ -9,7 +9,7 @@ import pytest
 from hv.silicon.timing import MILLI
 from hv.silicon.x86_64.machine import Idle
 from modes.full_emulation.mode import TrapAndEmulate
-from tests.support import DATA, WITH_TWO_CPUS, RawGuest, Where, two_cpus
+from tests.support import DATA, START_OTHER, WITH_TWO_CPUS, RawGuest, Where, two_cpus
 
 pytestmark = pytest.mark.parametrize("where", WITH_TWO_CPUS)
 
@@ -42,6 +42,35 @@ def test_a_start_up_message_starts_a_cpu_in_real_mode(where: Where) -> None:
     code = "start_other; until DATA, 1; finish\n"
     code += "other: mov 0x20(%rbp), %eax; mov %rax, DATA+8; movq $1, DATA; finish\n"
     assert two(code, where).finish().words(2) == [1, 1 << 24]
+
+
+REAL_MODE = f"""
+.org 0x1000
+.code16
+    mov ${DATA >> 4}, %ax
+    mov %ax, %es
+    mov $4, %bp
+    mov $0x12345678, %eax
+    smsw %ax                    /* 16 bits of it */
+    mov %eax, %es:(%bp)
+    smsww %es:8(%bp)
+    mov $0x1, %ax
+    lmsw %ax
+    mov %cr0, %eax
+    mov %eax, %es:12(%bp)
+    movb $1, %es:20(%bp)
+    hlt
+"""
+
+
+def test_control_registers_in_real_mode(where: Where) -> None:
+    """A CPU that has just started: SMSW, LMSW and MOV in 16-bit code, a memory operand in a segment of its own."""
+    if issubclass(where.mode, TrapAndEmulate):
+        pytest.skip("its interpreter of real mode knows start-up code only, which ends in another mode")
+    code = START_OTHER + HELP + "start_other; until DATA+24, 1; finish\n" + REAL_MODE
+    guest = RawGuest(code, where, cpus=2).finish()
+    eax, word, cr0 = (int.from_bytes(guest.read(DATA + at, 4), "little") for at in (4, 12, 16))
+    assert (eax, word, cr0 & 0xFFFF_FFEF) == (0x1234_0010, 0x10, 0x6000_0001)
 
 
 def test_a_cpu_knows_its_number_and_how_many_there_are(where: Where) -> None:

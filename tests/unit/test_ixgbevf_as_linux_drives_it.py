@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 
-from tests.ixgbe_host import BROADCAST, OUTSIDE, frame_to, mac
+from tests.ixgbe_host import BROADCAST, OUTSIDE, RX, frame_to, mac
 from tests.linux_ixgbevf import (
     ACK,
     CTS,
+    EIAC,
+    EICR,
     EICS,
     EIMS,
+    EITR,
     GET_QUEUES,
+    IVAR,
     NACK,
     OTHER,
     QUEUE,
@@ -74,6 +80,23 @@ def test_traffic_interrupts_until_it_is_polled(vf: Ixgbevf) -> None:
     assert vf.messages() == []
     vf.set(EICS, 1 << QUEUE)  # the watchdog looks for what hangs
     assert vf.messages() == [QUEUE]
+
+
+def test_a_driver_without_interrupts_polls_the_causes(vf: Ixgbevf) -> None:
+    """As iPXE's intelxvf: vectors are bits to be read and cleared, and what is received has descriptors of old."""
+    rings = vf.up()
+    host = vf.host
+    host.configure(rings.place, 0x72, 0, 2)
+    vf.set(EIAC, 0)
+    vf.set(EITR, 0)
+    vf.set(IVAR, 0x8180)  # received: bit 0, sent: bit 1
+    vf.set(0x1014, 1 << 28 | 2)
+    host.receive(frame_to(mac(0)))
+    rings.send(frame_to(OUTSIDE, mac(0)))
+    assert vf.messages() == []
+    assert (vf.get(EICR), vf.get(EICR)) == (3, 0)
+    length, _, status, errors = struct.unpack_from("<HHBB", host.ram, rings.base + RX + 8)
+    assert (length, status & 3, errors) == (60, 3, 0)
 
 
 def test_vlan_tags_are_taken_out(vf: Ixgbevf) -> None:

@@ -81,12 +81,11 @@ class Interrupts:
         s = self.state
         return s.causes & QUEUE_BITS | s.causes >> OTHER & OTHER_BITS
 
-    def read_causes(self) -> int:
-        """EICR: reading clears it, all or what is no queue's; masks what EIAM says."""
+    def read_causes(self, cleared: int = 0xFFFF_FFFF) -> int:
+        """EICR: reading clears it, or these bits of it; masks what EIAM says."""
         s, value = self.state, self.cause_register()
-        gpie = self.function.chip[reg.GPIE]
-        self.clear(0x3FFF_0000 if gpie & reg.GPIE_OTHER_CLEAR_DISABLE else 0xFFFF_FFFF)
-        if not gpie & reg.GPIE_AUTO_MASK:
+        self.clear(cleared)
+        if not self.function.chip[reg.GPIE] & reg.GPIE_AUTO_MASK:
             s.mask &= ~s.auto_mask
         return value
 

@@ -47,7 +47,7 @@ class PhysicalRegisters:
             reg.LINKS: lambda: reg.LINKS_VALUE,
             reg.ANLP1: lambda: reg.ANLP1_DETECTING if chip[reg.AUTOC] & reg.AUTOC_NEGOTIATES else 0,
             reg.SWSM: self._read_semaphore,
-            reg.EICR: interrupts.read_causes,
+            reg.EICR: self._read_eicr,
             reg.EICS: interrupts.cause_register,
             reg.EIMS: interrupts.mask_register,
             reg.EIMC: interrupts.mask_register,
@@ -183,6 +183,11 @@ class PhysicalRegisters:
             self.card.interrupts.raise_other(reg.LINK_CHANGE)
 
     # --- interrupts -------------------------------------------------------------------------------------------
+
+    def _read_eicr(self) -> int:
+        """GPIE.OCD: the queues' causes stay. A virtual function's own register knows nothing of it."""
+        queues_stay = self.chip[reg.GPIE] & reg.GPIE_OTHER_CLEAR_DISABLE
+        return self.card.interrupts.read_causes(0x3FFF_0000 if queues_stay else 0xFFFF_FFFF)
 
     def _mask_word(self, word: int) -> int:
         return self.card.state.interrupts.mask >> 32 * word & 0xFFFF_FFFF

@@ -6,7 +6,8 @@ A bare-metal guest is the same thing with a VMCB that intercepts nothing.
 
 Simplified: the world switch is lazy. After a #VMEXIT the guest's registers stay in the CPU, where the hypervisor reads
 and changes them through `state`; only when it has changed the VMCB's control area, or calls leave(), does the real
-switch happen. The time of a switch is charged for every exit all the same.
+switch happen; nor does it for nothing but an external interrupt to be injected, which the microcode delivers. The time
+of a switch is charged for every exit all the same.
 """
 
 from __future__ import annotations
@@ -23,19 +24,16 @@ from hv.silicon.memory import BusError
 from hv.silicon.timing import MILLI, Timing
 from hv.silicon.x86_64 import svm
 from hv.silicon.x86_64.avic import DOORBELL
-from hv.silicon.x86_64.cpuid import SIGNATURE, cpuid
+from hv.silicon.x86_64.cpuid import SIGNATURE
 from hv.silicon.x86_64.engine import ALL_MSRS, NO_PORTS, STUB, Engine
+from hv.silicon.x86_64.instructions import INSTRUCTIONS
 from hv.silicon.x86_64.microcode import CONTROL_WORDS, EVENTS, NOWHERE, Microcode
-from hv.silicon.x86_64.msr import BadMsr, read_msr, write_msr
-from hv.silicon.x86_64.operand import place_of
 from hv.silicon.x86_64.paging import walk
 from hv.silicon.x86_64.state import (
-    FS,
     HF2_NMI_MASKED,
     HF_CPL,
     HF_CS64,
     HF_INHIBIT_IRQ,
-    HF_LMA,
     IF,
     RAX,
     RCX,
@@ -44,7 +42,7 @@ from hv.silicon.x86_64.state import (
     RSP,
 )
 from hv.silicon.x86_64.svm import Vmcb, intercepts
-from hv.silicon.x86_64.virtual_apic import X2APIC, X2APIC_MSRS, VirtualApic
+from hv.silicon.x86_64.virtual_apic import VirtualApic
 
 NEVER = (1 << 63) - 1
 COUNTERS = Microcode.uc.offset  # bytes of the microcode's struct before the addresses begin
@@ -62,7 +60,6 @@ ASSISTED = intercepts(
 ASSISTED_DEPRIVILEGED = intercepts(svm.CPUID, svm.RDTSC, svm.RDTSCP, svm.SHUTDOWN)
 OBSERVED_CR = 0x11D  # CR0, CR2, CR3, CR4, CR8: only timed, by the microcode
 ASSISTED_DR_WRITE = 1 << 7
-CR4_WRITABLE = 0x7FF  # VME to OSXMMEXCPT; what CPUID does not offer is reserved
 
 
 class Exit(msgspec.Struct):
@@ -283,7 +280,7 @@ class Cpu:
         apic = self.apic
         for vector in sorted(vector for sent, vector in self.vectors if sent <= now):
             if apic is not None and not self.halted and vector in (self.vmcb.notification_vector, DOORBELL):
-                self._assist("posted_interrupt", self.timing.mmio)
+                self.assist("posted_interrupt", self.timing.mmio)
                 if vector == DOORBELL:
                     apic.look_again()
                 else:
@@ -317,7 +314,7 @@ class Cpu:
 
     def run_slice(self) -> None:
         """Run until the deadline, a mark, or an exit after which the guest cannot simply go on."""
-        if self.entered and self._commanded():
+        if self.entered and self._commanded() and not self._interrupt_at_once():
             self.leave()
         self.m.mark_hit = 0
         if not self.entered:
@@ -328,6 +325,21 @@ class Cpu:
                 return
         self._run(self.state.eip)
         self._settle()
+
+    def _interrupt_at_once(self) -> bool:
+        """Is an external interrupt all that the hypervisor commands? The microcode delivers it, without a VMRUN."""
+        vmcb, m = self.vmcb, self.m
+        event = vmcb.eventinj
+        if event & (svm.EVENT_VALID | svm.EVENT_TYPE) != svm.EVENT_VALID | svm.EVENT_INTR or m.stepping or m.trap:
+            return False
+        vmcb.eventinj = 0
+        if self._commanded():
+            vmcb.eventinj = event
+            return False
+        self._count_injection(event)
+        m.external = event & (svm.EVENT_VALID | 0xFF)
+        self.keep_deadline()
+        return True
 
     def _goes_on(self) -> bool:
         return self.entered and not self.halted and not self._commanded()
@@ -641,103 +653,12 @@ class Cpu:
 
     # --- assists ----------------------------------------------------------------------------------------------
 
-    def _assist(self, name: str, cost: int) -> None:
+    def assist(self, name: str, cost: int) -> None:
         self.assists[name] += 1
         self.m.extra += cost
 
-    def _rdtsc(self, exit: Exit) -> None:
-        rdtscp = self.instruction_bytes(3)[1:3] == b"\x01\xf9"
-        self._assist("rdtsc", self.timing.rdtsc)
-        self.skip(3 if rdtscp else 2)
-        value = (self.tsc() + self.vmcb.tsc_offset) & 0xFFFF_FFFF_FFFF_FFFF
-        self.regs[RAX], self.regs[RDX] = value & 0xFFFF_FFFF, value >> 32
-        if rdtscp:
-            self.regs[RCX] = read_msr(self, 0xC000_0103) & 0xFFFF_FFFF
-
-    def _cpuid(self, exit: Exit) -> None:
-        self._assist("cpuid", self.timing.cpuid)
-        self.regs[0:4] = self._cpuid_in_register_order()
-        self.skip(2)
-
-    def _cpuid_in_register_order(self) -> list[int]:
-        regs = self.regs
-        leaf, subleaf = regs[RAX] & 0xFFFF_FFFF, regs[RCX] & 0xFFFF_FFFF
-        eax, ebx, ecx, edx = cpuid(leaf, self.index, self.timing, self.cpus, subleaf)
-        return [eax, ecx, edx, ebx]
-
-    def _msr(self, exit: Exit) -> None:
-        self._assist("msr", self.timing.msr)
-        regs = self.regs
-        number = regs[RCX] & 0xFFFF_FFFF
-        if self.cpl:
-            self.fault(GP)
-            return
-        if number in X2APIC_MSRS and self.vmcb.apic_controls & X2APIC:
-            self._x2apic(number, write=bool(exit.info1))
-            return
-        try:
-            if exit.info1:
-                write_msr(self, number, (regs[RDX] & 0xFFFF_FFFF) << 32 | regs[RAX] & 0xFFFF_FFFF)
-            else:
-                value = read_msr(self, number)
-                regs[RAX], regs[RDX] = value & 0xFFFF_FFFF, value >> 32
-        except BadMsr:
-            self.fault(GP)
-        else:
-            self.skip(2)
-
-    def _x2apic(self, number: int, *, write: bool) -> None:
-        """A register of the virtual APIC, behind an MSR."""
-        regs, apic = self.regs, self.apic
-        assert apic is not None
-        if not write:
-            value = apic.read_msr(number)
-            regs[RAX], regs[RDX] = value & 0xFFFF_FFFF, value >> 32
-        elif not apic.write_msr(number, (regs[RDX] & 0xFFFF_FFFF) << 32 | regs[RAX] & 0xFFFF_FFFF):
-            self.fault(GP)
-            return
-        self.skip(2)
-
-    def _hlt(self, exit: Exit) -> None:
-        self._assist("hlt", 0)
-        self.skip(1)
-        self.halted = True
-
     def _shutdown(self, exit: Exit) -> None:
         raise Shutdown("triple fault: an exception could not be delivered, and neither could the double fault")
-
-    def _undefined(self, exit: Exit) -> None:
-        self._assist("reserved", 0)
-        self.fault(UD)
-
-    def _rdpmc(self, exit: Exit) -> None:
-        self._assist("reserved", 0)
-        self.fault(GP)
-
-    def _ltr(self, exit: Exit) -> None:
-        """Unicorn takes a null selector here and would abort at the next stack switch (APM vol. 3, LTR)."""
-        selector = self._ltr_selector()
-        if selector is not None and selector & 0xFFFC == 0:
-            self._assist("reserved", 0)
-            self.fault(GP)
-            return
-        self.step()
-
-    def _ltr_selector(self) -> int | None:
-        """The operand of the LTR at RIP. None if reading it faults, as the CPU will find out itself.
-
-        Simplified: 0, so #GP, for an address of 16 bits, and when the page of the instruction has gone.
-        """
-        state, long_code = self.state, bool(self.state.hflags & HF_CS64)
-        place = place_of(self.instruction_bytes(self.m.length), self.regs, state.eip, long_code=long_code)
-        if place is None:
-            return 0
-        if place.register >= 0:
-            return self.regs[place.register] & 0xFFFF
-        flat = long_code and place.segment < FS
-        address = place.offset + (0 if flat else state.segs[place.segment].base)
-        word = self.read_linear(address & (NOWHERE if long_code else 0xFFFF_FFFF), 2)
-        return int.from_bytes(word, "little") if len(word) == 2 else None
 
     def step(self) -> None:
         """Let the CPU itself execute the intercepted instruction, with the intercepts off for just this one."""
@@ -754,32 +675,6 @@ class Cpu:
         m.pc = NOWHERE
         m.stop = m.retired
 
-    def _cr_write(self, exit: Exit) -> None:
-        """MOV to CR0 or CR4: the checks that Unicorn does not make (APM vol. 2, 3.1.1 and 3.1.3)."""
-        self.charge(self.timing.cr_access)
-        value = self.moved_value()
-        bad = self._bad_cr0 if exit.code == svm.CR0_WRITE else self._bad_cr4
-        if value is not None and bad(value):  # CLTS and LMSW come here too, and cannot do wrong
-            self._assist("reserved", 0)
-            self.fault(GP)
-            return
-        self.step()
-
-    def _cr8_write(self, exit: Exit) -> None:
-        """MOV to CR8: Unicorn would drop the bits that must be zero (APM vol. 2, 3.1.5)."""
-        self.charge(self.timing.cr8_access)
-        value = self.moved_value()
-        if value is None or value >> 4:
-            self._assist("reserved", 0)
-            self.fault(GP)
-            return
-        self.tpr = value
-        self.skip(self.m.length)
-        if self.apic is not None:
-            self.apic.set_tpr(value << 4)
-        if self.m.watch_tpr:
-            self.m.deadline = 0
-
     def moved_value(self) -> int | None:
         """What the MOV to a control or debug register at RIP moves (APM vol. 3, MOV CRn); None: it is no such MOV."""
         code = self.instruction_bytes(self.m.length)
@@ -789,23 +684,6 @@ class Cpu:
         high = wide and len(code) > 3 and code[-4] & 0xF1 == 0x41  # REX.B
         value = self.regs[code[-1] & 7 | high << 3]
         return value if wide else value & 0xFFFF_FFFF
-
-    def _bad_cr0(self, value: int) -> bool:
-        paging, protected, pae = value >> 31 & 1, value & 1, self.state.cr[4] >> 5 & 1
-        long_mode_wanted = self.state.efer >> 8 & 1
-        return bool(
-            value >> 32 or (paging and not protected) or (value >> 29 & 3) == 1
-            or (paging and long_mode_wanted and not pae) or (not paging and self.state.hflags & HF_CS64)
-        )  # fmt: skip
-
-    def _bad_cr4(self, value: int) -> bool:
-        return bool(value & ~CR4_WRITABLE or (self.state.hflags & HF_LMA and not value >> 5 & 1))
-
-    def _dr7_write(self, exit: Exit) -> None:
-        """Simplified: DR7 keeps its value, but hardware breakpoints never fire."""
-        self._assist("reserved", 0)
-        self.state.dr[7] = (self.moved_value() or 0) & 0xFFFF_2300 | 0x400
-        self.skip(self.m.length)
 
     def _npf(self, exit: Exit) -> None:
         raise Shutdown(f"access to physical address {exit.info2:#x}, beyond the 40 bits of this CPU")
@@ -860,22 +738,4 @@ _PLAIN = frozenset((svm.CPUID, svm.HLT, svm.IOIO, svm.VMMCALL))
 # Exits that come only if the hypervisor has asked for them elsewhere.
 _ALWAYS = frozenset((svm.BREAKPOINT, svm.APIC_ACCESS, svm.APIC_WRITE, svm.VIRTUAL_EOI, svm.INCOMPLETE_IPI))
 
-_NOT_OFFERED = (
-    svm.INVLPGA, svm.VMRUN, svm.VMMCALL, svm.VMLOAD, svm.VMSAVE, svm.STGI, svm.CLGI, svm.SKINIT, svm.MONITOR, svm.MWAIT,
-)  # fmt: skip
-_ASSIST_OF: dict[int, Callable[[Cpu, Exit], None]] = {
-    svm.RDTSC: Cpu._rdtsc,
-    svm.RDTSCP: Cpu._rdtsc,
-    svm.CPUID: Cpu._cpuid,
-    svm.MSR: Cpu._msr,
-    svm.HLT: Cpu._hlt,
-    svm.SHUTDOWN: Cpu._shutdown,
-    svm.TR_WRITE: Cpu._ltr,
-    svm.CR0_WRITE: Cpu._cr_write,
-    svm.CR0_WRITE + 4: Cpu._cr_write,
-    svm.CR0_WRITE + 8: Cpu._cr8_write,
-    svm.RDPMC: Cpu._rdpmc,
-    svm.DR0_WRITE + 7: Cpu._dr7_write,
-    svm.NPF: Cpu._npf,
-    **dict.fromkeys(_NOT_OFFERED, Cpu._undefined),
-}
+_ASSIST_OF: dict[int, Callable[[Cpu, Exit], None]] = {**INSTRUCTIONS, svm.SHUTDOWN: Cpu._shutdown, svm.NPF: Cpu._npf}

@@ -27,14 +27,14 @@ from hv.silicon.probe import Probe, ProbeState
 from hv.silicon.timing import MILLI, Timing
 from hv.silicon.x86_64 import svm
 from hv.silicon.x86_64.cpu import NEVER, Cpu, CpuRecord, Exit, Shutdown
-from hv.silicon.x86_64.engine import BUS_BASE, VOID_BASE, Engine, native_hooks
+from hv.silicon.x86_64.engine import BUS_BASE, Engine, native_hooks
+from hv.silicon.x86_64.identity import GIB, identity_tables
 from hv.silicon.x86_64.lapic import TPR, Lapic
 from hv.silicon.x86_64.pc import IOAPIC_BASE, LAPIC_BASE, Pc
 from hv.silicon.x86_64.root_complex import RootComplex
 from hv.silicon.x86_64.startup import startup_state, take_startup
 from hv.silicon.x86_64.svm import Vmcb
 
-GIB = 1 << 30
 HOLE, HOLE_END = 3 * GIB, 4 * GIB  # chips live here
 SLICE = 100_000_000 * MILLI  # longest time between two looks at the world outside
 QUANTUM, SHORT_QUANTUM = 20_000 * MILLI, 200 * MILLI  # the first is a multiple of the second
@@ -118,7 +118,7 @@ class Machine:
         self.place_of_mark: Callable[[int], int] = lambda mark: mark
         self.ended: Ended | None = None
         self.pause_requested = False
-        root = self._identity_tables()
+        root = identity_tables(self.engine, ram_base)
         kind: type[Cpu] = Cpu
         if portable:
             from hv.silicon.x86_64.portable import PortableCpu, PortableHooks
@@ -143,51 +143,6 @@ class Machine:
         self._runs = False
 
     # --- building ---------------------------------------------------------------------------------------------
-
-    def _identity_tables(self) -> int:
-        """Second-level tables for a guest on metal: RAM where it is, the chips, and the void everywhere else."""
-        engine, memory = self.engine, self.memory
-        pml4, void_pdpt, pdpt = engine.alloc(), engine.alloc(), engine.alloc()
-        for i in range(512):
-            memory.write_u64(pml4 + 8 * i, void_pdpt | 7)
-            memory.write_u64(void_pdpt + 8 * i, VOID_BASE | 0x87)
-            memory.write_u64(pdpt + 8 * i, VOID_BASE | 0x87)
-        memory.write_u64(pml4, pdpt | 7)
-        for region in memory.regions[1:]:
-            first = region.base - self.ram_base
-            for gib in range(first // GIB, -(-(first + region.size) // GIB)):
-                memory.write_u64(pdpt + 8 * gib, self._gib_table(gib * GIB, region, first) | 7)
-        chips = engine.alloc()
-        for i in range(512):
-            memory.write_u64(chips + 8 * i, BUS_BASE + (i << 21) | 0x87)
-        memory.write_u64(pdpt + 8 * 3, chips | 7)
-        for base in (IOAPIC_BASE, LAPIC_BASE):
-            table = engine.alloc()
-            for i in range(512):
-                memory.write_u64(table + 8 * i, BUS_BASE + ((base & GIB - 1) + (i << 12)) | 7)
-            memory.write_u64(table, base | 7)
-            memory.write_u64(chips + 8 * (base >> 21 & 511), table | 7)
-        return pml4
-
-    def _gib_table(self, start: int, region: Region, first: int) -> int:
-        """A page directory for the GiB at guest-physical `start`, with what `region` has of it."""
-        engine, memory = self.engine, self.memory
-        directory = engine.alloc()
-        for i in range(512):
-            at = start + (i << 21)
-            inside = min(first + region.size - at, 1 << 21)
-            if at < first or inside <= 0:
-                memory.write_u64(directory + 8 * i, VOID_BASE + (i << 21) | 0x87)
-            elif inside == 1 << 21:
-                memory.write_u64(directory + 8 * i, self.ram_base + at | 0x87)
-            else:
-                table = engine.alloc()
-                for page in range(512):
-                    ram = page << 12 < inside
-                    base = self.ram_base + at if ram else VOID_BASE
-                    memory.write_u64(table + 8 * page, base + (page << 12) | 7)
-                memory.write_u64(directory + 8 * i, table | 7)
-        return directory
 
     def build_board(self, sink: Callable[[int], None]) -> MetalBoard:
         """The board of a machine without hypervisor. What is sent on its serial port goes to `sink`."""

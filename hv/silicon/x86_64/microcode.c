@@ -48,6 +48,7 @@ struct microcode {
     u64 watch_tpr;          /* an interrupt waits for a lower task priority: end the slice after a write of CR8 */
     u64 watch_iret;         /* an NMI waits for the end of the one before it: end the slice after IRET */
     u64 injecting;          /* 1: VMRUN delivers an interrupt; 2: and it has, see hook_intr */
+    u64 external;           /* an interrupt that the guest gets before its next instruction: EVENTINJ's form; or 0 */
     u64 delivering;         /* the event that is being delivered: vector * 8 + 2, bit 0 unless it is `int n`; or ~0 */
     /* Of the virtual APIC. */
     u64 recognized;         /* a virtual interrupt waits for the guest to take it: look before every instruction */
@@ -111,7 +112,7 @@ static void set_stop(struct microcode *m)
 {
     /* Time never runs backwards: a deadline in the past stops at once. */
     u64 left = m->deadline > m->extra ? (m->deadline - m->extra + m->cpi - 1) / m->cpi : 0;
-    m->stop = left > m->retired && !(m->recognized | m->trap | m->notified) ? left : m->retired;
+    m->stop = left > m->retired && !(m->recognized | m->trap | m->notified | m->external) ? left : m->retired;
 }
 
 /* Time passes that the hooks do not see, or a reason to stop has come or gone. */
@@ -174,6 +175,20 @@ static int slice_over(const struct microcode *m)
     return m->entering || m->injecting || !m->recognized || m->retired * m->cpi + m->extra >= m->deadline;
 }
 
+/* EVENTINJ of an external interrupt (APM vol. 2, 15.20), as VMRUN would do it. Does not return. */
+static void deliver_external(struct microcode *m)
+{
+    unsigned vector = m->external & 0xff;
+    *m->eventinj = (u32)m->external;
+    m->external = 0;
+    m->pc = ~0ull;
+    m->delivering = vector * 8 + 3;
+    set_stop(m);
+    m->hardware_interrupt(m->env, (int)vector, 1);      /* a fault inside leaves here, for hook_intr */
+    m->delivering = ~0ull;
+    m->loop_exit(m->cpu);
+}
+
 /* The rare part of hook_code: 1 means that the instruction must not run now. */
 static int pause_here(struct microcode *m, u64 address)
 {
@@ -186,6 +201,8 @@ static int pause_here(struct microcode *m, u64 address)
     }
     if (m->retired < m->stop)
         return 0;
+    if (m->external)
+        deliver_external(m);                                    /* does not return */
     if (m->trap && !m->entering && !m->injecting) {
         u64 code = m->trap;
         m->trap = 0;

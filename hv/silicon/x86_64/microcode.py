@@ -24,7 +24,7 @@ BREAKPOINT_PAGES = 1024
 _WORDS = "retired stop extra deadline cpi pc length"
 _EXITS = (
     "exit_valid exit_code exit_info1 exit_left want want_cr_read want_cr_write stepping armed armed_cr_read "
-    "armed_cr_write watch_tpr watch_iret injecting delivering recognized notified trap trap_info entering"
+    "armed_cr_write watch_tpr watch_iret injecting external delivering recognized notified trap trap_info entering"
 )
 _POINTERS = (
     "uc cpu regs eip efer star lstar cstar fmask next_eip hflags error_code is_int old_exception cc_op eventinj cs ss "
@@ -77,6 +77,7 @@ class Microcode(ctypes.Structure):
     watch_tpr: int
     watch_iret: int
     injecting: int
+    external: int
     delivering: int
     recognized: int
     notified: int

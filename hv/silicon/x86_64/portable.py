@@ -420,6 +420,9 @@ class PortableCpu(Cpu):
     def _commanded(self) -> bool:
         return self.window_later or super()._commanded()
 
+    def _interrupt_at_once(self) -> bool:
+        return False
+
     def _settle(self) -> None:
         """Do what the hooks could not do while the slice ran."""
         hooks, state = self.hooks, self.state

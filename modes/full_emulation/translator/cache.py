@@ -114,7 +114,7 @@ class Cache:
         b.translate(fetch)
         self._commit(b)
         pages = sorted({address >> 12 for address in (*b.found, b.next - 1 & (1 << 64) - 1)})
-        block = Block(rip, pages, list(b.found), len(b.code))
+        block = Block(b.origin, len(b.code), list(b.found))
         for page in pages:
             s.blocks.setdefault(page, []).append(block)
         for jump in b.jumps:
@@ -160,11 +160,16 @@ class Cache:
     # --- what has become untrue -------------------------------------------------------------------------------
 
     def drop_page(self, page: int) -> None:
-        """Give up what was translated from a page. Jumps to it go to their stubs again."""
+        """Give up what was translated from a page. Jumps to it go to their stubs again.
+
+        Its code still lies there, but means nothing any more, whoever jumps to it.
+        """
         s = self.s
         del s.pages[page]
         s.costs.pages_dropped += 1
         for block in s.blocks.pop(page, []):
+            for at in range(block.at, block.at + block.size):
+                s.places.pop(at, None)
             for rip in block.rips:
                 if s.where.pop(rip, None) is None:
                     continue

@@ -31,9 +31,9 @@ from modes.full_emulation.devices import EmulatedDevices
 from modes.full_emulation.emulate import HANDLERS
 from modes.full_emulation.mode import Seat, TrapAndEmulate, TrapAndEmulateState
 from modes.full_emulation.reflect import GP, PF
-from modes.full_emulation.translator.cache import Cache, CacheState, Page
+from modes.full_emulation.translator.cache import Cache, Page
+from modes.full_emulation.translator.desk import Desk, DeskState
 from modes.full_emulation.translator.show import Listing
-from modes.full_emulation.translator.targets import TargetsState
 from modes.full_emulation.translator.translate import (
     AFTER_STI,
     AT_TARGET,
@@ -58,39 +58,12 @@ from modes.full_emulation.translator.window import (
     SIZE,
     Window,
 )
-from modes.shadow.pager import ACCESSED, PF_FETCH
+from modes.shadow.guest_tables import ACCESSED, PF_FETCH
 from modes.shadow.registers import GuestFault
 
 TRIES = 8  # the shadow tables are dropped while the cache is checked against them
 # A look-up has found an address that is none of the cache's: the guest itself has something where the slot would be.
 ASTRAY = Place(0, AT_TARGET | 1 << RCX | MISS)
-
-
-class Desk:
-    """What belongs to one vCPU: a window of its own, with its translations, and where its CPU is."""
-
-    def __init__(self, window: Window, cache: Cache) -> None:
-        self.window, self.cache = window, cache
-        self.inside = False  # the real CPU is in the cache
-        self.place: Place | None = None  # where it was there, at this exit
-        self.ready: set[int] = set()  # shadow roots for which the cache is true
-        self.untranslated = False  # the real CPU runs the kernel at its own address
-        self.lost = False  # a mapping of code has gone
-        self.missed = False  # an indirect branch has not found its target
-
-    def places(self, base: int) -> dict[int, int]:
-        """With the window at `base`: what lies where, linear addresses of 2 MiB and their page tables."""
-        return {**self.cache.targets.places(base), base: self.window.page_table}
-
-
-class DeskState(msgspec.Struct):
-    """What is remembered of a desk. The cache is packed, because it is large and seldom looked at."""
-
-    cache: bytes
-    targets: TargetsState
-    inside: bool
-    untranslated: bool
-    ready: set[int]
 
 
 class FullEmulationState(msgspec.Struct):
@@ -165,21 +138,14 @@ class FullEmulation(TrapAndEmulate, EmulatedDevices):
     def state(self) -> FullEmulationState | None:  # type: ignore[override]
         if self.vm.mode is not self:
             return None  # another mode has the CPU
-        desks = []
-        for desk in self.desks:
-            cache, targets = msgspec.msgpack.encode(desk.cache.s), desk.cache.targets.s
-            desks.append(DeskState(cache, targets, desk.inside, desk.untranslated, desk.ready))
-        return FullEmulationState(super().state(), desks, self.refused)
+        return FullEmulationState(super().state(), [desk.state() for desk in self.desks], self.refused)
 
     def set_state(self, state: FullEmulationState | None) -> None:  # type: ignore[override]
         if state is None:
             return
         super().set_state(state.trap)
         for desk, saved in zip(self.desks, state.desks, strict=True):
-            desk.cache.s = msgspec.msgpack.decode(saved.cache, type=CacheState)
-            desk.cache.targets.s = saved.targets
-            desk.window.base = desk.cache.s.base
-            desk.inside, desk.untranslated, desk.ready = saved.inside, saved.untranslated, saved.ready
+            desk.set_state(saved)
         self.refused = state.refused
 
     def translation(self, start: int, end: int) -> list[tuple[str, list[str]]]:
@@ -296,7 +262,7 @@ class FullEmulation(TrapAndEmulate, EmulatedDevices):
             cpu.tpr = window.bytes[CR8] & 0xF
         place = self.desk.cache.s.places.get(at)
         if place is None and window.holds(at):
-            raise Shutdown(f"the translation cache has no instruction at {at:#x}")
+            raise Shutdown(f"the guest has jumped into the translation cache, to {at:#x}")
         if place is None:
             place = ASTRAY
         fix = place.fix

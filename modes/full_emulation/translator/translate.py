@@ -75,10 +75,9 @@ class Jump(NamedTuple):
 class Block(msgspec.Struct):
     """What a run of the guest's instructions has become."""
 
-    start: int
-    pages: list[int]  # linear pages of the guest from which it was made
-    rips: list[int]  # its instructions
-    size: int  # bytes in the cache
+    at: int  # in the cache
+    size: int  # bytes there
+    rips: list[int]  # the guest's instructions
 
 
 class Builder:
@@ -101,7 +100,7 @@ class Builder:
         self._outs: list[tuple[int, Place]] = []  # jumps to a call-out
         self._literals: list[tuple[int, int]] = []  # where the distance to a value is, and the value
         self.rip = self.next = start  # the guest's instruction that is translated, and the one behind it
-        self.after_sti = False
+        self.after_sti: int | None = None  # the guest's instruction behind an STI
 
     @property
     def here(self) -> int:
@@ -109,9 +108,10 @@ class Builder:
 
     def put(self, code: bytes, fix: int = 0, rip: int | None = None) -> None:
         """One instruction, with its place."""
-        if self.after_sti:
-            self.after_sti, fix = False, fix | AFTER_STI
-        self.places[self.here] = Place(self.rip if rip is None else rip, fix)
+        rip = self.rip if rip is None else rip
+        if rip == self.after_sti and not fix & AT_TARGET:
+            fix |= AFTER_STI
+        self.places[self.here] = Place(rip, fix)
         self.code += code
 
     def at(self, offset: int) -> int:
@@ -166,6 +166,7 @@ class Builder:
 
     def close(self) -> None:
         """What lies behind the code: stubs of jumps, call-outs that are rarely taken, literals."""
+        self.after_sti = None
         for site, place in self._outs:
             self.patch(site, self.here)
             self.put(emit.CALL_OUT, place.fix, place.rip)
@@ -337,7 +338,7 @@ class Builder:
 
     def sti(self, i: capstone.CsInsn) -> bool:
         self.put(emit.store_constant_byte(self.at(IF), 1))
-        self.after_sti = True
+        self.after_sti = self.next
         return True
 
     def pushf(self, i: capstone.CsInsn) -> bool:
