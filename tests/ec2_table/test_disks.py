@@ -197,7 +197,7 @@ def test_power_off_writes_back_what_was_not_flushed(run_hv: RunHv, tmp_path: Pat
 
 def test_the_default_disks_are_made_on_first_use_and_kept(run_hv: RunHv, tmp_path: Path) -> None:
     env = {"XDG_DATA_HOME": str(tmp_path)}
-    first = run_hv("run", "emulated", stdin="write remote 9 again\nblock local 3\n", env=env)
+    first = run_hv("run", "emulated", stdin="write remote 9 again\ncat local 3\n", env=env)
     assert first.stderr.count("made a disk of 16 MiB") == 2
     assert "hv local disk, b" in first.stdout
     second = run_hv("run", "emulated", "-c", "cat remote 9", env=env)
