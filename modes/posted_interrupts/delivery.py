@@ -92,7 +92,7 @@ class PostedDelivery(EmulatedApics):
     # --- delivery ---------------------------------------------------------------------------------------------
 
     def more_waits(self, cpu: Cpu) -> bool:
-        return self.descriptors[cpu.index].outstanding
+        return self.descriptors[cpu.index].outstanding or super().more_waits(cpu)
 
     def inject(self, cpu: Cpu, lapic: Lapic) -> None:
         """Take over what is posted. The CPU delivers it by itself; only what the 8259s send is injected."""

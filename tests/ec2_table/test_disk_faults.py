@@ -54,7 +54,7 @@ class Server(FickleServer):
 
 
 def goes_on(guest: Shell, disk: str = "remote") -> None:
-    assert guest.type(f"block {disk} 12").startswith("0000  00")
+    assert guest.type(f"cat {disk} 12").startswith("0000  00")
 
 
 @EACH

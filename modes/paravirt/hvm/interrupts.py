@@ -29,7 +29,7 @@ class XenInterrupts(EmulatedApics):
         return super().due(cpu, exit) or next_time(self.domain.vcpus[cpu.index]) is not None
 
     def more_waits(self, cpu: Cpu) -> bool:
-        return self._upcall(cpu)
+        return self._upcall(cpu) or super().more_waits(cpu)
 
     def deliver(self, cpu: Cpu) -> None:
         v = self.domain.vcpus[cpu.index]
