@@ -21,7 +21,7 @@ from tests.conftest import RunHv
 from tests.ec2_table.measuring import measure_table, row_named
 from tests.ec2_table.shell import check_paused
 
-ROWS = ("nitro+net=VS+interrupts=VS", "nitro+cpu=hw-shadow+net=VS", "emulated")
+ROWS = ("nitro+net=VS+interrupts=VS", "nitro+cpu=hw-shadow+net=VS+interrupts=VS", "emulated")
 OPERATIONS = ("tx", "rx", "rr", "tx_burst")
 # Accesses to the card and to the local APIC for each packet, whoever runs the CPU: the doorbell; the interrupt's cause
 # read; its end; buffers given back. An echo is one packet out and one in. In a burst, the first three a burst of 32.
