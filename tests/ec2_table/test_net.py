@@ -151,9 +151,3 @@ def test_without_a_card_ping_says_so(guest: Guest, costs: CostModel) -> None:
     assert isinstance(vm.run(), Idle)
     assert "no network card" in vm.console.take()
     vm.close()
-
-
-def test_without_a_card_a_capture_is_refused(run_hv: RunHv, tmp_path: Path) -> None:
-    done = run_hv("run", "emulated", "--set", "net=P", "--pcap", str(tmp_path / "x.pcap"))
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("hv: --pcap: row emulated has no network card")

@@ -243,7 +243,7 @@ def test_what_is_asked_for_wrongly_is_one_line(tmp_path: Path) -> None:
         (("check", "99"), "there is no lab 99"),
         (("check",), "no my_mode.py here"),
         (("check", "1"), "hv lab start 1"),
-        (("start",), "requires an argument"),
+        (("start",), "lab start needs NUMBER"),
     ):
         done = hv(tmp_path, "lab", *arguments)
         assert done.returncode == 2, done
