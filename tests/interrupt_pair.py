@@ -52,7 +52,9 @@ class Pair:
             self.port_write(offset, size, value)
 
     def wake(self, cpu: int) -> None:
-        """An interrupt from outside."""
+        """An interrupt from outside. The time is that of the CPU that has come furthest, also for one that sleeps."""
+        if all(own.halted for own in self.machine.cpus):
+            self.machine.sleep(self.vm.now)
         self.mmio_write(4 * cpu, 4, OUTSIDE[cpu])
         if not cpu and not self.descriptors and not self.on_metal:
             self.machine.cpus[0].host_interrupt = True
