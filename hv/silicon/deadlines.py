@@ -39,9 +39,12 @@ class Deadlines(abc.ABC):
         self.deadline = min(self._due)
 
     def advance(self, now: int) -> None:
-        """Let the devices that are due act, in the order in which they are."""
+        """Let the devices that are due act, in the order of their deadlines; of several at once, the first is first."""
         if now < self.deadline:
             return
-        for _, number in sorted((deadline, number) for number, deadline in enumerate(self._due) if deadline <= now):
+        due = [number for number, deadline in enumerate(self._due) if deadline <= now]
+        if len(due) > 1:
+            due.sort(key=self._due.__getitem__)
+        for number in due:
             self.devices[number].advance(now)
             self.reschedule(number)
